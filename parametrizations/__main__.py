@@ -1,0 +1,99 @@
+"""The tour's command line: ``python -m parametrizations``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from typing_extensions import override
+
+__all__ = ["main"]
+
+CONSTRAINTS = ("Diagonal", "ZeroDiagonal", "NegExpDiagonal", "MaskedSparse")
+EXTRAS = {"sklearn": "scikit-learn", "rich": "rich", "matplotlib": "matplotlib", "safetensors": "safetensors"}
+
+
+class _Parser(argparse.ArgumentParser):
+    @override
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Check the whole command line, then run the tour; what is wrong ends in one line and exit code 2."""
+    parser = _command_line()
+    options = parser.parse_args(arguments)
+    missing = [package for module, package in EXTRAS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        parser.error(f"the tour needs {', '.join(missing)}. Run: pip install -c constraints.txt '.[demo]'")
+    from parametrizations import tour
+
+    tour.run(options.constraint, options.epochs, options.device, options.out)
+
+
+def _command_line() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m parametrizations",
+        description="Take a classifier of handwritten digits that is trained already, attach each constraint "
+        "to a copy of it, train on, and take the constraint off again. Nothing is downloaded.",
+    )
+    parser.add_argument(
+        "--constraint",
+        type=_constraints,
+        default=CONSTRAINTS,
+        metavar="NAME",
+        help=f"one of {', '.join(CONSTRAINTS)}",
+    )
+    parser.add_argument(
+        "--epochs", type=_epochs, default=15, metavar="N", help="to train on for; 15 if not given"
+    )
+    parser.add_argument(
+        "--device", type=_device, default="cpu", metavar="D", help="cpu (if not given), cuda, ..."
+    )
+    parser.add_argument(
+        "--out", type=_folder, metavar="FOLDER", help="where to write weights.png and baked.safetensors"
+    )
+    return parser
+
+
+def _constraints(name: str) -> tuple[str, ...]:
+    if name not in CONSTRAINTS:
+        raise argparse.ArgumentTypeError(f"needs one of {', '.join(CONSTRAINTS)}. Got {name!r}.")
+    return (name,)
+
+
+def _epochs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"needs a whole number from 1. Got {text!r}.")
+    return int(text)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"needs a device of this machine. Got {name!r}: {reason}") from error
+    return torch.device(name)
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"needs a folder to write to. Got {name!r}: {error.strerror}."
+        ) from error
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Who asks a parametrization for an inverse: a registration or an assignment.
+
+PyTorch calls ``right_inverse(weight)`` in both situations with the same argument, and neither call says
+which tensor the result is for. Three promises need to know: one object belongs to one tensor, an
+assignment outside the set raises where a registration projects, and a mask loads together with its
+values (for which a hook has to sit on the list that owns the values). The call stack is the only place
+where PyTorch's own `register_parametrization` leaves that information, so it is read here and nowhere
+else. Nothing is patched, and without these frames a direct call of ``right_inverse`` works all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
+
+__all__ = ["is_assignment", "is_registration", "owning_list"]
+
+_BUILD = ParametrizationList.__init__.__code__  # the first parametrization of a tensor
+_APPEND = register_parametrization.__code__  # every further one
+_ASSIGN = ParametrizationList.right_inverse.__code__
+
+
+def is_registration() -> bool:
+    """Whether PyTorch is registering a parametrization right now."""
+    frame = _innermost_frame()
+    return frame is not None and frame.f_code is not _ASSIGN
+
+
+def is_assignment() -> bool:
+    """Whether PyTorch is assigning to a parametrized tensor right now."""
+    frame = _innermost_frame()
+    return frame is not None and frame.f_code is _ASSIGN
+
+
+def owning_list() -> ParametrizationList | None:
+    """The list that is being built around the first parametrization of a tensor, if one is."""
+    frame = _innermost_frame()
+    owner = frame.f_locals.get("self") if frame is not None and frame.f_code is _BUILD else None
+    return owner if isinstance(owner, ParametrizationList) else None
+
+
+def _innermost_frame() -> FrameType | None:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code not in (_BUILD, _APPEND, _ASSIGN):
+        frame = frame.f_back
+    return frame

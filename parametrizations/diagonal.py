@@ -1,0 +1,64 @@
+"""`Diagonal`: a weight that is zero off its main diagonal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations.parametrization import Parametrization
+
+__all__ = ["Diagonal"]
+
+
+class Diagonal(Parametrization):
+    """A weight with ``x`` on its main diagonal and exact zeros elsewhere.
+
+    ``weight[i, i] = x[i]``, ``weight[i, j] = 0`` for ``i != j``. Stored and trained is ``x``, of shape
+    ``(min(out, in),)``; the weight is ``(out, in)``, of any aspect, real or complex. It has to be the
+    first parametrization of its tensor.
+
+    Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with a non-zero
+    entry off the diagonal raises, or drops it too (``on_infeasible="project"``).
+
+    On ``nn.LSTM.weight_hh_l0``, ``(4 H, H)``, the diagonal reaches the input gate alone.
+
+    Args:
+        on_infeasible: See `Parametrization`.
+
+    Raises:
+        ValueError: See `Parametrization.right_inverse`, for this and for `TypeError`.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> layer = register_parametrization(nn.Linear(3, 2), "weight", Diagonal())
+        >>> layer.weight = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+        >>> layer.parametrizations.weight.original
+        Parameter containing:
+        tensor([1., 2.], requires_grad=True)
+    """
+
+    needs = "every entry off the main diagonal to be 0"
+
+    @property
+    @override
+    def stored_shape(self) -> torch.Size:
+        return torch.Size([min(self.known_shape)])
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.require_stored(x)).diagonal_scatter(x)
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        size = weight.abs()
+        return size.diagonal_scatter(torch.zeros_like(size.diagonal()))
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return torch.zeros_like(weight).diagonal_scatter(weight.diagonal())
+
+    @override
+    def invert(self, weight: Tensor) -> Tensor:
+        return weight.diagonal()

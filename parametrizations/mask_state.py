@@ -1,0 +1,135 @@
+"""A mask's positions in a checkpoint: how they are written, checked, and kept together with the values.
+
+A mask is structure, not data. As a buffer it would be averaged by EMA, re-broadcast by DDP and wiped by
+``to_empty``; so it travels as extra state, and nothing that a file says reaches a kernel unchecked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+if TYPE_CHECKING:
+    from parametrizations.masked_sparse import MaskedSparse
+
+__all__ = ["from_mask", "index_dtype", "load_together", "pack", "unpack"]
+
+
+def from_mask(mask: Tensor) -> Tensor:
+    """The sorted row-major positions of the True entries, int32 where they fit."""
+    return mask.flatten().nonzero().squeeze(1).to(index_dtype(mask.shape))
+
+
+def index_dtype(shape: torch.Size) -> torch.dtype:
+    """The smallest dtype that numbers every entry of a weight."""
+    return torch.int32 if shape.numel() <= torch.iinfo(torch.int32).max else torch.int64
+
+
+def pack(shape: torch.Size, positions: Tensor) -> Tensor:
+    """One integer tensor, ``(2 + nnz,)``: the weight's two sizes, then the positions. A copy."""
+    return torch.cat([positions.new_tensor(shape), positions])
+
+
+def unpack(state: object, shape: torch.Size) -> Tensor:
+    """The positions in ``state``, checked.
+
+    Raises:
+        ValueError: If this is no mask for a weight of ``shape``: another type, another shape, positions
+            that are out of range, unsorted or repeated.
+    """
+    _require_integers(state)
+    assert isinstance(state, Tensor)
+    if tuple(state[:2].tolist()) != tuple(shape):
+        raise ValueError(
+            f"MaskedSparse needs a mask for a weight of shape {tuple(shape)}. Got one for shape "
+            f"{tuple(state[:2].tolist())}. Load it into a layer of that shape."
+        )
+    positions = state[2:]
+    wrong = (positions < 0) | (positions >= shape.numel())
+    _require_none(wrong, f"positions from 0 to {shape.numel() - 1}", "out of range")
+    wrong = positions[1:] <= positions[:-1]
+    _require_none(wrong, "positions in increasing order", "not above the one before")
+    return positions
+
+
+def load_together(
+    owner: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    *arguments: Any,
+) -> None:
+    """Load values and positions together or not at all: a pre-hook of the list that owns the values.
+
+    PyTorch loads the values first and the mask after them, each without the other. So both are checked
+    here before either is touched. Another number of values than the layer has resizes the parameter in
+    place; a mask or values that do not pass leave the layer as it was and are reported by
+    ``load_state_dict``.
+    """
+    assert isinstance(owner, ParametrizationList)
+    errors: list[str] = arguments[-1]
+    sparse: MaskedSparse = owner[0]  # type: ignore[assignment]  # where this hook was installed
+    values_key, mask_key = f"{prefix}original", f"{prefix}0._extra_state"
+    if values_key not in state_dict and mask_key not in state_dict:
+        return
+    try:
+        positions = _checked_positions(state_dict, values_key, mask_key, sparse.known_shape)
+        if positions.numel() != owner.original.numel():
+            _resize(owner.original, positions.numel(), values_key)
+            sparse.set_positions(positions)
+    except ValueError as error:
+        errors.append(f"{error} The layer at {prefix!r} stays as it was.")
+        state_dict[values_key] = owner.original
+        state_dict[mask_key] = sparse.get_extra_state()
+
+
+def _checked_positions(
+    state_dict: dict[str, Any], values_key: str, mask_key: str, shape: torch.Size
+) -> Tensor:
+    absent = [key for key in (values_key, mask_key) if key not in state_dict]
+    if absent:
+        raise ValueError(
+            f"MaskedSparse needs values and their positions together. Got no {absent[0]!r} in the "
+            "checkpoint. Save the whole state_dict of the layer."
+        )
+    positions, values = unpack(state_dict[mask_key], shape), state_dict[values_key]
+    if not isinstance(values, Tensor) or values.shape != positions.shape:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"MaskedSparse needs as many values as positions, a tensor of shape {tuple(positions.shape)}. "
+            f"Got {got} for {values_key!r}. Restore a checkpoint whose two tensors were saved together."
+        )
+    return positions
+
+
+def _resize(values: Tensor, count: int, key: str) -> None:
+    """Give the parameter room for another number of values, keeping its identity."""
+    if type(values) not in (Tensor, nn.Parameter):
+        raise ValueError(
+            f"MaskedSparse needs {values.numel()} values for {key!r}, since a {type(values).__name__} cannot "
+            f"be resized. Got {count}. Load the checkpoint before sharding the model."
+        )
+    values.grad = None
+    values.data = values.data.new_zeros(count)
+
+
+def _require_integers(state: object) -> None:
+    kind = (
+        f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
+    )
+    integers = isinstance(state, Tensor) and state.dtype in (torch.int32, torch.int64) and not state.is_meta
+    if not (integers and isinstance(state, Tensor) and state.dim() == 1 and state.numel() >= 2):
+        raise ValueError(
+            f"MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the positions. "
+            f"Got {kind}. Restore the checkpoint: masks are saved as they are, not averaged or converted."
+        )
+
+
+def _require_none(wrong: Tensor, rule: str, fault: str) -> None:
+    if bool(wrong.any()):
+        raise ValueError(
+            f"MaskedSparse needs {rule} in its mask. Got {int(wrong.sum())} that are {fault}, the first at "
+            f"place {int(wrong.nonzero()[0])}. The checkpoint is damaged: restore it from its source."
+        )

@@ -1,0 +1,193 @@
+"""`MaskedSparse`: a weight that is zero outside a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations import mask_state
+from parametrizations._registration import owning_list
+from parametrizations.masks import MaskRule
+from parametrizations.parametrization import Infeasible, Parametrization
+
+__all__ = ["MaskedSparse"]
+
+
+class MaskedSparse(Parametrization):
+    """A weight that is exactly zero outside a mask, and stores only what the mask keeps.
+
+    ``weight[i, j]`` is the next entry of ``x`` where ``mask[i, j]``, in row-major order, and 0 elsewhere.
+    Stored and trained is ``x``, of shape ``(nnz,)``; the weight is ``(out, in)``, of any aspect, real or
+    complex. It has to be the first parametrization of its tensor.
+
+    Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with a
+    non-zero entry outside the mask raises, or drops it too (``on_infeasible="project"``).
+
+    The mask is structure, not data: neither parameter nor buffer, so that no averaging, broadcast or
+    ``to_empty`` touches it. It moves with the module, and is saved in the state dict as
+    ``parametrizations.weight.0._extra_state``, at 4 bytes a stored number (8 in a weight of 2^31 entries
+    or more). Loading replaces mask and values together, also by another number of values; an optimizer
+    made before that holds state of the old shape, so make a new one, or load its state too.
+
+    Limits: `torch.func.stack_module_state` stacks the values of several models over the mask of the
+    first. DDP does not broadcast masks: with a random rule, seed its generator alike on every rank.
+
+    Args:
+        mask: A boolean tensor ``(out, in)``, True where an entry is kept, or a mask rule: a callable that
+            is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
+        on_infeasible: See `Parametrization`.
+
+    Raises:
+        TypeError: If ``mask`` is neither, or its dtype is not bool.
+        ValueError: If ``mask`` does not have 2 dimensions, or, at registration, the weight's shape. See
+            also `Parametrization.right_inverse`.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from parametrizations import masks
+        >>> layer = nn.Linear(3, 3)
+        >>> _ = register_parametrization(layer, "weight", MaskedSparse(masks.lower_triangular()))
+        >>> layer.parametrizations.weight[0]
+        MaskedSparse(mask=lower_triangular(0), on_infeasible='raise', shape=(3, 3), stored=6)
+        >>> bool(layer.weight.triu(1).any())
+        False
+    """
+
+    needs = "every entry outside the mask to be 0"
+
+    def __init__(
+        self, mask: Tensor | Callable[[Tensor], Tensor], *, on_infeasible: Infeasible = "raise"
+    ) -> None:
+        super().__init__(on_infeasible=on_infeasible)
+        self._rule: MaskRule | None = _as_rule(mask)
+        self._origin: object = self._rule
+        self._positions: Tensor | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 or int64."""
+        if self._positions is None:
+            _ = self.known_shape
+        assert self._positions is not None
+        return self._positions
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask as a fresh boolean tensor ``(out, in)``."""
+        mask = torch.zeros(self.known_shape.numel(), dtype=torch.bool, device=self.positions.device)
+        return mask.scatter(0, self.positions, True).view(self.known_shape)
+
+    @property
+    @override
+    def stored_shape(self) -> torch.Size:
+        return self.positions.shape
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.require_stored(x)
+        return x.new_zeros(shape.numel()).scatter(0, self._positions_for(x), x).view(shape)
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        size = weight.abs().flatten()
+        return size.scatter(0, self._positions_for(weight), 0).view(weight.shape)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return self.forward(self.invert(weight))
+
+    @override
+    def invert(self, weight: Tensor) -> Tensor:
+        return weight.flatten().index_select(0, self._positions_for(weight))
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        assert self._rule is not None
+        mask = self._rule(weight)
+        _require_mask(mask, weight.shape)
+        super().adopt(weight)
+        self._positions = mask_state.from_mask(mask).to("cpu" if weight.is_meta else weight.device)
+        self._rule = None  # a mask of its own would weigh as much as a byte for every entry
+
+    @override
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        x = super().right_inverse(weight)
+        owner = owning_list()
+        if owner is not None:
+            owner.register_load_state_dict_pre_hook(mask_state.load_together)  # type: ignore[no-untyped-call]
+        return x
+
+    @override
+    def options(self) -> dict[str, object]:
+        return {"mask": self._origin, "on_infeasible": self.on_infeasible}
+
+    @override
+    def get_extra_state(self) -> Tensor:
+        """The weight's shape and the positions, as one fresh integer tensor ``(2 + nnz,)``."""
+        return mask_state.pack(self.known_shape, self.positions)
+
+    @override
+    def set_extra_state(self, state: Any) -> None:
+        """Take the mask of a checkpoint; a `ValueError` if it is damaged or does not fit the values."""
+        positions = mask_state.unpack(state, self.known_shape)
+        if positions.shape != self.stored_shape:
+            raise ValueError(
+                f"MaskedSparse needs a mask of {self.stored_shape.numel()} positions for the values it has. "
+                f"Got {positions.numel()}. Load the mask together with its values, into the whole layer."
+            )
+        self.set_positions(positions)
+
+    def set_positions(self, positions: Tensor) -> None:
+        """Take positions that `mask_state.unpack` has checked, as a copy."""
+        own = self.positions
+        positions = positions.to(own, copy=True)
+        self._origin = self._origin if torch.equal(positions, own) else "loaded"
+        self._positions = positions
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
+        if self._positions is not None:
+            device = fn(self._positions.new_empty(0)).device
+            self._positions = self._positions.to("cpu" if device.type == "meta" else device)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _positions_for(self, tensor: Tensor) -> Tensor:
+        return self.positions.to(tensor.device)
+
+
+def _as_rule(mask: object) -> MaskRule:
+    if isinstance(mask, Tensor):
+        _require_mask(mask, mask.shape)
+        kept = mask.clone()
+        return MaskRule(f"tensor of shape {tuple(mask.shape)}", lambda _: kept)
+    if isinstance(mask, MaskRule):
+        return mask
+    if not callable(mask):
+        raise TypeError(
+            "MaskedSparse needs a boolean tensor or a mask rule. "
+            f"Got {type(mask).__name__}. See parametrizations.masks for rules."
+        )
+    return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
+
+
+def _require_mask(mask: object, shape: torch.Size) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool. Got {got}. Pass e.g. `mask != 0`.")
+    if mask.is_meta or mask.layout is not torch.strided:
+        raise ValueError(
+            f"MaskedSparse needs a dense mask that has values. Got one of layout {mask.layout} on "
+            f"{mask.device}. Make the mask on the CPU."
+        )
+    if mask.dim() != 2 or mask.shape != shape:
+        raise ValueError(
+            f"MaskedSparse needs a mask of the weight's shape, {tuple(shape)}, with 2 dimensions. "
+            f"Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
+        )

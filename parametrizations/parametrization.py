@@ -1,0 +1,255 @@
+"""The contract that every parametrization keeps, and the base class that keeps most of it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from parametrizations._registration import is_assignment, is_registration
+
+__all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
+
+Infeasible = Literal["raise", "project"]
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
+
+
+class Parametrization(nn.Module):
+    """A set of matrices, described by a smooth map onto it from freely trainable numbers.
+
+    A subclass says what the set is; this class does what all sets have in common: it adopts the weight
+    that is there, checks what is assigned later, and refuses bad input before anything has changed.
+
+    ================================  =================================================================
+    a subclass writes                 promise
+    ================================  =================================================================
+    ``needs``                         the rule in words, as in "Diagonal needs every entry ... to be 0"
+    ``forward(x) -> weight``          a plain dense tensor, differentiable, with the dtype of ``x``
+    ``excess(weight) -> Tensor``      how far each entry is outside the set; real; 0 where it is inside
+    ``project(weight) -> Tensor``     a member of the set: the weight itself if it is one
+    ``invert(member) -> x``           ``forward(invert(member)) == member``; the default is ``member``
+    ================================  =================================================================
+
+    Where the map rounds, `rounding` says by how much. Where ``x`` has another shape than the weight,
+    `stored_shape` says which. Where the set depends on the weight it is first shown, `adopt` learns it.
+
+    Args:
+        on_infeasible: What assigning a weight outside the set does, once registered: ``"raise"`` a
+            `ValueError`, or ``"project"`` it. Registering always projects.
+
+    Raises:
+        ValueError: If ``on_infeasible`` is neither of the two.
+
+    Example:
+        >>> class Symmetric(Parametrization):
+        ...     needs = "the weight to equal its transpose"
+        ...
+        ...     def forward(self, x: Tensor) -> Tensor:
+        ...         return x.triu() + x.triu(1).mT
+        ...
+        ...     def excess(self, weight: Tensor) -> Tensor:
+        ...         return (weight - weight.mT).abs()
+        ...
+        ...     def project(self, weight: Tensor) -> Tensor:
+        ...         return (weight + weight.mT) / 2
+        >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(3, 3), "weight", Symmetric())
+        >>> torch.equal(layer.weight, layer.weight.mT)
+        True
+    """
+
+    needs: str = "a weight in its set"
+    dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
+
+    def __init__(self, *, on_infeasible: Infeasible = "raise") -> None:
+        super().__init__()
+        if on_infeasible not in ("raise", "project"):
+            raise ValueError(
+                f"{type(self).__name__} needs on_infeasible to be 'raise' or 'project'. "
+                f"Got {on_infeasible!r}."
+            )
+        self.on_infeasible: Infeasible = on_infeasible
+        self.shape: torch.Size | None = None
+
+    def excess(self, weight: Tensor) -> Tensor:
+        """How far each entry of ``weight``, ``(out, in)``, is outside the set; same shape, real."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method excess(weight).")
+
+    def project(self, weight: Tensor) -> Tensor:
+        """A member of the set for any finite ``weight``, ``(out, in)``; a member stays as it is."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method project(weight).")
+
+    def invert(self, weight: Tensor) -> Tensor:
+        """The stored tensor ``x`` of a member of the set; may share memory with ``weight``."""
+        return weight
+
+    def adopt(self, weight: Tensor) -> None:
+        """Learn the set from the first weight shown, before it is projected."""
+        self.shape = weight.shape
+
+    def rounding(self, weight: Tensor) -> Tensor:
+        """By how much, absolutely, storing may move each entry of a member; bit for bit by default."""
+        return torch.zeros_like(weight.abs())
+
+    @property
+    def stored_shape(self) -> torch.Size:
+        """Shape of the stored tensor ``x``; a `ValueError` before anything is registered."""
+        return self.known_shape
+
+    @property
+    def known_shape(self) -> torch.Size:
+        """Shape of the weight, ``(out, in)``; a `ValueError` before anything is registered."""
+        if self.shape is None:
+            raise ValueError(
+                f"{type(self).__name__} needs to know its weight. Got no weight yet. "
+                f"Register it first: {self._recipe()}."
+            )
+        return self.shape
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The stored tensor for ``weight``: what PyTorch calls when registering and when assigning.
+
+        The first weight is adopted: projected onto the set. Any later one has to be in the set, or
+        follows ``on_infeasible``.
+
+        Args:
+            weight: The dense matrix, ``(out, in)``.
+
+        Returns:
+            A fresh contiguous tensor that shares no memory with ``weight``.
+
+        Raises:
+            TypeError: If ``weight`` is no dense tensor of a supported dtype.
+            ValueError: If it has the wrong shape, is not finite, or is outside the set; or if this
+                object already belongs to another tensor.
+        """
+        if self.shape is not None and is_registration():
+            raise ValueError(self._already_registered())
+        self._check(weight)
+        member = self._admit(weight)
+        return self.invert(member).clone(memory_format=torch.contiguous_format)
+
+    def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
+        """Whether ``weight`` is in the set: finite, of the right shape, no entry over ``atol`` outside."""
+        if weight.dim() != 2 or self.shape not in (None, weight.shape):
+            return False
+        return _is_finite(weight) and not bool((self.excess(weight) > atol).any())
+
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        """``F.linear(input, forward(x), bias)``.
+
+        Args:
+            input: ``(*, in)``.
+            x: The stored tensor.
+            bias: ``(out,)``, or None.
+
+        Returns:
+            ``(*, out)``.
+        """
+        return F.linear(input, self(x), bias)
+
+    def options(self) -> dict[str, object]:
+        """The options that this object was made with, as `extra_repr` shows them."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names}
+
+    @override
+    def extra_repr(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        if self.shape is None:
+            return f"{options}, not registered"
+        return f"{options}, shape={tuple(self.shape)}, stored={self.stored_shape.numel()}"
+
+    def require_stored(self, x: Tensor) -> torch.Size:
+        """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
+        if self.shape is None and x.dim() == 2:
+            raise ValueError(self._has_to_come_first(x))
+        if x.shape != self.stored_shape:
+            raise ValueError(
+                f"{type(self).__name__} needs a stored tensor of shape {tuple(self.stored_shape)} "
+                f"for a weight of shape {tuple(self.known_shape)}. Got shape {tuple(x.shape)}. "
+                f"{self._has_to_come_first(x) if x.dim() == 2 else 'Pass what right_inverse returned.'}"
+            )
+        return self.known_shape
+
+    def _admit(self, weight: Tensor) -> Tensor:
+        if self.shape is None:
+            assigning = is_assignment()
+            self.adopt(weight)
+            if not assigning:
+                return self.project(weight)
+        if self.on_infeasible == "project" or weight.is_meta:
+            return self.project(weight)
+        excess = self.excess(weight)
+        if bool((excess > 0).any()):
+            raise ValueError(self._outside(weight, excess))
+        return weight
+
+    def _check(self, weight: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
+            kind = weight.layout if isinstance(weight, Tensor) else type(weight).__name__
+            raise TypeError(f"{name} needs a dense tensor. Got {kind}. Pass a torch.Tensor, made dense.")
+        if weight.dtype not in self.dtypes:
+            raise TypeError(
+                f"{name} needs a weight of dtype {_listed(self.dtypes)}. Got {weight.dtype}. "
+                "Convert the layer or the value first."
+            )
+        self._check_shape(weight)
+        if not _is_finite(weight):
+            bad = int((~torch.isfinite(weight)).sum())
+            raise ValueError(
+                f"{name} needs a finite weight. Got {bad} of {weight.numel()} entries that are NaN or "
+                "infinite. Initialise or repair the weight first."
+            )
+
+    def _check_shape(self, weight: Tensor) -> None:
+        if weight.dim() != 2:
+            raise ValueError(
+                f"{type(self).__name__} needs a weight with 2 dimensions. Got {weight.dim()}, of shape "
+                f"{tuple(weight.shape)}. Register it on a matrix, such as nn.Linear's weight."
+            )
+        if self.shape not in (None, weight.shape):
+            raise ValueError(
+                f"{type(self).__name__} needs a weight of shape {tuple(self.known_shape)}. "
+                f"Got {tuple(weight.shape)}. Assign a weight of that shape."
+            )
+
+    def _outside(self, weight: Tensor, excess: Tensor) -> str:
+        row, column = divmod(int(excess.argmax()), weight.shape[1])
+        value = weight[row, column].item()
+        return (
+            f"{type(self).__name__} needs {self.needs}. Got a weight of shape {tuple(weight.shape)} where "
+            f"{int((excess > 0).sum())} of {weight.numel()} entries break this, the largest {value:.6g} at "
+            f"row {row}, column {column}. Assign a weight that keeps the rule, such as what project(weight) "
+            "of this parametrization returns, or create it with on_infeasible='project'."
+        )
+
+    def _already_registered(self) -> str:
+        return (
+            f"{type(self).__name__} needs one object for each tensor. Got one that belongs to a tensor of "
+            f"shape {tuple(self.known_shape)} already. Create a new one: {self._recipe()}."
+        )
+
+    def _has_to_come_first(self, x: Tensor) -> str:
+        return (
+            f"{type(self).__name__} stores another shape than the weight's, so it needs to be the first "
+            f"parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
+            "Register it first and the others on top of it."
+        )
+
+    def _recipe(self) -> str:
+        return f'register_parametrization(layer, "weight", {type(self).__name__}(...))'
+
+
+def _is_finite(weight: Tensor) -> bool:
+    return weight.is_meta or bool(torch.isfinite(weight).all())
+
+
+def _listed(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -1,0 +1,79 @@
+"""`check_parametrization`: every promise of the contract, run against any parametrization."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from parametrizations.laws import LAWS, Law, Skipped, Subject
+
+__all__ = ["check_parametrization"]
+
+
+def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[str, str]:
+    """Run every promise of the contract, and say in plain words which one is broken.
+
+    What `torch.autograd.gradcheck` is to functions this is to parametrizations, your own included. It
+    needs no test runner, changes neither argument, and takes a few seconds.
+
+    Args:
+        parametrization: An object that is not registered yet. It is copied for every law.
+        weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite. Its dtype is the
+            one that is checked. Rectangular ones find more; small ones are faster.
+
+    Returns:
+        What became of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.
+
+    Raises:
+        TypeError: If ``parametrization`` is no module or ``weight`` no tensor.
+        AssertionError: If a promise is broken; the message has each of them, with figures.
+
+    Example:
+        >>> import parametrizations
+        >>> outcome = check_parametrization(parametrizations.ZeroDiagonal(), torch.randn(3, 4))
+        >>> outcome["gradients_are_right"]
+        'held'
+    """
+    if not isinstance(parametrization, nn.Module) or not isinstance(weight, Tensor):
+        raise TypeError(
+            "check_parametrization needs a module and a tensor. "
+            f"Got {type(parametrization).__name__} and {type(weight).__name__}. Pass (Diagonal(), weight)."
+        )
+    subject = Subject(parametrization, weight)
+    _require_registrable(subject)
+    outcome = {name: _run(law, subject) for name, law in LAWS.items()}
+    broken = {name: text for name, text in outcome.items() if text.startswith("broken: ")}
+    if broken:
+        raise AssertionError(_report(type(parametrization).__name__, broken))
+    return outcome
+
+
+def _require_registrable(subject: Subject) -> None:
+    try:
+        subject.layer()
+    except Exception as error:
+        name = type(subject.parametrization).__name__
+        raise AssertionError(f"{name} does not register on this weight: {error}") from error
+
+
+def _run(law: Law, subject: Subject) -> str:
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            law(subject)
+    except Skipped as reason:
+        return f"skipped: {reason}"
+    except AssertionError as error:
+        return f"broken: {error}"
+    except Exception as error:
+        return f"broken: {type(error).__name__}: {error}"
+    return "held"
+
+
+def _report(name: str, broken: dict[str, str]) -> str:
+    lines = [f"{name} breaks {len(broken)} of {len(LAWS)} promises."]
+    for law, text in broken.items():
+        lines.append(f"- {law}: {LAWS[law].__doc__}\n    {text.removeprefix('broken: ')}")
+    return "\n".join(lines)

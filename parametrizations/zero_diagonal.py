@@ -1,0 +1,54 @@
+"""`ZeroDiagonal`: a weight whose main diagonal is zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations.parametrization import Parametrization
+
+__all__ = ["ZeroDiagonal"]
+
+
+class ZeroDiagonal(Parametrization):
+    """A weight whose main diagonal is exactly zero: no output sees the input of its own index.
+
+    ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. Stored and trained is ``x``, of the
+    weight's shape ``(out, in)``, of any aspect, real or complex. The stored diagonal never reaches the
+    weight and gets no gradient.
+
+    Registering keeps everything else bit for bit. Assigning a weight with a non-zero diagonal raises, or
+    zeroes it (``on_infeasible="project"``).
+
+    The constraint of item-to-item recommenders: Steck, *Embarrassingly Shallow Autoencoders for Sparse
+    Data*, 2019, arXiv 1905.03375.
+
+    Args:
+        on_infeasible: See `Parametrization`.
+
+    Raises:
+        ValueError: See `Parametrization.right_inverse`, for this and for `TypeError`.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> layer = register_parametrization(nn.Linear(3, 3), "weight", ZeroDiagonal())
+        >>> layer.weight.diagonal()
+        tensor([0., 0., 0.], grad_fn=<DiagonalBackward0_copy>)
+    """
+
+    needs = "every entry on the main diagonal to be 0"
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.diagonal_scatter(torch.zeros_like(x.diagonal()))
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        size = weight.abs()
+        return torch.zeros_like(size).diagonal_scatter(size.diagonal())
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return self.forward(weight)

@@ -1,0 +1,60 @@
+"""The named table of cases that every law is run over: a new parametrization is one row in KINDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
+from parametrizations.laws import Subject
+from parametrizations.parametrization import COMPLEX, FLOATING
+
+SHAPES = {"square": (4, 4), "tall": (5, 3), "wide": (3, 5), "single": (1, 1)}
+
+KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
+    "Diagonal": lambda _: Diagonal(),
+    "Diagonal-project": lambda _: Diagonal(on_infeasible="project"),
+    "ZeroDiagonal": lambda _: ZeroDiagonal(),
+    "ZeroDiagonal-project": lambda _: ZeroDiagonal(on_infeasible="project"),
+    "NegExpDiagonal": lambda _: NegExpDiagonal(),
+    "NegExpDiagonal-project": lambda _: NegExpDiagonal(on_infeasible="project"),
+    "MaskedSparse": lambda shape: MaskedSparse(checkerboard(shape)),
+    "MaskedSparse-project": lambda shape: MaskedSparse(checkerboard(shape), on_infeasible="project"),
+    "MaskedSparse-random": lambda _: MaskedSparse(masks.random(0.4)),
+    "MaskedSparse-magnitude": lambda _: MaskedSparse(masks.magnitude(0.4)),
+    "MaskedSparse-triangular": lambda _: MaskedSparse(masks.lower_triangular()),
+    "MaskedSparse-full": lambda shape: MaskedSparse(torch.ones(shape, dtype=torch.bool)),
+    "MaskedSparse-empty": lambda shape: MaskedSparse(torch.zeros(shape, dtype=torch.bool)),
+}
+
+
+def checkerboard(shape: tuple[int, int]) -> Tensor:
+    rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
+    return (rows[:, None] + columns) % 2 == 0
+
+
+def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """A weight with entries of both signs, the same at every call."""
+    generator = torch.Generator().manual_seed(7)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
+
+
+def _dtypes(kind: str) -> tuple[torch.dtype, ...]:
+    """Every dtype for the classes, one for the variants that differ by an option."""
+    if "-" in kind:
+        return (torch.float32,)
+    return FLOATING if kind == "NegExpDiagonal" else FLOATING + COMPLEX
+
+
+def _cases() -> Iterator[tuple[str, Subject]]:
+    for kind, make in KINDS.items():
+        for name, shape in SHAPES.items():
+            for dtype in _dtypes(kind):
+                label = f"{kind}-{name}-{str(dtype).removeprefix('torch.')}"
+                yield label, Subject(make(shape), weight(shape, dtype))
+
+
+CASES = dict(_cases())
