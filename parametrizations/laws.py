@@ -61,8 +61,10 @@ class Subject:
         return register_parametrization(self.plain(weight), "weight", self.fresh())
 
     def member(self) -> Tensor:
-        """A weight in the set."""
-        return dense(self.layer())
+        """A weight in the set, other than the one that registering gives."""
+        layer = self.layer()
+        set_stored(layer, stored(layer) / 2)
+        return dense(layer)
 
     def outsider(self) -> Tensor:
         """A weight outside the set; skips the law where none is found."""
@@ -502,7 +504,7 @@ def compiles(subject: Subject) -> None:
     layer, inputs = subject.layer(), subject.inputs(3)
     expected, gradient = layer(inputs).detach(), _gradient(layer, inputs)
     torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    compiled: Callable[[Tensor], Tensor] = torch.compile(layer, fullgraph=True, backend="aot_eager")
     require_close(compiled(inputs), expected, "The compiled output")
     require_close(_gradient(layer, inputs, compiled), gradient, "The compiled gradient")
 
@@ -512,7 +514,7 @@ def exports(subject: Subject) -> None:
     """torch.export gives a program with the same output."""
     layer, inputs = subject.layer(), subject.inputs(3)
     program = torch.export.export(layer, (inputs,))
-    run: Callable[[Tensor], Tensor] = program.module()  # type: ignore[no-untyped-call]
+    run: Callable[[Tensor], Tensor] = program.module()
     require_close(run(inputs), layer(inputs), "The exported program's output")
 
 
@@ -574,7 +576,7 @@ def _outcome(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tens
     """A function's value and its gradient for every leaf."""
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     output = function(*leaves)
-    return [output, *torch.autograd.grad(loss(output), leaves)]
+    return [output, *torch.autograd.grad(loss(output), leaves, materialize_grads=True)]
 
 
 def _round_trips(state: dict[str, Any]) -> Iterator[dict[str, Any]]:

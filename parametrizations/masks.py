@@ -135,7 +135,7 @@ def banded(lower: int, upper: int) -> MaskRule:
             f"banded needs numbers of diagonals that are at least 0. Got lower={lower}, upper={upper}. "
             "Use lower_triangular(diagonal) for a band that leaves out the main diagonal."
         )
-    return MaskRule(f"banded({lower}, {upper})", lambda w: _ones(w).tril(upper).triu(-lower))
+    return MaskRule(f"banded({lower}, {upper})", partial(_band, upper, -lower))
 
 
 def lower_triangular(diagonal: int = 0) -> MaskRule:
@@ -149,7 +149,7 @@ def lower_triangular(diagonal: int = 0) -> MaskRule:
         tensor([[False, False, False],
                 [ True, False, False]])
     """
-    return MaskRule(f"lower_triangular({diagonal})", lambda w: _ones(w).tril(diagonal))
+    return MaskRule(f"lower_triangular({diagonal})", partial(_band, diagonal, None))
 
 
 def block_diagonal(blocks: int) -> MaskRule:
@@ -249,6 +249,11 @@ def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
     return kept.view(weight.shape)
 
 
+def _band(highest: int, lowest: int | None, weight: Tensor) -> Tensor:
+    mask = torch.ones(weight.shape, dtype=torch.bool, device=_home(weight)).tril(highest)
+    return mask if lowest is None else mask.triu(lowest)
+
+
 def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
     rows, columns = weight.shape
     if rows % blocks or columns % blocks:
@@ -286,10 +291,6 @@ def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tenso
 
 def _home(weight: Tensor) -> torch.device:
     return torch.device("cpu") if weight.is_meta else weight.device
-
-
-def _ones(weight: Tensor) -> Tensor:
-    return torch.ones(weight.shape, dtype=torch.bool, device=_home(weight))
 
 
 def _keep(weight: Tensor, positions: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ class ZeroDiagonal(Parametrization):
         >>> from torch import nn
         >>> from torch.nn.utils.parametrize import register_parametrization
         >>> layer = register_parametrization(nn.Linear(3, 3), "weight", ZeroDiagonal())
-        >>> layer.weight.diagonal()
-        tensor([0., 0., 0.], grad_fn=<DiagonalBackward0_copy>)
+        >>> layer.weight.diagonal().detach()
+        tensor([0., 0., 0.])
     """
 
     needs = "every entry on the main diagonal to be 0"

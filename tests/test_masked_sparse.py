@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import copy
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+from torch.nn.utils.parametrize import register_parametrization
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from parametrizations import MaskedSparse, masks
+from parametrizations.mask_state import index_dtype
+from tests.cases import checkerboard
+from tests.layers import constrained, linear, stored
+
+SHAPE = (4, 6)
+VALUES = "parametrizations.weight.original"
+MASK = "parametrizations.weight.0._extra_state"
+
+
+def sparse(mask: Tensor | Callable[[Tensor], Tensor] | None = None) -> Any:
+    return constrained(MaskedSparse(checkerboard(SHAPE) if mask is None else mask), torch.randn(SHAPE))
+
+
+def mask_of(layer: Any) -> Tensor:
+    mask = layer.parametrizations.weight[0].mask
+    assert isinstance(mask, Tensor)
+    return mask
+
+
+def test_the_weight_is_the_masked_matrix() -> None:
+    weight = torch.randn(SHAPE)
+    layer = constrained(MaskedSparse(checkerboard(SHAPE)), weight)
+    assert torch.equal(layer.weight, torch.where(checkerboard(SHAPE), weight, 0))
+    assert torch.equal(stored(layer), weight[checkerboard(SHAPE)])
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+def test_only_kept_entries_get_a_gradient() -> None:
+    layer = sparse()
+    factors = torch.randn(SHAPE)
+    (layer.weight * factors).sum().backward()
+    assert torch.equal(stored(layer).grad, factors[checkerboard(SHAPE)])  # type: ignore[arg-type]
+
+
+def test_a_rule_is_shown_the_weight() -> None:
+    weight = torch.randn(SHAPE)
+    layer = constrained(MaskedSparse(lambda shown: shown > 0), weight)
+    assert torch.equal(layer.weight, weight.clamp(min=0))
+
+
+def test_the_callers_mask_is_copied() -> None:
+    mask = checkerboard(SHAPE)
+    parametrization = MaskedSparse(mask)
+    mask.fill_(True)
+    layer = constrained(parametrization, torch.randn(SHAPE))
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+def test_copies_before_registration_draw_different_masks_from_one_generator() -> None:
+    parametrization = MaskedSparse(masks.random(0.5, generator=torch.Generator().manual_seed(0)))
+    one, other = (constrained(copy.deepcopy(parametrization), torch.ones(8, 8)) for _ in range(2))
+    assert not torch.equal(one.weight, other.weight)
+
+
+def test_the_index_takes_at_most_12_bytes_a_number_and_is_no_parameter_or_buffer() -> None:
+    layer = sparse()
+    positions = layer.parametrizations.weight[0].positions
+    assert positions.dtype is torch.int32
+    assert torch.equal(positions, positions.sort().values)
+    assert layer.parametrizations.weight[0].get_extra_state().nbytes <= 12 * positions.numel()
+    assert [name for name, _ in layer.named_parameters()] == [VALUES]
+    assert not list(layer.buffers())
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2**16, 2**15 - 1), torch.int32), ((1, 2**31 - 1), torch.int32), ((2**16, 2**15), torch.int64)],
+)
+def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    assert index_dtype(torch.Size(shape)) is dtype
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (torch.ones(SHAPE), TypeError, r"needs a mask of dtype torch.bool. Got torch.float32"),
+        ([[True]], TypeError, r"needs a boolean tensor or a mask rule. Got list"),
+        (
+            torch.ones(3, dtype=torch.bool),
+            ValueError,
+            r"needs a mask of the weight's shape.* Got shape \(3,\)",
+        ),
+        (torch.ones(6, 4, dtype=torch.bool), ValueError, r"weight's shape, \(4, 6\), .* Got shape \(6, 4\)"),
+        (
+            torch.ones(SHAPE, dtype=torch.bool, device="meta"),
+            ValueError,
+            r"needs a dense mask that has values",
+        ),
+        (lambda w: w, TypeError, r"needs a mask of dtype torch.bool. Got torch.float32"),
+        (lambda w: None, TypeError, r"needs a mask of dtype torch.bool. Got NoneType"),  # noqa: ARG005
+        (lambda w: w[0] > 0, ValueError, r"needs a mask of the weight's shape, \(4, 6\)"),
+    ],
+)
+def test_bad_masks_are_refused(mask: Any, error: type[Exception], message: str) -> None:
+    layer = linear(torch.randn(SHAPE))
+    before = layer.weight.detach().clone()
+    with pytest.raises(error, match=message):
+        register_parametrization(layer, "weight", MaskedSparse(mask))
+    assert type(layer) is nn.Linear
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_mask_rule_of_values_cannot_start_on_meta() -> None:
+    layer = nn.Linear(6, 4, device="meta")
+    with pytest.raises(ValueError, match="magnitude needs the values of the weight"):
+        register_parametrization(layer, "weight", MaskedSparse(masks.magnitude(0.5)))
+
+
+# Checkpoints: what is damaged is refused, and leaves the layer as it was.
+
+
+def truncate(state: dict[str, Any]) -> None:
+    state[MASK] = state[MASK][:-3]
+
+
+def out_of_range(state: dict[str, Any]) -> None:
+    state[MASK][-1] = 24
+
+
+def far_out_of_range(state: dict[str, Any]) -> None:
+    state[MASK][-1] = 2**31 - 1
+
+
+def negative(state: dict[str, Any]) -> None:
+    state[MASK][2] = -1
+
+
+def unsorted(state: dict[str, Any]) -> None:
+    state[MASK][3:5] = state[MASK][3:5].flip(0)
+
+
+def repeated(state: dict[str, Any]) -> None:
+    state[MASK][3] = state[MASK][4]
+
+
+def too_few_values(state: dict[str, Any]) -> None:
+    state[VALUES] = state[VALUES][:-1]
+
+
+def no_mask(state: dict[str, Any]) -> None:
+    del state[MASK]
+
+
+def no_values(state: dict[str, Any]) -> None:
+    del state[VALUES]
+
+
+def averaged(state: dict[str, Any]) -> None:
+    state[MASK] = state[MASK] * 0.9
+
+
+def another_shape(state: dict[str, Any]) -> None:
+    state[MASK][:2] = torch.tensor([6, 4])
+
+
+def nothing_left(state: dict[str, Any]) -> None:
+    state[MASK] = state[MASK][:0]
+
+
+def no_tensor(state: dict[str, Any]) -> None:
+    state[MASK] = "checkerboard"
+
+
+def two_dimensional_values(state: dict[str, Any]) -> None:
+    state[VALUES] = torch.ones(SHAPE)
+
+
+DAMAGE: dict[Callable[[dict[str, Any]], None], str] = {
+    truncate: r"needs as many values as positions, a tensor of shape \(9,\). Got \(12,\)",
+    out_of_range: r"needs positions from 0 to 23 in its mask. Got 1 that are out of range, the first at",
+    far_out_of_range: r"Got 1 that are out of range, the first at place 11",
+    negative: r"Got 1 that are out of range, the first at place 0",
+    unsorted: r"needs positions in increasing order in its mask. Got 1 that are not above the one before",
+    repeated: r"needs positions in increasing order in its mask. Got 1 that are not above the one before",
+    too_few_values: r"needs as many values as positions, a tensor of shape \(12,\). Got \(11,\)",
+    no_mask: r"needs values and their positions together. Got no 'parametrizations.weight.0._extra_state'",
+    no_values: r"needs values and their positions together. Got no 'parametrizations.weight.original'",
+    averaged: r"needs its mask as one row of int32 or int64 numbers.* Got torch.float32 of shape \(14,\)",
+    another_shape: r"needs a mask for a weight of shape \(4, 6\). Got one for shape \(6, 4\)",
+    nothing_left: r"needs its mask as one row .* Got torch.int32 of shape \(0,\)",
+    no_tensor: r"needs its mask as one row .* Got str",
+    two_dimensional_values: r"needs as many values as positions.* Got \(4, 6\)",
+}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize("other", [None, masks.random(0.2)], ids=["same mask", "other count"])
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing(
+    damage: Callable[[dict[str, Any]], None], strict: bool, assign: bool, other: Any
+) -> None:
+    state, layer = sparse().state_dict(), sparse(other)
+    damage(state)
+    parameter, before = stored(layer), copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match=DAMAGE[damage]):
+        layer.load_state_dict(state, strict=strict, assign=assign)
+    after = layer.state_dict()
+    assert stored(layer) is parameter
+    assert all(torch.equal(after[key], before[key]) for key in (VALUES, MASK))
+    assert layer(torch.randn(2, 6)).shape == (2, 4)
+
+
+def test_one_damaged_layer_does_not_keep_the_others_from_loading() -> None:
+    saved, model = nn.Sequential(sparse(), nn.Linear(4, 4)), nn.Sequential(sparse(), nn.Linear(4, 4))
+    state = saved.state_dict()
+    state["0." + MASK] = state["0." + MASK][:-1]
+    with pytest.raises(RuntimeError, match=r"The layer at '0.parametrizations.weight.' stays as it was"):
+        model.load_state_dict(state)
+    assert torch.equal(model[1].get_parameter("weight"), saved[1].get_parameter("weight"))
+
+
+def test_a_state_dict_without_the_layer_is_reported_as_pytorch_does() -> None:
+    with pytest.raises(RuntimeError, match=r"Missing key.*original.*_extra_state"):
+        sparse().load_state_dict({})
+    assert sparse().load_state_dict({}, strict=False).missing_keys == [VALUES, MASK]
+
+
+def test_the_mask_alone_does_not_load_into_other_values() -> None:
+    layer, parametrization = sparse(masks.random(0.2)), sparse().parametrizations.weight[0]
+    with pytest.raises(ValueError, match=r"needs a mask of 5 positions for the values it has. Got 12"):
+        layer.parametrizations.weight[0].load_state_dict(parametrization.state_dict())
+
+
+# Every route of a state dict carries the mask, also into a layer that was built with another one.
+
+
+def by_torch_save(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def by_safetensors(state: dict[str, Any]) -> dict[str, Any]:
+    return load(save(state))
+
+
+def by_distributed_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    folder = Path(os.environ["CHECKPOINT"])
+    save_distributed(state, checkpoint_id=folder)
+    read = {key: torch.zeros_like(value) for key, value in state.items()}
+    load_distributed(read, checkpoint_id=folder)
+    return read
+
+
+@pytest.mark.parametrize("route", [by_torch_save, by_safetensors, by_distributed_checkpoint])
+@pytest.mark.parametrize("assign", [True, False])
+@pytest.mark.parametrize("built", [masks.random(0.5), masks.random(0.2), masks.random(0.9)], ids=repr)
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
+def test_a_saved_mask_replaces_the_one_a_model_was_built_with(
+    route: Callable[[dict[str, Any]], dict[str, Any]],
+    assign: bool,
+    built: masks.MaskRule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CHECKPOINT", str(tmp_path))
+    saved, layer = sparse(), sparse(built)
+    layer(torch.randn(2, 6)).sum().backward()
+    layer.load_state_dict(route(saved.state_dict()), assign=assign)
+    assert torch.equal(layer.weight, saved.weight)
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer.zero_grad()
+    layer(torch.randn(2, 6)).square().sum().backward()
+    optimizer.step()
+    assert layer.parametrizations.weight[0].contains(layer.weight)
+
+
+def test_training_resumes_with_another_mask_when_the_optimizer_is_restored_too() -> None:
+    def step(layer: Any, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        layer(torch.linspace(-1, 1, 12).view(2, 6)).square().sum().backward()
+        optimizer.step()
+
+    saved = sparse()
+    first = torch.optim.Adam(saved.parameters(), fused=True)
+    step(saved, first)
+    layer = sparse(masks.random(0.2))
+    second = torch.optim.Adam(layer.parameters(), fused=True)
+    layer.load_state_dict(saved.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    step(saved, first)
+    step(layer, second)
+    assert torch.equal(layer.weight, saved.weight)
+
+
+def test_a_deep_copy_loads_for_itself() -> None:
+    saved, layer = sparse(), sparse(masks.random(0.2))
+    twin = copy.deepcopy(layer)
+    before = layer.weight.detach().clone()
+    twin.load_state_dict(saved.state_dict())
+    assert torch.equal(twin.weight, saved.weight)
+    assert torch.equal(layer.weight, before)
+
+
+def test_writing_into_a_state_dict_does_not_reach_the_layer() -> None:
+    layer = sparse()
+    layer.state_dict()[MASK].zero_()
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+# What breaks masks elsewhere.
+
+
+def test_averaging_a_model_with_its_buffers_leaves_the_mask() -> None:
+    layer = sparse()
+    average: Any = AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)  # type: ignore[no-untyped-call]
+    for _ in range(5):
+        with torch.no_grad():
+            stored(layer).add_(1)
+        average.update_parameters(layer)
+    assert torch.equal(mask_of(average.module), checkerboard(SHAPE))
+    assert average.module.parametrizations.weight[0].contains(average.module.weight)
+
+
+def test_half_and_back_leaves_the_mask() -> None:
+    layer = sparse().half().bfloat16().type(torch.float64).float()
+    assert layer.parametrizations.weight[0].positions.dtype is torch.int32
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+def test_meta_and_to_empty_leave_the_mask() -> None:
+    layer = sparse().to("meta").to_empty(device="cpu")
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+def test_built_on_meta_it_loads_by_assignment() -> None:
+    saved = sparse()
+    layer: Any = nn.Linear(6, 4, bias=False, device="meta")
+    register_parametrization(layer, "weight", MaskedSparse(masks.random(0.2)))
+    layer.load_state_dict(saved.state_dict(), assign=True)
+    assert torch.equal(layer.weight, saved.weight)
+
+
+def test_swapped_parameters_leave_the_mask() -> None:
+    saved, layer = sparse(), sparse(masks.random(0.2))
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        layer.load_state_dict(saved.state_dict())
+        layer.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert torch.equal(layer.weight, saved.weight.double())
+
+
+def test_the_mask_reaches_an_exported_program_and_its_file() -> None:
+    layer, inputs, file = sparse(), torch.randn(2, 6), io.BytesIO()
+    torch.export.save(torch.export.export(layer, (inputs,)), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.export.load(file).module()(inputs), layer(inputs))
+
+
+def test_gathered_from_two_sharded_ranks_the_mask_is_whole() -> None:
+    """FSDP2 on two processes: the gathered state dict loads into a layer with another mask."""
+    worker = Path(__file__).with_name("fsdp_worker.py")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        str(worker),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the gathered mask is whole" in done.stdout
