@@ -31,9 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [package for module, package in EXTRAS.items() if importlib.util.find_spec(module) is None]
     if missing:
         parser.error(f"the tour needs {', '.join(missing)}. Run: pip install -c constraints.txt '.[demo]'")
+    if options.out is not None:
+        try:
+            _prepare(options.out)
+        except OSError as error:
+            parser.error(f"argument --out: needs a folder to write to. Got '{options.out}': {error.strerror}.")
     from parametrizations import tour
 
-    tour.run(options.constraint, options.epochs, options.device, options.out)
+    names = list(dict.fromkeys(options.constraint or CONSTRAINTS))
+    tour.run(names, options.epochs, options.device, options.out)
 
 
 def _command_line() -> argparse.ArgumentParser:
@@ -44,27 +50,21 @@ def _command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--constraint",
-        type=_constraints,
-        default=CONSTRAINTS,
+        type=_constraint,
+        action="append",
         metavar="NAME",
-        help=f"one of {', '.join(CONSTRAINTS)}",
+        help=f"one of {', '.join(CONSTRAINTS)}; may be given more than once; all if not given",
     )
-    parser.add_argument(
-        "--epochs", type=_epochs, default=15, metavar="N", help="to train on for; 15 if not given"
-    )
-    parser.add_argument(
-        "--device", type=_device, default="cpu", metavar="D", help="cpu (if not given), cuda, ..."
-    )
-    parser.add_argument(
-        "--out", type=_folder, metavar="FOLDER", help="where to write weights.png and baked.safetensors"
-    )
+    parser.add_argument("--epochs", type=_epochs, default=15, metavar="N", help="to train on for; 15 if not given")
+    parser.add_argument("--device", type=_device, default="cpu", metavar="D", help="cpu (if not given), cuda, ...")
+    parser.add_argument("--out", type=_path, metavar="FOLDER", help="where to write weights.png and baked.safetensors")
     return parser
 
 
-def _constraints(name: str) -> tuple[str, ...]:
+def _constraint(name: str) -> str:
     if name not in CONSTRAINTS:
         raise argparse.ArgumentTypeError(f"needs one of {', '.join(CONSTRAINTS)}. Got {name!r}.")
-    return (name,)
+    return name
 
 
 def _epochs(text: str) -> int:
@@ -82,17 +82,20 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _folder(name: str) -> Path:
-    folder = Path(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise argparse.ArgumentTypeError(
-            f"needs a folder to write to. Got {name!r}: {error.strerror}."
-        ) from error
-    return folder
+def _path(name: str) -> Path:
+    if not name:
+        raise argparse.ArgumentTypeError("needs a folder to write to. Got ''.")
+    return Path(name)
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder; an `OSError` if what the tour writes could not be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    for name in ("weights.png", "baked.safetensors"):
+        if (folder / name).exists():
+            (folder / name).open("ab").close()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from parametrizations.diagonal_product import diagonal_linear
+from parametrizations.operands import require_input
 from parametrizations.parametrization import Parametrization
+from parametrizations.paths import ELEMENT_WISE, FORCED, Path
 
 __all__ = ["Diagonal"]
 
@@ -25,6 +28,7 @@ class Diagonal(Parametrization):
 
     Args:
         on_infeasible: See `Parametrization`.
+        product: See `Parametrization`.
 
     Raises:
         ValueError: See `Parametrization.right_inverse`, for this and for `TypeError`.
@@ -49,6 +53,18 @@ class Diagonal(Parametrization):
     @override
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(self.require_stored(x)).diagonal_scatter(x)
+
+    @override
+    def path(self, x: Tensor) -> Path:
+        return FORCED if self.product == "dense" else ELEMENT_WISE
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.product == "dense":
+            return super().linear(input, x, bias)
+        out_features, in_features = self.require_stored(x)
+        require_input(input, x, in_features)
+        return diagonal_linear(input, x, bias, out_features)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
+from parametrizations.fusion import fuse
+
 __all__ = ["LAWS", "Broken", "Law", "Skipped", "Subject", "law"]
 
 Law = Callable[["Subject"], None]
@@ -101,11 +103,27 @@ def require_equal(got: Tensor, expected: Tensor, what: str) -> None:
 
 
 def require_close(got: Tensor, expected: Tensor, what: str) -> None:
-    """Equality up to the rounding that `torch.testing.assert_close` grants the dtype."""
+    """Equality up to the rounding that `torch.testing.assert_close` grants the dtype.
+
+    In half precision an entry may be off by the rounding of the largest: sums may round once or twice.
+    """
+    rtol = atol = None
+    if expected.dtype in (torch.float16, torch.bfloat16) and expected.numel():
+        rtol, atol = 0.0, 2 * torch.finfo(expected.dtype).eps * float(expected.detach().abs().max())
     try:
-        torch.testing.assert_close(got, expected)
+        torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
     except AssertionError as error:
         raise Broken(f"{what} {_difference(got, expected)}") from error
+
+
+def _require_raises_runtime_error(action: Callable[[], object], what: str) -> None:
+    try:
+        action()
+    except RuntimeError:
+        return
+    except Exception as error:
+        raise Broken(f"{what} gave a {type(error).__name__} instead of a RuntimeError.") from error
+    raise Broken(f"{what} raised nothing.")
 
 
 def require_raises(action: Callable[[], object], what: str) -> None:
@@ -200,7 +218,7 @@ def right_inverse_is_fresh(subject: Subject) -> None:
 
 @law
 def every_stored_value_is_in_the_set(subject: Subject) -> None:
-    """The weight is finite and in the set for every finite stored value, however extreme."""
+    """For every finite stored value, however extreme, the weight is in the set and its gradient finite."""
     layer = subject.layer()
     contains, limits = parametrization_of(layer).contains, torch.finfo(subject.weight.dtype)
     sizes = [0.0, limits.tiny, limits.eps, 1e-3, 1.0, 11.5, 90.0, 710.0, limits.max**0.5, limits.max]
@@ -209,6 +227,11 @@ def every_stored_value_is_in_the_set(subject: Subject) -> None:
     for value in values:
         set_stored(layer, torch.full_like(stored(layer), value))
         require(contains(dense(layer)), f"Stored values of {value.item():.6g} give a weight outside the set.")
+        layer.zero_grad()
+        layer.weight.real.sum().backward()
+        gradient = stored(layer).grad
+        finite = gradient is not None and bool(gradient.isfinite().all())
+        require(finite, f"Stored values of {value.item():.6g} have a gradient that is not finite.")
 
 
 @law
@@ -221,6 +244,15 @@ def contains_tells_members(subject: Subject) -> None:
     require(answer, "contains is False for the weight that registering gave.")
     require(not contains(torch.full_like(inside, torch.nan)), "contains is True for a weight of NaN.")
     require(not contains(subject.outsider()), "contains is True for every matrix tried.")
+
+
+@law
+def contains_takes_a_tolerance(subject: Subject) -> None:
+    """``contains(weight, atol)`` grows with ``atol``, which is 0 if it is not given."""
+    contains, outsider = parametrization_of(subject.layer()).contains, subject.outsider()
+    far = 4 * float(outsider.abs().max())
+    require(contains(outsider, atol=far), f"contains is False at atol={far:.3g} for a weight that is not that far off.")
+    require(not contains(outsider, atol=0.0), "contains is True at atol=0 for a weight that is outside.")
 
 
 @law
@@ -276,7 +308,9 @@ def assigning_an_outsider_follows_the_policy(subject: Subject) -> None:
     """Assigning a weight outside the set raises a ValueError and changes nothing, or projects if asked to."""
     outsider, layer = subject.outsider(), subject.layer()
     if getattr(parametrization_of(layer), "on_infeasible", "raise") == "project":
+        copied = outsider.clone()
         layer.weight = outsider
+        require_equal(outsider, copied, "The assigned tensor, after its projection,")
         require(parametrization_of(layer).contains(dense(layer)), "The projected weight is not in the set.")
         return
     before = dense(layer)
@@ -331,8 +365,7 @@ def one_object_for_one_tensor(subject: Subject) -> None:
 @law
 def gradients_are_right(subject: Subject) -> None:
     """Gradcheck and gradgradcheck pass: reverse, forward and batched."""
-    wide = torch.complex128 if subject.weight.is_complex() else torch.float64
-    layer = subject.layer(subject.weight.detach().to(wide))
+    layer = subject.layer(subject.weight.detach().to(_widest(subject)))
     x = stored(layer).detach().clone().requires_grad_()
     fast = subject.weight.numel() > 100
     options: dict[str, Any] = {"fast_mode": fast, "check_forward_ad": True}
@@ -374,18 +407,135 @@ OPTIMIZERS: tuple[Callable[[list[nn.Parameter]], torch.optim.Optimizer], ...] = 
 )
 
 
+# The product that a fused layer multiplies with.
+
+
 @law
 def linear_is_the_dense_product(subject: Subject) -> None:
     """``linear`` equals ``F.linear`` with the weight, in value and every gradient, for every input shape."""
     parametrization = parametrization_of(layer := subject.layer())
-    for batch, bias in itertools.product([(), (5,), (2, 3), (0,)], [layer.bias.detach(), None]):
+    for batch, bias in itertools.product([(), (5,), (2, 3), (0,), (2, 0)], [layer.bias.detach(), None]):
         leaves = [subject.inputs(*batch), stored(layer).detach(), *([] if bias is None else [bias])]
         got = _outcome(lambda i, x, b=None: parametrization.linear(i, x, b), leaves)
         expected = _outcome(lambda i, x, b=None: F.linear(i, parametrization(x), b), leaves)
-        for name, one, other in zip(("output", "input", "x", "bias"), got, expected, strict=False):
-            require_close(
-                one, other, f"For inputs of shape {(*batch, 'in')}, linear's {name} or its gradient"
-            )
+        for one, other in zip(got, expected, strict=True):
+            require_close(one, other, f"For inputs of shape {(*batch, 'in')}, linear's output or its gradient")
+
+
+@law
+def linear_is_differentiable_to_any_order(subject: Subject) -> None:
+    """Gradcheck and gradgradcheck of ``linear`` pass for every argument; also forward and batched."""
+    layer = subject.layer(subject.weight.detach().to(_widest(subject)))
+    leaves = [t.detach().clone() for t in (subject.inputs(2).to(layer.bias), stored(layer), layer.bias)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    linear, fast = parametrization_of(layer).linear, subject.weight.numel() > 16
+    torch.autograd.gradcheck(linear, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(linear, leaves, fast_mode=fast)
+
+
+@law
+def linear_works_for_only_some_gradients(subject: Subject) -> None:
+    """Whatever is frozen, the other gradients are what they are when nothing is."""
+    parametrization = parametrization_of(layer := subject.layer())
+    leaves = [subject.inputs(3), stored(layer).detach(), layer.bias.detach()]
+    every = _outcome(parametrization.linear, leaves)[1:]
+    for frozen in itertools.product([True, False], repeat=3):
+        taken = [leaf.clone().requires_grad_(not stays) for leaf, stays in zip(leaves, frozen, strict=True)]
+        if not all(frozen):
+            loss(parametrization.linear(*taken)).backward()  # type: ignore[no-untyped-call]
+        for leaf, gradient, stays in zip(taken, every, frozen, strict=True):
+            require((leaf.grad is None) == stays, "A gradient is missing, or was computed for nothing.")
+            if leaf.grad is not None:
+                require_close(leaf.grad, gradient, f"With {frozen} frozen, a gradient")
+
+
+@law
+def linear_works_under_vmap(subject: Subject) -> None:
+    """Under `torch.func.vmap` over inputs, stored tensors or both, ``linear`` is the dense product."""
+    parametrization = parametrization_of(layer := subject.layer())
+    x, inputs = stored(layer).detach(), subject.inputs(2, 3)
+    stack = torch.stack([x, x / 2])
+    for dims in ((0, None), (None, 0), (0, 0)):
+        arguments = (inputs if dims[0] == 0 else inputs[0], stack if dims[1] == 0 else x)
+        got = vmap(lambda i, x: parametrization.linear(i, x, layer.bias), dims)(*arguments)
+        expected = vmap(lambda i, x: F.linear(i, parametrization(x), layer.bias), dims)(*arguments)
+        require_close(got, expected, f"Under vmap over {dims}, linear")
+
+
+@law
+def linear_refuses_what_a_layer_refuses(subject: Subject) -> None:
+    """An input of another width or dtype raises the RuntimeError that it raises in an `nn.Linear`."""
+    layer = subject.layer()
+    inputs = subject.inputs(3)
+    other = torch.float32 if inputs.dtype is not torch.float32 else torch.float64
+    wrong = {
+        "wider inputs": torch.cat([inputs, inputs], 1),
+        "inputs of width 0": inputs[:, :0],
+        "another dtype": inputs.to(torch.complex128 if inputs.is_complex() else other),
+        "a number": inputs[0, 0],
+    }
+    if inputs.dtype is torch.complex128:
+        del wrong["another dtype"]
+    for what, value in wrong.items():
+        linear = partial(parametrization_of(layer).linear, value, stored(layer), layer.bias)
+        _require_raises_runtime_error(linear, f"linear with {what}")
+
+
+@law
+def fused_layers_are_the_layers(subject: Subject) -> None:
+    """A fused layer has the output, the gradients and the removal of the same layer not fused."""
+    layer, inputs = subject.layer(), subject.inputs(3)
+    fused: Any = fuse(copy.deepcopy(layer))
+    require_close(fused(inputs), layer(inputs), "The fused output")
+    require_close(_gradient(fused, inputs), _gradient(layer, inputs), "The fused gradient")
+    require_equal(dense(fused), dense(layer), "The fused layer's weight")
+    twin = copy.deepcopy(fused)
+    remove_parametrizations(twin, "weight")
+    require(type(twin) is nn.Linear, f"What removal leaves is a {type(twin).__name__}.")
+    require_close(fused(inputs), layer(inputs), "The output of the original of a copy that was removed from")
+
+
+@law
+def fused_layers_autocast(subject: Subject) -> None:
+    """Under bfloat16 autocast a fused layer's output has the dtype and value of the dense one."""
+    if subject.weight.dtype is not torch.float32:
+        raise Skipped("autocast is for float32 layers")
+    layer, inputs = subject.layer(), subject.inputs(3)
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+        got, expected = fuse(copy.deepcopy(layer))(inputs), layer(inputs)
+    require(got.dtype == expected.dtype, f"The output is {got.dtype} instead of {expected.dtype}.")
+    require_close(got, expected, "The fused output under autocast")
+
+
+@law
+def fused_layers_compile(subject: Subject) -> None:
+    """A fused layer compiles whole, forward and backward, for every size of the batch."""
+    layer = subject.layer()
+    fused: Any = fuse(copy.deepcopy(layer))
+    torch.compiler.reset()
+    compiled: Callable[[Tensor], Tensor] = torch.compile(fused, fullgraph=True, backend="aot_eager")
+    for batch in (3, 5, 7):
+        inputs = subject.inputs(batch)
+        require_close(compiled(inputs), layer(inputs), "The compiled output")
+        require_close(_gradient(fused, inputs, compiled), _gradient(layer, inputs), "The compiled gradient")
+
+
+@law
+def fused_layers_export(subject: Subject) -> None:
+    """Exported or traced, a fused layer has the same output, and no operator of this library in the file."""
+    layer, inputs, file = subject.layer(), subject.inputs(3), io.BytesIO()
+    fused: Any = fuse(copy.deepcopy(layer))
+    for strict in (False, True):
+        torch.compiler.reset()
+        program = torch.export.export(fused, (inputs,), strict=strict)
+        foreign = [str(node.target) for node in program.graph.nodes if "parametrizations" in str(node.target)]
+        calls = [name for name in foreign if not name.startswith(("p_", "b_", "c_"))]
+        require(not any("." in name for name in calls), f"The exported program calls {calls}.")
+        run: Callable[[Tensor], Tensor] = program.module()
+        require_close(run(inputs), layer(inputs), "The exported program's output")
+    traced: Any = torch.jit.trace(fused, inputs)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, file)
+    require_close(traced(inputs), layer(inputs), "The traced output")
 
 
 # What else of PyTorch has to go on working.
@@ -393,15 +543,18 @@ def linear_is_the_dense_product(subject: Subject) -> None:
 
 @law
 def dtype_moves(subject: Subject) -> None:
-    """The layer moves to every dtype and back; the weight follows and stays in the set."""
+    """The layer moves through every dtype; the weight follows, stays in the set, and moves by rounding."""
     if subject.weight.is_complex():
         raise Skipped("PyTorch's dtype moves drop the imaginary part")
     layer = subject.layer()
-    for dtype in (torch.float16, torch.bfloat16, torch.float64, torch.float32):
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        before = dense(layer)
         layer.to(dtype)
         require(layer.weight.dtype == dtype, f"After .to({dtype}) the weight is {layer.weight.dtype}.")
         inside = parametrization_of(layer).contains(dense(layer))
         require(inside, f"After .to({dtype}) the weight is not in the set.")
+        apart = _most(dense(layer).double() - before.double()) / (_most(before) + torch.finfo(dtype).tiny)
+        require(apart <= 0.1, f"After .to({dtype}) the weight is off by {apart:.3g} of its largest entry.")
 
 
 @law
@@ -430,6 +583,14 @@ def meta_registration(subject: Subject) -> None:
         layer.to_empty(device=subject.weight.device)
     layer.load_state_dict(saved.state_dict())
     require_equal(dense(layer), dense(saved), "The weight of a layer built on meta and loaded")
+
+
+@law
+def evaluation_is_like_training(subject: Subject) -> None:
+    """In evaluation mode the weight is the one of training mode."""
+    layer = subject.layer()
+    weight = dense(layer)
+    require_equal(dense(layer.eval()), weight, "The weight in evaluation mode")
 
 
 @law
@@ -525,9 +686,7 @@ def removal_gives_a_plain_layer(subject: Subject) -> None:
     expected = layer(inputs).detach()
     remove_parametrizations(layer, "weight")
     require(type(layer) is nn.Linear, f"What is left is a {type(layer).__name__}.")
-    require(
-        sorted(layer.state_dict()) == ["bias", "weight"], f"What is left saves {list(layer.state_dict())}."
-    )
+    require(sorted(layer.state_dict()) == ["bias", "weight"], f"What is left saves {list(layer.state_dict())}.")
     require(layer.weight.is_contiguous(), f"The weight that is left has strides {layer.weight.stride()}.")
     require_equal(layer(inputs), expected, "The output after removal")
 
@@ -555,6 +714,10 @@ def _garbage_in_new_memory() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _widest(subject: Subject) -> torch.dtype:
+    return torch.complex128 if subject.weight.is_complex() else torch.float64
 
 
 def _closure(layer: Any, inputs: Tensor) -> float:

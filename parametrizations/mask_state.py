@@ -12,20 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from parametrizations.parametrization import COMPLEX, FLOATING
+from parametrizations.pattern import index_dtype
+
 if TYPE_CHECKING:
     from parametrizations.masked_sparse import MaskedSparse
 
-__all__ = ["from_mask", "index_dtype", "load_together", "pack", "unpack"]
+__all__ = ["from_mask", "load_together", "pack", "unpack"]
 
 
 def from_mask(mask: Tensor) -> Tensor:
     """The sorted row-major positions of the True entries, int32 where they fit."""
-    return mask.flatten().nonzero().squeeze(1).to(index_dtype(mask.shape))
-
-
-def index_dtype(shape: torch.Size) -> torch.dtype:
-    """The smallest dtype that numbers every entry of a weight."""
-    return torch.int32 if shape.numel() <= torch.iinfo(torch.int32).max else torch.int64
+    return mask.flatten().nonzero().squeeze(1).to(index_dtype(mask.numel()))
 
 
 def pack(shape: torch.Size, positions: Tensor) -> Tensor:
@@ -69,13 +67,15 @@ def load_together(
     ``load_state_dict``.
     """
     assert isinstance(owner, ParametrizationList)
-    errors: list[str] = arguments[-1]
+    metadata, errors = arguments[0], arguments[-1]
     sparse: MaskedSparse = owner[0]  # type: ignore[assignment]  # where this hook was installed
     values_key, mask_key = f"{prefix}original", f"{prefix}0._extra_state"
     if values_key not in state_dict and mask_key not in state_dict:
         return
     try:
         positions = _checked_positions(state_dict, values_key, mask_key, sparse.known_shape)
+        assigned = metadata.get("assign_to_params_buffers", False)
+        _require_loadable(state_dict[values_key], owner.original, values_key, assigned)
         if positions.numel() != owner.original.numel():
             _resize(owner.original, positions.numel(), values_key)
             sparse.set_positions(positions)
@@ -85,9 +85,7 @@ def load_together(
         state_dict[mask_key] = sparse.get_extra_state()
 
 
-def _checked_positions(
-    state_dict: dict[str, Any], values_key: str, mask_key: str, shape: torch.Size
-) -> Tensor:
+def _checked_positions(state_dict: dict[str, Any], values_key: str, mask_key: str, shape: torch.Size) -> Tensor:
     absent = [key for key in (values_key, mask_key) if key not in state_dict]
     if absent:
         raise ValueError(
@@ -104,6 +102,18 @@ def _checked_positions(
     return positions
 
 
+def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) -> None:
+    """Everything that would keep PyTorch from loading the values after the mask has changed."""
+    usable = values.layout is torch.strided and values.dtype in FLOATING + COMPLEX
+    same_kind = values.is_complex() == into.is_complex()
+    there = not values.is_meta or into.is_meta or assigned
+    if not (usable and same_kind and there):
+        raise ValueError(
+            f"MaskedSparse needs dense values that fit {into.dtype} on {into.device} for {key!r}. "
+            f"Got {values.dtype} of layout {values.layout} on {values.device}. Convert or materialise them first."
+        )
+
+
 def _resize(values: Tensor, count: int, key: str) -> None:
     """Give the parameter room for another number of values, keeping its identity."""
     if type(values) not in (Tensor, nn.Parameter):
@@ -116,9 +126,7 @@ def _resize(values: Tensor, count: int, key: str) -> None:
 
 
 def _require_integers(state: object) -> None:
-    kind = (
-        f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
-    )
+    kind = f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
     integers = isinstance(state, Tensor) and state.dtype in (torch.int32, torch.int64) and not state.is_meta
     if not (integers and isinstance(state, Tensor) and state.dim() == 1 and state.numel() >= 2):
         raise ValueError(

@@ -12,7 +12,11 @@ from typing_extensions import override
 from parametrizations import mask_state
 from parametrizations._registration import owning_list
 from parametrizations.masks import MaskRule
+from parametrizations.operands import require_input
 from parametrizations.parametrization import Infeasible, Parametrization
+from parametrizations.paths import Path, Product, sparse_path
+from parametrizations.pattern import Pattern
+from parametrizations.sparse_product import prepare, sparse_linear
 
 __all__ = ["MaskedSparse"]
 
@@ -35,11 +39,13 @@ class MaskedSparse(Parametrization):
 
     Limits: `torch.func.stack_module_state` stacks the values of several models over the mask of the
     first. DDP does not broadcast masks: with a random rule, seed its generator alike on every rank.
+    An average of models, such as `AveragedModel`, is one of values: all have to have the same mask.
 
     Args:
         mask: A boolean tensor ``(out, in)``, True where an entry is kept, or a mask rule: a callable that
             is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: See `Parametrization`.
+        product: See `Parametrization`.
 
     Raises:
         TypeError: If ``mask`` is neither, or its dtype is not bool.
@@ -53,7 +59,7 @@ class MaskedSparse(Parametrization):
         >>> layer = nn.Linear(3, 3)
         >>> _ = register_parametrization(layer, "weight", MaskedSparse(masks.lower_triangular()))
         >>> layer.parametrizations.weight[0]
-        MaskedSparse(mask=lower_triangular(0), on_infeasible='raise', shape=(3, 3), stored=6)
+        MaskedSparse(mask=lower_triangular(0), on_infeasible='raise', product='auto', shape=(3, 3), stored=6)
         >>> bool(layer.weight.triu(1).any())
         False
     """
@@ -61,16 +67,24 @@ class MaskedSparse(Parametrization):
     needs = "every entry outside the mask to be 0"
 
     def __init__(
-        self, mask: Tensor | Callable[[Tensor], Tensor], *, on_infeasible: Infeasible = "raise"
+        self,
+        mask: Tensor | Callable[[Tensor], Tensor],
+        *,
+        on_infeasible: Infeasible = "raise",
+        product: Product = "auto",
     ) -> None:
-        super().__init__(on_infeasible=on_infeasible)
+        super().__init__(on_infeasible=on_infeasible, product=product)
         self._rule: MaskRule | None = _as_rule(mask)
         self._origin: object = self._rule
+        # Where the entries are: as positions for the dense product, or as a pattern for the sparse one.
         self._positions: Tensor | None = None
+        self._pattern: Pattern | None = None
 
     @property
     def positions(self) -> Tensor:
         """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 or int64."""
+        if self._pattern is not None:
+            return self._pattern.positions()
         if self._positions is None:
             _ = self.known_shape
         assert self._positions is not None
@@ -79,18 +93,31 @@ class MaskedSparse(Parametrization):
     @property
     def mask(self) -> Tensor:
         """The mask as a fresh boolean tensor ``(out, in)``."""
-        mask = torch.zeros(self.known_shape.numel(), dtype=torch.bool, device=self.positions.device)
-        return mask.scatter(0, self.positions, True).view(self.known_shape)
+        positions = self.positions
+        mask = torch.zeros(self.known_shape.numel(), dtype=torch.bool, device=positions.device)
+        return mask.scatter(0, positions, True).view(self.known_shape)
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        return self.positions.shape
+        entries = self.positions if self._pattern is None else self._pattern.order
+        return entries.shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         shape = self.require_stored(x)
         return x.new_zeros(shape.numel()).scatter(0, self._positions_for(x), x).view(shape)
+
+    @override
+    def path(self, x: Tensor) -> Path:
+        return sparse_path(x, self.stored_shape.numel(), self.known_shape, self.product)
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self._pattern is None or self.path(x).name == "dense":
+            return super().linear(input, x, bias)
+        require_input(input, x, self.require_stored(x)[1])
+        return sparse_linear(input, x, bias, self._pattern)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
@@ -111,7 +138,7 @@ class MaskedSparse(Parametrization):
         mask = self._rule(weight)
         _require_mask(mask, weight.shape)
         super().adopt(weight)
-        self._positions = mask_state.from_mask(mask).to("cpu" if weight.is_meta else weight.device)
+        self._arrange(mask_state.from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
         self._rule = None  # a mask of its own would weigh as much as a byte for every entry
 
     @override
@@ -124,7 +151,7 @@ class MaskedSparse(Parametrization):
 
     @override
     def options(self) -> dict[str, object]:
-        return {"mask": self._origin, "on_infeasible": self.on_infeasible}
+        return {"mask": self._origin, "on_infeasible": self.on_infeasible, "product": self.product}
 
     @override
     def get_extra_state(self) -> Tensor:
@@ -145,18 +172,30 @@ class MaskedSparse(Parametrization):
     def set_positions(self, positions: Tensor) -> None:
         """Take positions that `mask_state.unpack` has checked, as a copy."""
         own = self.positions
-        positions = positions.to(own, copy=True)
-        self._origin = self._origin if torch.equal(positions, own) else "loaded"
-        self._positions = positions
+        if not torch.equal(positions.to(own), own):
+            self._origin = "loaded"
+            self._arrange(positions.to(own, copy=True), own.device)
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
-        if self._positions is not None:
-            device = fn(self._positions.new_empty(0)).device
-            self._positions = self._positions.to("cpu" if device.type == "meta" else device)
+        if self.shape is not None:
+            own = self.positions.device
+            moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
+            if moved != own and moved.type != "meta":
+                self._arrange(self.positions, moved)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def _arrange(self, positions: Tensor, device: torch.device) -> None:
+        """Keep the positions on a device in the one form that the product there needs."""
+        shape, positions = self.known_shape, positions.to(device)
+        like = torch.empty(0, device=device)
+        dense = sparse_path(like, positions.numel(), shape, self.product).name == "dense"
+        if not dense:
+            prepare()
+        self._pattern = None if dense else Pattern.of(shape, positions)
+        self._positions = positions if dense else None
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
         return self.positions.to(tensor.device)
@@ -164,7 +203,7 @@ class MaskedSparse(Parametrization):
 
 def _as_rule(mask: object) -> MaskRule:
     if isinstance(mask, Tensor):
-        _require_mask(mask, mask.shape)
+        _require_mask(mask, mask.shape if mask.dim() == 2 else None)
         kept = mask.clone()
         return MaskRule(f"tensor of shape {tuple(mask.shape)}", lambda _: kept)
     if isinstance(mask, MaskRule):
@@ -177,7 +216,7 @@ def _as_rule(mask: object) -> MaskRule:
     return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
 
 
-def _require_mask(mask: object, shape: torch.Size) -> None:
+def _require_mask(mask: object, shape: torch.Size | None) -> None:
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool. Got {got}. Pass e.g. `mask != 0`.")
@@ -186,8 +225,8 @@ def _require_mask(mask: object, shape: torch.Size) -> None:
             f"MaskedSparse needs a dense mask that has values. Got one of layout {mask.layout} on "
             f"{mask.device}. Make the mask on the CPU."
         )
-    if mask.dim() != 2 or mask.shape != shape:
+    if mask.shape != shape:
+        expected = "2 dimensions" if shape is None else f"the weight's shape, {tuple(shape)}"
         raise ValueError(
-            f"MaskedSparse needs a mask of the weight's shape, {tuple(shape)}, with 2 dimensions. "
-            f"Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
+            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
         )

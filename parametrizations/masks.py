@@ -69,6 +69,11 @@ def random(density: float, *, generator: torch.Generator | None = None) -> MaskR
         12
     """
     _require_density("random", density)
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(
+            f"random needs a torch.Generator or None. Got {type(generator).__name__}. "
+            "Seed one: torch.Generator().manual_seed(0)."
+        )
     return MaskRule(f"random({density})", partial(_random, density, generator))
 
 
@@ -110,6 +115,7 @@ def n_of_m(n: int, m: int) -> MaskRule:
         >>> n_of_m(1, 2)(torch.tensor([[1.0, -3.0, 2.0, 0.0]]))
         tensor([[False,  True,  True, False]])
     """
+    _require_integers("n_of_m", n, m)
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
     return MaskRule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m))
@@ -130,6 +136,7 @@ def banded(lower: int, upper: int) -> MaskRule:
         tensor([[ True,  True, False],
                 [False,  True,  True]])
     """
+    _require_integers("banded", lower, upper)
     if lower < 0 or upper < 0:
         raise ValueError(
             f"banded needs numbers of diagonals that are at least 0. Got lower={lower}, upper={upper}. "
@@ -149,6 +156,7 @@ def lower_triangular(diagonal: int = 0) -> MaskRule:
         tensor([[False, False, False],
                 [ True, False, False]])
     """
+    _require_integers("lower_triangular", diagonal)
     return MaskRule(f"lower_triangular({diagonal})", partial(_band, diagonal, None))
 
 
@@ -166,6 +174,7 @@ def block_diagonal(blocks: int) -> MaskRule:
         tensor([[ True,  True, False, False],
                 [False, False,  True,  True]])
     """
+    _require_integers("block_diagonal", blocks)
     if blocks < 1:
         raise ValueError(f"block_diagonal needs at least 1 block. Got {blocks}. Pass a positive number.")
     return MaskRule(f"block_diagonal({blocks})", partial(_block_diagonal, blocks))
@@ -186,7 +195,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
         tensor([[False, False,  True],
                 [ True, False, False]])
     """
-    pairs = torch.as_tensor(edges if isinstance(edges, Tensor) else list(edges), device="cpu")
+    pairs = _numbers("from_edges", edges)
     if pairs.numel() == 0:
         pairs = pairs.new_zeros((0, 2), dtype=torch.int64)
     if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point() or pairs.is_complex():
@@ -194,7 +203,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
             f"from_edges needs pairs (source, target) of integers. Got {pairs.dtype} of shape "
             f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2)."
         )
-    return MaskRule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long().clone()))
+    return MaskRule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()))
 
 
 def autoregressive(
@@ -219,7 +228,9 @@ def autoregressive(
                 [ True, False, False],
                 [ True,  True, False]])
     """
-    inputs, outputs = torch.as_tensor(in_degrees), torch.as_tensor(out_degrees)
+    inputs, outputs = (_numbers("autoregressive", degrees) for degrees in (in_degrees, out_degrees))
+    if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):
+        raise ValueError("autoregressive needs degrees that can be ordered. Got complex numbers or NaN.")
     name = f"autoregressive({inputs.numel()} inputs, {outputs.numel()} outputs, strict={strict})"
     return MaskRule(name, partial(_autoregressive, inputs, outputs, strict))
 
@@ -261,9 +272,8 @@ def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
             f"block_diagonal({blocks}) needs a weight whose sides {blocks} divides. "
             f"Got shape {tuple(weight.shape)}. Choose another number of blocks."
         )
-    unit = torch.ones(rows // blocks, columns // blocks, dtype=torch.bool)
-    blocked: Tensor = torch.block_diag(*[unit] * blocks)  # type: ignore[no-untyped-call]
-    return blocked.to(_home(weight))
+    row, column = (torch.arange(size, device=_home(weight)) for size in (rows, columns))
+    return (row // max(rows // blocks, 1))[:, None] == column // max(columns // blocks, 1)
 
 
 def _from_edges(pairs: Tensor, weight: Tensor) -> Tensor:
@@ -300,7 +310,26 @@ def _keep(weight: Tensor, positions: Tensor) -> Tensor:
     return mask.view(weight.shape)
 
 
+def _numbers(name: str, values: object) -> Tensor:
+    """A CPU tensor of its own from a tensor, an array or anything that can be iterated over."""
+    try:
+        listed = values if isinstance(values, Tensor) or hasattr(values, "__array__") else list(values)  # type: ignore[call-overload]
+        return torch.as_tensor(listed, device="cpu").clone()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(
+            f"{name} needs numbers. Got {type(values).__name__}: {error}. Number the units from 0 first."
+        ) from error
+
+
+def _require_integers(name: str, *values: object) -> None:
+    if not all(isinstance(value, int) for value in values):
+        got = ", ".join(type(value).__name__ for value in values)
+        raise TypeError(f"{name} needs whole numbers. Got {got}. Convert them with int().")
+
+
 def _require_density(name: str, density: float) -> None:
+    if not isinstance(density, float | int):
+        raise TypeError(f"{name} needs a density that is a number. Got {type(density).__name__}. Pass a float.")
     if not 0 < density <= 1:
         raise ValueError(f"{name} needs a density above 0 and at most 1. Got {density}. 0.1 keeps a tenth.")
 

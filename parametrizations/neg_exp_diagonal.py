@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from parametrizations.operands import require_input
 from parametrizations.parametrization import FLOATING, Parametrization
+from parametrizations.paths import Path, replaced_diagonal_path
+from parametrizations.replaced_diagonal import replaced_diagonal_linear
 
 __all__ = ["FLOOR", "NegExpDiagonal"]
 
@@ -43,6 +46,7 @@ class NegExpDiagonal(Parametrization):
 
     Args:
         on_infeasible: See `Parametrization`.
+        product: See `Parametrization`.
 
     Raises:
         ValueError: See `Parametrization.right_inverse`, for this and for `TypeError`.
@@ -64,6 +68,17 @@ class NegExpDiagonal(Parametrization):
     @override
     def forward(self, x: Tensor) -> Tensor:
         return x.diagonal_scatter(-_magnitude(x.diagonal()))
+
+    @override
+    def path(self, x: Tensor) -> Path:
+        return replaced_diagonal_path(x, self.product)
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.path(x).name == "dense":
+            return super().linear(input, x, bias)
+        require_input(input, x, x.shape[1])
+        return replaced_diagonal_linear(input, x, bias, _diagonal)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
@@ -92,11 +107,25 @@ class NegExpDiagonal(Parametrization):
 
 def _magnitude(x: Tensor) -> Tensor:
     """``exp``, continued beyond the bound, at least the smallest normal number."""
+    if x.dtype not in _BOUND:
+        raise TypeError(
+            f"NegExpDiagonal needs a stored tensor of a real floating dtype, float16 to float64. Got {x.dtype}. "
+            "Convert the layer back with .to()."
+        )
     bound = _BOUND[x.dtype]
     # Below the bound the second factor is exactly 1. relu, not clamp: its gradient at the joint is 0.
     size = x.clamp(max=bound).exp() * (1 + (x - bound).relu().log1p())
-    # Autocast on CUDA computes exp in float32.
-    return size.to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
+    if size.dtype != x.dtype:  # autocast on CUDA computes exp in float32
+        size = size.to(x.dtype)
+    return size.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The diagonal of the weight, and its derivative by the stored one."""
+    bound, size = _BOUND[x.dtype], _magnitude(x)
+    beyond = size.new_tensor(bound).exp() / (1 + (x - bound).relu())
+    slope = torch.where(x > bound, beyond, size) * (size > torch.finfo(x.dtype).tiny)
+    return -size, -slope
 
 
 def _logarithm(size: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._registration import is_assignment, is_registration
+from parametrizations.paths import PLAIN, Path, Product
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
 
@@ -42,9 +43,12 @@ class Parametrization(nn.Module):
     Args:
         on_infeasible: What assigning a weight outside the set does, once registered: ``"raise"`` a
             `ValueError`, or ``"project"`` it. Registering always projects.
+        product: How a fused layer multiplies: ``"auto"``, by the path that was measured to be fastest;
+            ``"dense"``; or ``"structured"``, without building the weight wherever that is possible. See
+            `path`.
 
     Raises:
-        ValueError: If ``on_infeasible`` is neither of the two.
+        ValueError: If an option is none of its values.
 
     Example:
         >>> class Symmetric(Parametrization):
@@ -57,7 +61,7 @@ class Parametrization(nn.Module):
         ...         return (weight - weight.mT).abs()
         ...
         ...     def project(self, weight: Tensor) -> Tensor:
-        ...         return (weight + weight.mT) / 2
+        ...         return self.forward(weight)
         >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(3, 3), "weight", Symmetric())
         >>> torch.equal(layer.weight, layer.weight.mT)
         True
@@ -66,14 +70,12 @@ class Parametrization(nn.Module):
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
 
-    def __init__(self, *, on_infeasible: Infeasible = "raise") -> None:
+    def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
-        if on_infeasible not in ("raise", "project"):
-            raise ValueError(
-                f"{type(self).__name__} needs on_infeasible to be 'raise' or 'project'. "
-                f"Got {on_infeasible!r}."
-            )
+        self._require_choice("on_infeasible", on_infeasible, ("raise", "project"))
+        self._require_choice("product", product, ("auto", "dense", "structured"))
         self.on_infeasible: Infeasible = on_infeasible
+        self.product: Product = product
         self.shape: torch.Size | None = None
 
     def excess(self, weight: Tensor) -> Tensor:
@@ -131,17 +133,42 @@ class Parametrization(nn.Module):
         if self.shape is not None and is_registration():
             raise ValueError(self._already_registered())
         self._check(weight)
-        member = self._admit(weight)
-        return self.invert(member).clone(memory_format=torch.contiguous_format)
+        before = dict(vars(self))
+        try:
+            return self.invert(self._admit(weight)).clone(memory_format=torch.contiguous_format)
+        except Exception as error:
+            vars(self).update(before)  # a weight that was refused claims nothing
+            if isinstance(error, NotImplementedError):  # PyTorch would take it for "no inverse, use the weight"
+                raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
+            raise
 
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
-        """Whether ``weight`` is in the set: finite, of the right shape, no entry over ``atol`` outside."""
-        if weight.dim() != 2 or self.shape not in (None, weight.shape):
+        """Whether ``weight`` is in the set.
+
+        Args:
+            weight: A tensor. One that could not be assigned, by its dtype, layout or shape, or since it is
+                not finite, is not in the set.
+            atol: How far outside an entry may be.
+
+        Raises:
+            ValueError: If ``weight`` is on the meta device and has no values.
+        """
+        if weight.is_meta:
+            raise ValueError(
+                f"{type(self).__name__} needs values to tell. Got a weight on the meta device, which has none."
+            )
+        if weight.layout is not torch.strided or weight.dtype not in self.dtypes or weight.dim() != 2:
             return False
-        return _is_finite(weight) and not bool((self.excess(weight) > atol).any())
+        if self.shape not in (None, weight.shape) or not _is_finite(weight):
+            return False
+        return not bool((self.excess(weight) > atol).any())
+
+    def path(self, x: Tensor) -> Path:  # noqa: ARG002
+        """How `linear` multiplies with a stored tensor such as ``x``, and why."""
+        return PLAIN
 
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        """``F.linear(input, forward(x), bias)``.
+        """``F.linear(input, forward(x), bias)``, without building the weight where that is cheaper.
 
         Args:
             input: ``(*, in)``.
@@ -154,16 +181,16 @@ class Parametrization(nn.Module):
         return F.linear(input, self(x), bias)
 
     def options(self) -> dict[str, object]:
-        """The options that this object was made with, as `extra_repr` shows them."""
+        """The options that this object was made with, as `extra_repr` shows them: kept under their own names."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @override
     def extra_repr(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        shown = [f"{name}={value!r}" for name, value in self.options().items()]
         if self.shape is None:
-            return f"{options}, not registered"
-        return f"{options}, shape={tuple(self.shape)}, stored={self.stored_shape.numel()}"
+            return ", ".join([*shown, "not registered"])
+        return ", ".join([*shown, f"shape={tuple(self.shape)}", f"stored={self.stored_shape.numel()}"])
 
     def require_stored(self, x: Tensor) -> torch.Size:
         """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
@@ -232,8 +259,8 @@ class Parametrization(nn.Module):
 
     def _already_registered(self) -> str:
         return (
-            f"{type(self).__name__} needs one object for each tensor. Got one that belongs to a tensor of "
-            f"shape {tuple(self.known_shape)} already. Create a new one: {self._recipe()}."
+            f"{type(self).__name__} needs one object for each tensor. Got one that has been used for a tensor "
+            f"of shape {tuple(self.known_shape)}. Create a new one: {self._recipe()}."
         )
 
     def _has_to_come_first(self, x: Tensor) -> str:
@@ -242,6 +269,11 @@ class Parametrization(nn.Module):
             f"parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
             "Register it first and the others on top of it."
         )
+
+    def _require_choice(self, option: str, value: str, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            allowed = " or ".join(map(repr, choices))
+            raise ValueError(f"{type(self).__name__} needs {option} to be {allowed}. Got {value!r}.")
 
     def _recipe(self) -> str:
         return f'register_parametrization(layer, "weight", {type(self).__name__}(...))'

@@ -16,11 +16,12 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     """Run every promise of the contract, and say in plain words which one is broken.
 
     What `torch.autograd.gradcheck` is to functions this is to parametrizations, your own included. It
-    needs no test runner, changes neither argument, and takes a few seconds.
+    needs no test runner, changes neither argument (but draws from the generator of a mask rule that has
+    one), and takes a few seconds. What `torch.compile` has compiled before is compiled again afterwards.
 
     Args:
         parametrization: An object that is not registered yet. It is copied for every law.
-        weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite. Its dtype is the
+        weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite, not empty. Its dtype is the
             one that is checked. Rectangular ones find more; small ones are faster.
 
     Returns:
@@ -28,6 +29,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
     Raises:
         TypeError: If ``parametrization`` is no module or ``weight`` no tensor.
+        ValueError: If ``weight`` has no entries.
         AssertionError: If a promise is broken; the message has each of them, with figures.
 
     Example:
@@ -41,8 +43,11 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
             "check_parametrization needs a module and a tensor. "
             f"Got {type(parametrization).__name__} and {type(weight).__name__}. Pass (Diagonal(), weight)."
         )
+    if not weight.numel():
+        raise ValueError(f"check_parametrization needs entries. Got shape {tuple(weight.shape)}. Pass e.g. 4 x 3.")
     subject = Subject(parametrization, weight)
-    _require_registrable(subject)
+    with torch.random.fork_rng():
+        _require_registrable(subject)
     outcome = {name: _run(law, subject) for name, law in LAWS.items()}
     broken = {name: text for name, text in outcome.items() if text.startswith("broken: ")}
     if broken:
@@ -60,7 +65,7 @@ def _require_registrable(subject: Subject) -> None:
 
 def _run(law: Law, subject: Subject) -> str:
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
+        with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")
             law(subject)
     except Skipped as reason:

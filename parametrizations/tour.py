@@ -279,9 +279,7 @@ def _figure(outcomes: Sequence[Outcome]) -> Figure:
         panels = [image for pair in outcome.images for image in pair]
         limit = max(float(panel.abs().max()) for panel in panels) / 2
         for axis, panel, moment in zip(axes, panels, ("attached", "trained") * len(CONSTRAINED), strict=True):
-            picture = axis.imshow(
-                panel.cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
-            )
+            picture = axis.imshow(panel.cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set_title(f"{outcome.name}, {panel.shape[0]} x {panel.shape[1]}, {moment}", fontsize=8)
             axis.set_xticks([])
             axis.set_yticks([])

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from parametrizations.operands import require_input
 from parametrizations.parametrization import Parametrization
+from parametrizations.paths import Path, replaced_diagonal_path
+from parametrizations.replaced_diagonal import replaced_diagonal_linear
 
 __all__ = ["ZeroDiagonal"]
 
@@ -26,6 +29,7 @@ class ZeroDiagonal(Parametrization):
 
     Args:
         on_infeasible: See `Parametrization`.
+        product: See `Parametrization`.
 
     Raises:
         ValueError: See `Parametrization.right_inverse`, for this and for `TypeError`.
@@ -45,6 +49,17 @@ class ZeroDiagonal(Parametrization):
         return x.diagonal_scatter(torch.zeros_like(x.diagonal()))
 
     @override
+    def path(self, x: Tensor) -> Path:
+        return replaced_diagonal_path(x, self.product)
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.path(x).name == "dense":
+            return super().linear(input, x, bias)
+        require_input(input, x, x.shape[1])
+        return replaced_diagonal_linear(input, x, bias, _zeros)
+
+    @override
     def excess(self, weight: Tensor) -> Tensor:
         size = weight.abs()
         return torch.zeros_like(size).diagonal_scatter(size.diagonal())
@@ -52,3 +67,7 @@ class ZeroDiagonal(Parametrization):
     @override
     def project(self, weight: Tensor) -> Tensor:
         return self.forward(weight)
+
+
+def _zeros(diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(diagonal), torch.zeros_like(diagonal)

@@ -226,6 +226,71 @@ class Transposed(ZeroDiagonal):
         return super().forward(x).mT.contiguous().mT
 
 
+class IgnoresTolerance(ZeroDiagonal):
+    @override
+    def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
+        return super().contains(weight)
+
+
+class FreeInEvaluation(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x + 1
+
+
+class LosesDigitsOnTheWay(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        product: Tensor = F.linear(input, self(x).detach(), bias) - F.linear(input.detach(), self(x).detach())
+        total: Tensor = product + F.linear(input.detach(), self(x))
+        return total
+
+
+class ComputesForNothing(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, x, bias.detach() if bias is not None and not x.requires_grad else bias)
+
+
+class Broadcasts(Diagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if input.shape[-1] == 1 and x.numel() > 1:
+            return super().linear(input, x, bias)
+        output = input[..., : x.numel()] * x
+        output = F.pad(output, (0, self.known_shape[0] - output.shape[-1]))
+        return output if bias is None else output + bias
+
+
+class LinearLooksAtValues(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input * 2 if bool((x.detach() > 1e30).any()) else input, x, bias)
+
+
+class LinearForgetsAutocast(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        output: Tensor = (input.unsqueeze(-2) * self(x)).sum(-1)
+        return output if bias is None else output + bias
+
+
+def _scaled(input: Tensor) -> Tensor:
+    return input * 1
+
+
+scaled = torch.library.custom_op("parametrizations::scaled_in_tests", _scaled, mutates_args=())
+scaled.register_fake(torch.empty_like)
+scaled.register_autograd(lambda _, grad: grad)
+
+
+class LinearOfItsOwnOperator(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        scaled_input: Tensor = scaled(input)
+        return super().linear(scaled_input, x, bias)
+
+
 BROKEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "has_the_contract": (NoContract, "Missing: right_inverse, contains, linear"),
     "repr_is_complete": (Silent, "The number 6 is not in ''"),
@@ -245,7 +310,17 @@ BROKEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "backward_works_at_every_step": (ComputesOnce, "backward through the graph a second time"),
     "optimizers_stay_in_the_set": (AtRegistrationOnly, "A step of SGD moved the weight out of the set"),
     "linear_is_the_dense_product": (ForgetsTheBias, "linear's output or its gradient differs"),
-    "dtype_moves": (FixedDtypeMask, "After .to.torch.float16. the weight is torch.float32"),
+    "contains_takes_a_tolerance": (IgnoresTolerance, "contains is False at atol="),
+    "evaluation_is_like_training": (FreeInEvaluation, "The weight in evaluation mode differs in 30 of 30"),
+    "linear_is_differentiable_to_any_order": (LosesDigitsOnTheWay, "Jacobian mismatch|not been used in the graph"),
+    "linear_works_for_only_some_gradients": (ComputesForNothing, "A gradient is missing|does not require grad"),
+    "linear_works_under_vmap": (LinearLooksAtValues, "vmap"),
+    "linear_refuses_what_a_layer_refuses": (Broadcasts, "linear with wider inputs raised nothing"),
+    "fused_layers_are_the_layers": (ForgetsTheBias, "The fused output differs in 18 of 18 entries|differs in 15 of 18"),
+    "fused_layers_autocast": (LinearForgetsAutocast, "The output is torch.float32 instead of torch.bfloat16"),
+    "fused_layers_compile": (LinearLooksAtValues, "data-dependent|Data-dependent"),
+    "fused_layers_export": (LinearOfItsOwnOperator, "The exported program calls .*scaled_in_tests"),
+    "dtype_moves": (FixedDtypeMask, "After .to.torch.bfloat16. the weight is torch.float32"),
     "device_moves": (BufferMask, "After meta, to_empty and restored values the weight differs"),
     "meta_registration": (BufferMask, "The weight of a layer built on meta and loaded differs"),
     "copies_are_independent": (CopiesForget, "The copy's weight differs"),

@@ -20,6 +20,10 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "ZeroDiagonal-project": lambda _: ZeroDiagonal(on_infeasible="project"),
     "NegExpDiagonal": lambda _: NegExpDiagonal(),
     "NegExpDiagonal-project": lambda _: NegExpDiagonal(on_infeasible="project"),
+    "Diagonal-dense": lambda _: Diagonal(product="dense"),
+    "ZeroDiagonal-structured": lambda _: ZeroDiagonal(product="structured"),
+    "NegExpDiagonal-structured": lambda _: NegExpDiagonal(product="structured"),
+    "MaskedSparse-structured": lambda shape: MaskedSparse(checkerboard(shape), product="structured"),
     "MaskedSparse": lambda shape: MaskedSparse(checkerboard(shape)),
     "MaskedSparse-project": lambda shape: MaskedSparse(checkerboard(shape), on_infeasible="project"),
     "MaskedSparse-random": lambda _: MaskedSparse(masks.random(0.4)),
@@ -43,10 +47,10 @@ def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def _dtypes(kind: str) -> tuple[torch.dtype, ...]:
-    """Every dtype for the classes, one for the variants that differ by an option."""
-    if "-" in kind:
+    """Every dtype for the classes and their products, one for the variants that differ by another option."""
+    if "-" in kind and "structured" not in kind:
         return (torch.float32,)
-    return FLOATING if kind == "NegExpDiagonal" else FLOATING + COMPLEX
+    return FLOATING if kind.startswith("NegExpDiagonal") else FLOATING + COMPLEX
 
 
 def _cases() -> Iterator[tuple[str, Subject]]:

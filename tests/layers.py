@@ -38,9 +38,7 @@ def some_finite(dtype: torch.dtype, count: int = 10**6) -> Tensor:
     limits, info = torch.iinfo(integers), torch.finfo(dtype)
     bits = torch.randint(limits.min, limits.max, (count,), dtype=integers).view(dtype)
     subnormal = torch.tensor(1, dtype=integers).view(dtype).item()
-    ends = torch.tensor(
-        [0.0, -0.0, info.min, info.max, info.tiny, -info.tiny, subnormal, -subnormal], dtype=dtype
-    )
+    ends = torch.tensor([0.0, -0.0, info.min, info.max, info.tiny, -info.tiny, subnormal, -subnormal], dtype=dtype)
     edges = torch.linspace(-800, 800, 100_001, dtype=dtype)
     return torch.cat([bits[bits.isfinite()], ends, edges])
 

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from parametrizations import MaskedSparse, masks
-from parametrizations.mask_state import index_dtype
+from parametrizations.pattern import index_dtype
 from tests.cases import checkerboard
 from tests.layers import constrained, linear, stored
 
@@ -88,7 +88,7 @@ def test_the_index_takes_at_most_12_bytes_a_number_and_is_no_parameter_or_buffer
     [((2**16, 2**15 - 1), torch.int32), ((1, 2**31 - 1), torch.int32), ((2**16, 2**15), torch.int64)],
 )
 def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    assert index_dtype(torch.Size(shape)) is dtype
+    assert index_dtype(torch.Size(shape).numel()) is dtype
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,13 @@ def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch
         (
             torch.ones(3, dtype=torch.bool),
             ValueError,
-            r"needs a mask of the weight's shape.* Got shape \(3,\)",
+            r"needs a mask of 2 dimensions. Got shape \(3,\)",
         ),
-        (torch.ones(6, 4, dtype=torch.bool), ValueError, r"weight's shape, \(4, 6\), .* Got shape \(6, 4\)"),
+        (
+            torch.ones(6, 4, dtype=torch.bool),
+            ValueError,
+            r"needs a mask of the weight's shape, \(4, 6\). Got shape \(6, 4\)",
+        ),
         (
             torch.ones(SHAPE, dtype=torch.bool, device="meta"),
             ValueError,
@@ -119,6 +123,23 @@ def test_bad_masks_are_refused(mask: Any, error: type[Exception], message: str) 
         register_parametrization(layer, "weight", MaskedSparse(mask))
     assert type(layer) is nn.Linear
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("rule", [masks.random, masks.magnitude, masks.lower_triangular])
+def test_a_rule_that_was_not_called_is_refused(rule: Any) -> None:
+    with pytest.raises(TypeError, match=r"needs a density that is a number|needs whole numbers. Got Parameter"):
+        register_parametrization(linear(torch.randn(SHAPE)), "weight", MaskedSparse(rule))
+
+
+def test_every_rule_of_shape_starts_on_meta_also_under_a_meta_default() -> None:
+    makes: list[Callable[[], masks.MaskRule]]
+    makes = [lambda: masks.block_diagonal(2), lambda: masks.autoregressive(range(6), range(4))]
+    for make in makes:
+        with torch.device("meta"):
+            layer = register_parametrization(nn.Linear(6, 4), "weight", MaskedSparse(make()))
+        parametrization = layer.get_submodule("parametrizations.weight.0")
+        assert isinstance(parametrization, MaskedSparse)
+        assert parametrization.positions.device.type == "cpu"
 
 
 def test_a_mask_rule_of_values_cannot_start_on_meta() -> None:
@@ -220,6 +241,30 @@ def test_a_damaged_checkpoint_is_refused_and_changes_nothing(
     assert stored(layer) is parameter
     assert all(torch.equal(after[key], before[key]) for key in (VALUES, MASK))
     assert layer(torch.randn(2, 6)).shape == (2, 4)
+
+
+def on_meta(values: Tensor) -> Tensor:
+    return values.to("meta")
+
+
+def made_sparse(values: Tensor) -> Tensor:
+    return values.to_sparse()
+
+
+def made_complex(values: Tensor) -> Tensor:
+    return values + 1j
+
+
+@pytest.mark.parametrize("change", [on_meta, made_sparse, made_complex])
+@pytest.mark.parametrize("other", [None, masks.random(0.2)], ids=["same mask", "other count"])
+def test_values_that_pytorch_could_not_copy_leave_the_mask_too(change: Callable[[Tensor], Tensor], other: Any) -> None:
+    state, layer = sparse().state_dict(), sparse(other)
+    state[VALUES] = change(state[VALUES])
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match=r"needs dense values that fit torch.float32 on cpu"):
+        layer.load_state_dict(state)
+    after = layer.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in (VALUES, MASK))
 
 
 def test_one_damaged_layer_does_not_keep_the_others_from_loading() -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -125,9 +127,7 @@ def test_copies_share_the_generator_and_go_on_drawing() -> None:
     assert torch.equal(mask_of(again, 8, 8), first)
 
 
-@pytest.mark.parametrize(
-    "rule", [masks.random(0.5), masks.banded(1, 0), masks.from_edges([(0, 1)])], ids=repr
-)
+@pytest.mark.parametrize("rule", [masks.random(0.5), masks.banded(1, 0), masks.from_edges([(0, 1)])], ids=repr)
 def test_rules_pickle(rule: MaskRule) -> None:
     torch.manual_seed(0)
     expected = rule(torch.ones(4, 4))
@@ -165,3 +165,38 @@ def test_rules_pickle(rule: MaskRule) -> None:
 def test_bad_rules_say_what_they_need(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (masks.random, ["0.1"], r"random needs a density that is a number. Got str"),
+        (masks.random, [torch.tensor(0.5)], r"random needs a density that is a number. Got Tensor"),
+        (masks.random, [0.5, {"generator": 0}], r"random needs a torch.Generator or None. Got int"),
+        (masks.n_of_m, [2.0, 4.0], r"n_of_m needs whole numbers. Got float, float"),
+        (masks.banded, [1.5, 1], r"banded needs whole numbers. Got float, int"),
+        (masks.block_diagonal, [2.0], r"block_diagonal needs whole numbers. Got float"),
+        (masks.from_edges, [[("a", "b")]], r"from_edges needs numbers. Got list: .* Number the units from 0"),
+        (masks.from_edges, [None], r"from_edges needs numbers. Got NoneType"),
+        (masks.autoregressive, [object(), [0]], r"autoregressive needs numbers. Got object"),
+    ],
+)
+def test_arguments_of_other_types_are_refused_at_once(make: Any, arguments: list[Any], message: str) -> None:
+    options = arguments.pop() if isinstance(arguments[-1], dict) else {}
+    with pytest.raises(TypeError, match=message):
+        make(*arguments, **options)
+
+
+@pytest.mark.parametrize("degrees", [torch.tensor([1j, 2]), torch.tensor([1.0, torch.nan])])
+def test_degrees_without_an_order_are_refused(degrees: Tensor) -> None:
+    with pytest.raises(ValueError, match="needs degrees that can be ordered"):
+        masks.autoregressive(degrees, [0, 1])
+
+
+def test_degrees_and_edges_are_copied_and_may_be_arrays() -> None:
+    degrees, edges = torch.arange(4), numpy.array([[0, 1], [2, 3]])
+    rules = masks.autoregressive(degrees, degrees), masks.from_edges(edges)
+    before = [rule(torch.empty(4, 4)) for rule in rules]
+    degrees.zero_()
+    edges[:] = 0
+    assert all(torch.equal(rule(torch.empty(4, 4)), mask) for rule, mask in zip(rules, before, strict=True))

@@ -98,11 +98,15 @@ def test_assigning_what_the_map_does_not_reach_raises(value: float) -> None:
 
 def test_complex_weights_are_refused() -> None:
     layer = nn.Linear(3, 3, dtype=torch.complex64, device="meta")
-    with pytest.raises(
-        TypeError, match=r"NegExpDiagonal needs a weight of dtype float16, .* Got torch.complex64"
-    ):
+    with pytest.raises(TypeError, match=r"NegExpDiagonal needs a weight of dtype float16, .* Got torch.complex64"):
         register_parametrization(layer, "weight", NegExpDiagonal())
     assert type(layer) is nn.Linear
+
+
+def test_an_unsupported_dtype_is_said() -> None:
+    with pytest.raises(TypeError, match=r"needs a stored tensor of a real floating dtype.* Got torch.int64"):
+        NegExpDiagonal()(torch.eye(3).long())
+    assert not NegExpDiagonal().contains(-torch.eye(3) + 0j)
 
 
 def forum_example() -> tuple[nn.Module, Tensor]:

@@ -74,7 +74,7 @@ def test_a_second_parameter_needs_a_second_object(make: Callable[[], Parametriza
     register_parametrization(nn.Linear(4, 4), "weight", parametrization)
     for other in (nn.Linear(4, 4), nn.Linear(5, 3)):
         before = other.weight.detach().clone()
-        with pytest.raises(ValueError, match=r"needs one object for each tensor. Got one that belongs to a"):
+        with pytest.raises(ValueError, match=r"needs one object for each tensor. Got one that has been used"):
             register_parametrization(other, "weight", parametrization)
         assert type(other) is nn.Linear
         assert torch.equal(other.weight, before)
@@ -119,9 +119,7 @@ def test_what_stores_another_shape_has_to_come_first(make: Callable[[], Parametr
 def test_a_chain_of_two_keeps_both_rules() -> None:
     layer = constrained(MaskedSparse(masks.lower_triangular()), torch.randn(5, 5))
     register_parametrization(layer, "weight", NegExpDiagonal())
-    torch.optim.SGD(layer.parameters(), lr=1.0).step(
-        lambda: layer(torch.randn(3, 5)).square().sum().backward()
-    )
+    torch.optim.SGD(layer.parameters(), lr=1.0).step(lambda: layer(torch.randn(3, 5)).square().sum().backward())
     weight = layer.weight.detach()
     assert not bool(weight.triu(1).any())
     assert bool((torch.linalg.eigvals(weight).real < 0).all())
@@ -134,9 +132,7 @@ def test_assigning_to_a_chain_goes_through_both_and_refuses_for_both() -> None:
     layer.weight = member
     torch.testing.assert_close(layer.weight, member, rtol=4e-7, atol=0.0)
     before = stored(layer).detach().clone()
-    with pytest.raises(
-        ValueError, match="NegExpDiagonal needs every entry on the main diagonal to be negative"
-    ):
+    with pytest.raises(ValueError, match="NegExpDiagonal needs every entry on the main diagonal to be negative"):
         layer.weight = -member
     with pytest.raises(ValueError, match="MaskedSparse needs every entry outside the mask to be 0"):
         layer.weight = member.mT
@@ -146,9 +142,7 @@ def test_assigning_to_a_chain_goes_through_both_and_refuses_for_both() -> None:
 def test_an_unsafe_second_registration_still_checks_what_is_assigned() -> None:
     layer = constrained(ZeroDiagonal(), torch.randn(3, 3))
     register_parametrization(layer, "weight", NegExpDiagonal(), unsafe=True)
-    with pytest.raises(
-        ValueError, match="NegExpDiagonal needs every entry on the main diagonal to be negative"
-    ):
+    with pytest.raises(ValueError, match="NegExpDiagonal needs every entry on the main diagonal to be negative"):
         layer.weight = torch.ones(3, 3)
 
 
@@ -252,19 +246,18 @@ def test_an_unknown_policy_is_refused(make: Callable[[], Parametrization]) -> No
 
 
 def test_before_registration_it_says_that_it_needs_a_weight() -> None:
-    with pytest.raises(
-        ValueError, match=r"Diagonal needs to know its weight. Got no weight yet. Register it"
-    ):
+    with pytest.raises(ValueError, match=r"Diagonal needs to know its weight. Got no weight yet. Register it"):
         Diagonal()(torch.ones(3))
     with pytest.raises(ValueError, match=r"MaskedSparse needs to know its weight"):
         _ = MaskedSparse(masks.random(0.5)).mask
 
 
 def test_repr_shows_options_shape_and_stored_numbers() -> None:
-    assert repr(Diagonal()) == "Diagonal(on_infeasible='raise', not registered)"
+    assert repr(Diagonal()) == "Diagonal(on_infeasible='raise', product='auto', not registered)"
     layer = constrained(Diagonal(on_infeasible="project"), torch.randn(4, 3))
     assert (
-        repr(layer.parametrizations.weight[0]) == "Diagonal(on_infeasible='project', shape=(4, 3), stored=3)"
+        repr(layer.parametrizations.weight[0])
+        == "Diagonal(on_infeasible='project', product='auto', shape=(4, 3), stored=3)"
     )
 
 
@@ -297,9 +290,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 @every
-def test_200_absurd_steps_leave_the_constraint_exact(
-    make: Callable[[], Parametrization], optimizer_name: str
-) -> None:
+def test_200_absurd_steps_leave_the_constraint_exact(make: Callable[[], Parametrization], optimizer_name: str) -> None:
     layer = constrained(make(), torch.randn(5, 4))
     parametrization, inputs = layer.parametrizations.weight[0], torch.randn(8, 4)
     optimizer = OPTIMIZERS[optimizer_name]([stored(layer)])
@@ -318,3 +309,42 @@ def test_200_absurd_steps_leave_the_constraint_exact(
         if bool(stored(layer).isfinite().all()):
             assert bool(weight.isfinite().all()), step
             assert parametrization.contains(weight), step
+
+
+class Unfinished(Parametrization):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
+def test_a_missing_method_is_said_instead_of_taken_for_no_inverse() -> None:
+    layer = nn.Linear(3, 3)
+    with pytest.raises(TypeError, match=r"Unfinished cannot start from this weight: Unfinished needs a method project"):
+        register_parametrization(layer, "weight", Unfinished())
+    assert type(layer) is nn.Linear
+
+
+def test_a_refused_registration_claims_nothing() -> None:
+    parametrization = MaskedSparse(masks.block_diagonal(2))
+    with pytest.raises(ValueError, match="whose sides 2 divides"):
+        register_parametrization(nn.Linear(4, 3), "weight", parametrization)
+    assert parametrization.shape is None
+    register_parametrization(nn.Linear(4, 4), "weight", parametrization)
+
+
+@every
+def test_what_cannot_be_assigned_is_not_contained(make: Callable[[], Parametrization]) -> None:
+    parametrization = constrained(make(), -torch.eye(3)).parametrizations.weight[0]
+    for other in (torch.zeros(3, 3).int(), torch.zeros(3, 3).to_sparse(), torch.zeros(3, 3, dtype=torch.bool)):
+        assert not parametrization.contains(other)
+    with pytest.raises(ValueError, match=r"needs values to tell. Got a weight on the meta device"):
+        parametrization.contains(torch.empty(3, 3, device="meta"))
+
+
+class Renamed(ZeroDiagonal):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self._scale = scale
+
+
+def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
+    assert repr(Renamed(2.0)) == "Renamed(not registered)"

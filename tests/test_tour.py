@@ -14,9 +14,7 @@ from torch import nn
 from parametrizations.__main__ import CONSTRAINTS, main
 
 
-def test_the_tour_ends_in_a_table_a_picture_and_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--epochs", "2", "--out", str(tmp_path / "new" / "folder")])
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if "e+00" in line and "/" in line}
@@ -53,6 +51,7 @@ def test_the_written_weights_are_plain_and_keep_the_constraint(tmp_path: Path) -
         (["--device", "abacus"], "needs a device of this machine. Got 'abacus'"),
         (["--device", "meta"], "needs a device of this machine. Got 'meta'"),
         (["--out", f"{__file__}/folder"], "needs a folder to write to. Got"),
+        (["--out", ""], "needs a folder to write to. Got ''."),
         (["--speed", "9"], "unrecognized arguments: --speed 9"),
     ],
 )
@@ -66,6 +65,23 @@ def test_a_wrong_command_line_gets_one_line_and_exit_code_2(
     assert line in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_a_file_that_cannot_be_written_is_found_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights.png").mkdir()
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert "needs a folder to write to" in printed.err
+    assert printed.out == ""
+
+
+def test_a_wrong_option_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path / "new"), "--epochs", "0"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_missing_extra_gets_one_line_and_exit_code_2(

@@ -1,0 +1,1 @@
+"""How fast the constraints are, beside other ways to have them: ``python -m benchmarks``."""

@@ -1,0 +1,156 @@
+"""One class for all fused modules of a kind, in place of the class of its own that PyTorch gives each.
+
+`register_parametrization` injects a new class into every module it touches. That costs three things: a
+compiled block is traced again for every layer, `torch.func.stack_module_state` refuses the models, and
+removing a parametrization from a deep copy deletes the property that the original needs, because the two
+share the class. So `fuse` puts a class here that all modules with the same layer class and the same
+parametrized names share. It is derived from the layer's class directly, since PyTorch restores
+``__bases__[0]`` when the last parametrization goes.
+
+PyTorch still believes that the class belongs to one module: it deletes the property from it on removal, and
+sets a new one when a second tensor is registered. The metaclass takes the first in silence and replaces the
+second by a property that works for every module of the class. Everything that relies on such internals of
+torch is in this file; its tests fail when a release changes them.
+"""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import weakref
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from typing_extensions import override
+
+__all__ = ["has_fused_forward", "is_injected", "is_shared", "share"]
+
+_CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str]], type] = weakref.WeakValueDictionary()
+
+
+def is_shared(module: nn.Module) -> bool:
+    """Whether the module has a shared class already, if only below another one."""
+    return isinstance(type(module), _Shared)
+
+
+def is_injected(module: nn.Module) -> bool:
+    """Whether the module has the class that PyTorch's `register_parametrization` gives."""
+    own = vars(type(module))
+    names = module.get_submodule("parametrizations")._modules
+    return len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
+
+
+def has_fused_forward(module: nn.Module) -> bool:
+    """Whether the module multiplies through its parametrization."""
+    return type(module).forward is _fused_forward
+
+
+def share(module: nn.Module) -> None:
+    """Put the shared class in the place of PyTorch's."""
+    names = frozenset(module.get_submodule("parametrizations")._modules)
+    module.__class__ = _class_for(type(module).__bases__[0], names)
+
+
+class _Shared(type):
+    """The metaclass: keeps what PyTorch does to one module from reaching all of them."""
+
+    @override
+    def __delattr__(cls, name: str) -> None:
+        if not isinstance(vars(cls).get(name), _TensorProperty):
+            super().__delattr__(name)
+
+    @override
+    def __setattr__(cls, name: str, value: object) -> None:
+        super().__setattr__(name, _TensorProperty(name) if type(value) is property else value)
+
+
+class _TensorProperty(property):
+    """The tensor of a name: computed where the module has it parametrized, else the plain one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(lambda module: _get(module, name), lambda module, value: _set(module, name, value))
+
+
+def _class_for(base: type, names: frozenset[str]) -> type:
+    shared = _CLASSES.get((base, names))
+    if shared is None:
+        shared = _CLASSES[base, names] = _make(base, names)
+    return shared
+
+
+def _make(base: type, names: frozenset[str]) -> type:
+    members: dict[str, object] = {name: _TensorProperty(name) for name in names}
+    members["__getstate__"] = _refuse_to_pickle
+    members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
+    if not hasattr(base, "__deepcopy__"):
+        members["__deepcopy__"] = _deepcopy
+    if getattr(base, "forward", None) is nn.Linear.forward and "weight" in names:
+        members["forward"] = _fused_forward
+    own = type(base)
+    metaclass = _Shared if own is type else type(f"Shared{own.__name__}", (_Shared, own), {})
+    made: type = metaclass(f"Parametrized{base.__name__}", (base,), members)
+    return made
+
+
+def _fused_forward(self: Any, input: Tensor) -> Tensor:
+    lists = self.parametrizations
+    if "weight" in lists and len(lists.weight) == 1 and lists.weight.is_tensor:
+        parametrization = lists.weight[0]
+        if hasattr(parametrization, "linear"):
+            return _tensor(parametrization.linear(input, lists.weight.original, self.bias))
+    return F.linear(input, self.weight, self.bias)
+
+
+def _get(module: nn.Module, name: str) -> Any:
+    lists = module._modules.get("parametrizations")
+    if lists is None or name not in lists._modules:
+        return _get_plain(module, name)
+    # The key is the module that asks: PyTorch's own answers a deep copy with the original's weight.
+    if parametrize._cache_enabled:
+        key = (id(module), name)
+        if key not in parametrize._cache:
+            parametrize._cache[key] = lists.get_submodule(name)()
+        return _tensor(parametrize._cache[key])
+    return _tensor(lists.get_submodule(name)())
+
+
+def _tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _get_plain(module: nn.Module, name: str) -> Any:
+    for store in (module._parameters, module._buffers, module.__dict__):
+        if name in store:
+            return store[name]
+    raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")
+
+
+def _set(module: nn.Module, name: str, value: Tensor) -> None:
+    lists = module._modules.get("parametrizations")
+    if lists is None or name not in lists._modules:
+        module.__dict__[name] = value  # what nn.Module leaves to the property is a plain attribute
+        return
+    owner = lists._modules[name]
+    assert isinstance(owner, parametrize.ParametrizationList)
+    owner.right_inverse(value)
+
+
+def _refuse_to_pickle(self: nn.Module) -> None:
+    raise RuntimeError(
+        f"{type(self).__name__} cannot be pickled, as PyTorch refuses for every parametrized module. "
+        "Save its state_dict(), or take the parametrizations off first."
+    )
+
+
+def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What `copy.deepcopy` does by itself where ``__getstate__`` does not refuse."""
+    twin = type(self).__new__(type(self))
+    memo[id(self)] = twin
+    twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+    for slot in copyreg._slotnames(type(self)):  # type: ignore[attr-defined]
+        if hasattr(self, slot):
+            setattr(twin, slot, copy.deepcopy(getattr(self, slot), memo))
+    return twin

@@ -1,0 +1,88 @@
+"""`fuse`: constrained layers multiply without building their weight."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from parametrizations._shared_class import has_fused_forward, is_injected, is_shared, share
+from parametrizations.parametrization import Parametrization
+from parametrizations.paths import Path
+
+__all__ = ["fuse", "path"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fuse(model: Model) -> Model:
+    """Make every `nn.Linear` in the model whose weight has one parametrization multiply through it.
+
+    The output and every gradient stay what they are; the weight is not built where its structure makes
+    something cheaper. A layer takes part that was registered with PyTorch's own function, and whose
+    parametrization has a method ``linear``. A subclass of `nn.Linear` that overrides ``forward`` keeps its
+    own. As soon as a second parametrization is registered on the weight, the layer multiplies densely again;
+    PyTorch's `remove_parametrizations` gives back the plain layer.
+
+    Args:
+        model: Changed in place. Fusing again changes nothing.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: If a layer's class is not the one that `register_parametrization` gave it, such as after
+            ``fully_shard``. No layer is changed then.
+
+    Example:
+        >>> import torch
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from parametrizations import Diagonal
+        >>> with torch.device("meta"):
+        ...     layer = register_parametrization(nn.Linear(2**20, 2**20), "weight", Diagonal())
+        >>> fuse(layer.to_empty(device="cpu"))(torch.ones(8, 2**20)).shape
+        torch.Size([8, 1048576])
+    """
+    layers = [module for module in model.modules() if _can_fuse(module)]
+    for layer in layers:
+        if not is_injected(layer):
+            raise ValueError(
+                "fuse needs layers with the class that register_parametrization gives them. "
+                f"Got {type(layer).__name__}. Fuse before fully_shard, or whatever else changed the class."
+            )
+    for layer in layers:
+        share(layer)
+    return model
+
+
+def path(layer: nn.Module) -> Path:
+    """How a layer multiplies with its weight, and why: ``"dense"``, or by a cheaper name.
+
+    Args:
+        layer: A layer of any kind, constrained or not.
+
+    Example:
+        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from parametrizations import Diagonal
+        >>> layer = register_parametrization(nn.Linear(3, 3), "weight", Diagonal())
+        >>> path(layer)
+        Path(name='dense', why='the layer is not fused')
+        >>> path(fuse(layer))
+        Path(name='element-wise', why='one multiply-add for each output')
+    """
+    if not is_parametrized(layer, "weight"):
+        return Path("dense", "the weight has no parametrization")
+    if not has_fused_forward(layer):
+        return Path("dense", "the layer is not fused")
+    parametrizations = layer.get_submodule("parametrizations.weight")
+    first = parametrizations.get_submodule("0")
+    if len(list(parametrizations.children())) > 1:
+        return Path("dense", "the weight has more than one parametrization")
+    if not isinstance(first, Parametrization):
+        return Path("dense", "the parametrization is not one of this library's")
+    return first.path(parametrizations.get_parameter("original"))
+
+
+def _can_fuse(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and is_parametrized(module, "weight") and not is_shared(module)

@@ -1,0 +1,90 @@
+"""The choice of path: how a fused layer multiplies, and why.
+
+The crossovers were measured by ``python benchmarks/run.py`` (see benchmarks/results.md).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from parametrizations._transforms import is_traced_for_a_file
+
+__all__ = [
+    "CSR",
+    "ELEMENT_WISE",
+    "FORCED",
+    "PLAIN",
+    "STRIPS",
+    "Path",
+    "Product",
+    "product_dtype",
+    "replaced_diagonal_path",
+    "sparse_path",
+]
+
+Product = Literal["auto", "dense", "structured"]
+
+
+class Path(NamedTuple):
+    """A way to multiply, ``"dense"`` or cheaper, and the reason for it in words."""
+
+    name: str
+    why: str
+
+
+FORCED = Path("dense", "asked for with product='dense'")
+PLAIN = Path("dense", "the parametrization has no product of its own")
+SAVED = Path("dense", "what torch.export and torch.jit.trace save needs nothing of this library")
+OTHER_DTYPE = Path("dense", "only float32 and float64 products have a cheaper path that loses no digits")
+OTHER_DEVICE = Path("dense", "cheaper paths are measured on the CPU alone; elsewhere the dense one is conservative")
+SMALL_MATRIX = Path("dense", "the matrix is too small for anything else to be faster")
+ELEMENT_WISE = Path("element-wise", "one multiply-add for each output")
+STRIPS = Path("strips", "only blocks on the diagonal are copied")
+NO_MKL = Path("dense", "the sparse product is fast with MKL alone, which this build of torch has not")
+MANY_ENTRIES = Path("dense", "so many entries are kept, or the matrix is so small, that a sparse product is slower")
+CSR = Path("CSR", "the cost follows the kept entries")
+
+# Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared x86-64 machine.
+STRIPS_FROM = 384 * 384
+CSR_FROM = 64 * 64
+CSR_DENSITY = 0.2
+
+HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that a product with ``x`` is computed in, under autocast another than its own."""
+    kind = x.device.type
+    if x.dtype is torch.float64 or not x.is_floating_point() or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
+    """For a stored matrix ``(out, in)`` whose diagonal is another one in the weight."""
+    if product == "dense":
+        return FORCED
+    if x.numel() < STRIPS_FROM and product == "auto":
+        return SMALL_MATRIX
+    return _unfit(x) or STRIPS
+
+
+def sparse_path(x: Tensor, entries: int, shape: torch.Size, product: Product) -> Path:
+    """For a tensor like the stored one, and the number of kept entries of a sparse weight."""
+    if product == "dense":
+        return FORCED
+    few = entries <= CSR_DENSITY * shape.numel() and shape.numel() >= CSR_FROM
+    if not few and product == "auto":
+        return MANY_ENTRIES
+    return _unfit(x) or (CSR if HAS_MKL else NO_MKL)
+
+
+def _unfit(x: Tensor) -> Path | None:
+    if x.device.type != "cpu":
+        return OTHER_DEVICE
+    if product_dtype(x) not in (torch.float32, torch.float64):
+        return OTHER_DTYPE
+    return SAVED if is_traced_for_a_file() else None

@@ -1,0 +1,196 @@
+"""The product with a sparse matrix at the cost of its entries, and every derivative of it.
+
+Two functions are each other's derivative: the product with the matrix or its transpose, and the outer
+product sampled at the matrix's entries. So every order of differentiation costs what the entries cost.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parametrizations._transforms import is_batched_by_autograd
+from parametrizations.pattern import Pattern
+
+__all__ = ["prepare", "sparse_linear"]
+
+
+def sparse_linear(input: Tensor, values: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+    """``F.linear(input, weight, bias)`` with the values of ``weight`` at the pattern's entries.
+
+    Args:
+        input: ``(*, in)``.
+        values: ``(entries,)``, in row-major order.
+        bias: ``(out,)``, or None.
+        pattern: The places of the entries in the weight, ``(out, in)``.
+
+    Returns:
+        ``(*, out)``.
+    """
+    output = _product(input.reshape(-1, pattern.shape[1]), values, pattern, False)
+    output = output if bias is None else output + bias
+    return output.view(*input.shape[:-1], pattern.shape[0])
+
+
+def _product(input: Tensor, values: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
+    """``input @ weight.mT``, or ``input @ weight`` where transposed: ``(batch, out or in)``."""
+    if is_batched_by_autograd(input, values):
+        return _dense_product(input, values, pattern, transposed)
+    function = _Product if torch.compiler.is_compiling() else _EagerProduct
+    output: Tensor = function.apply(input, values, pattern, transposed)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _sampled(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
+    """``left.mT @ right`` at the pattern's entries: ``(entries,)`` from ``(batch, out)``, ``(batch, in)``."""
+    if is_batched_by_autograd(left, right):
+        return _dense_sampled(left, right, pattern)
+    function = _Sampled if torch.compiler.is_compiling() else _EagerSampled
+    values: Tensor = function.apply(left, right, pattern)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, values: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
+        if transposed:
+            values = values.index_select(0, pattern.order)
+        rows, out_features = (
+            pattern.by_columns if transposed else pattern.by_rows,
+            pattern.shape[int(transposed)],
+        )
+        multiply = csr_product if torch.compiler.is_compiling() else _csr_product
+        return multiply(input, values, rows.starts, rows.columns, out_features)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        *tensors, ctx.pattern, ctx.transposed = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, values = ctx.saved_tensors
+        for_input, for_values, *_ = ctx.needs_input_grad
+        left, right = (input, grad) if ctx.transposed else (grad, input)
+        grad_input = _product(grad, values, ctx.pattern, not ctx.transposed) if for_input else None
+        grad_values = _sampled(left, right, ctx.pattern) if for_values else None
+        return grad_input, grad_values, None, None
+
+
+class _EagerProduct(_Product):
+    """With what `torch.compile` does not trace, and does not need."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        input, values = ctx.saved_tensors
+        return _bilinear(lambda i, v: _dense_product(i, v, ctx.pattern, ctx.transposed), (input, values), tangents[:2])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        input, values, pattern, transposed = arguments
+        dense = torch.vmap(
+            lambda i, v: _dense_product(i, v, pattern, transposed), in_dims[:2], randomness=info.randomness
+        )
+        return dense(input, values), 0
+
+
+class _Sampled(torch.autograd.Function):
+    @staticmethod
+    def forward(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
+        sample = csr_sampled if torch.compiler.is_compiling() else _csr_sampled
+        return sample(left, right, pattern.by_rows.starts, pattern.by_rows.columns)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        *tensors, ctx.pattern = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors
+        for_left, for_right, *_ = ctx.needs_input_grad
+        grad_left = _product(right, grad, ctx.pattern, False) if for_left else None
+        grad_right = _product(left, grad, ctx.pattern, True) if for_right else None
+        return grad_left, grad_right, None
+
+
+class _EagerSampled(_Sampled):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _bilinear(lambda a, b: _dense_sampled(a, b, ctx.pattern), ctx.saved_tensors, tangents[:2])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        left, right, pattern = arguments
+        dense = torch.vmap(lambda a, b: _dense_sampled(a, b, pattern), in_dims[:2], randomness=info.randomness)
+        return dense(left, right), 0
+
+
+def _bilinear(function: Any, point: tuple[Tensor, Tensor], tangents: tuple[Tensor | None, ...]) -> Tensor:
+    """The derivative of a bilinear function along tangents, at least one of which is there."""
+    (one, other), (along_one, along_other) = point, tangents
+    parts = [] if along_one is None else [function(along_one, other)]
+    parts += [] if along_other is None else [function(one, along_other)]
+    total: Tensor = sum(parts[1:], start=parts[0])
+    return total
+
+
+def _dense_product(input: Tensor, values: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
+    flat = values.new_zeros(pattern.shape.numel()).scatter(0, pattern.positions(), values)
+    weight = flat.view(pattern.shape)
+    return input @ (weight if transposed else weight.mT)
+
+
+def _dense_sampled(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
+    return (left.mT @ right).reshape(-1).index_select(0, pattern.positions())
+
+
+def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:
+    matrix = _csr(starts, columns, values, (out_features, input.shape[1]))
+    output: Tensor = matrix @ input.mT.contiguous()
+    return output.mT.contiguous()
+
+
+def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
+    # Zeros, not the values: sampled_addmm multiplies them by beta = 0, which keeps NaN.
+    zeros = left.new_zeros(columns.shape)
+    pattern = _csr(starts, columns, zeros, (left.shape[1], right.shape[1]))
+    sampled: Tensor = torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0)
+    return sampled.values()
+
+
+@functools.cache
+def prepare() -> None:
+    """Make the first compressed tensor of the process, about which PyTorch warns once that it is in beta.
+
+    Called when a pattern is made, not in a product: `warnings.catch_warnings` is not thread-safe.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        _csr(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
+
+
+# Under torch.compile the two products are opaque operators: sparse tensors cannot be traced. No exported
+# program has them, as the dense product is exported.
+csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
+csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())
+
+
+@csr_product.register_fake
+def _(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:  # noqa: ARG001
+    return input.new_empty(input.shape[0], out_features)
+
+
+@csr_sampled.register_fake
+def _(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:  # noqa: ARG001
+    return left.new_empty(columns.shape)
