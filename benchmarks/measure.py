@@ -68,7 +68,11 @@ def copy_bandwidth(megabytes: int = 256) -> float:
     """Gigabytes that this machine reads and writes in a second when it copies."""
     source = torch.ones(megabytes * 2**18)
     target = torch.empty_like(source)
-    timing = take_turns({"copy": lambda: target.copy_(source) and None}, 0.5)["copy"]
+
+    def copy() -> None:
+        target.copy_(source)
+
+    timing = take_turns({"copy": copy}, 0.5)["copy"]
     return 2 * source.nbytes / timing.median / 1e6
 
 

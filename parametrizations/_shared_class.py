@@ -95,11 +95,12 @@ def _make(base: type, names: frozenset[str]) -> type:
 
 
 def _fused_forward(self: Any, input: Tensor) -> Tensor:
-    lists = self.parametrizations
-    if "weight" in lists and len(lists.weight) == 1 and lists.weight.is_tensor:
-        parametrization = lists.weight[0]
-        if hasattr(parametrization, "linear"):
-            return _tensor(parametrization.linear(input, lists.weight.original, self.bias))
+    # By the dictionaries: attributes of modules cost a tenth of a small layer's time.
+    owner = self._modules["parametrizations"]._modules.get("weight")
+    if owner is not None and len(owner._modules) == 1 and owner.is_tensor:
+        product = getattr(owner._modules["0"], "linear", None)
+        if product is not None:
+            return _tensor(product(input, owner.original, self.bias))
     return F.linear(input, self.weight, self.bias)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
-__all__ = ["is_batched_by_autograd", "is_traced_for_a_file"]
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+__all__ = ["function_for", "is_batched_by_autograd", "is_traced_for_a_file", "may_look_at_values"]
 
 
 def is_batched_by_autograd(*tensors: Tensor) -> bool:
@@ -17,6 +20,31 @@ def is_batched_by_autograd(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     return any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
+
+
+def may_look_at_values(x: Tensor) -> bool:
+    """Whether a shortcut may depend on the values of ``x``: eager, on the CPU, and nothing is recorded."""
+    return not (
+        type(x) not in (Tensor, nn.Parameter)
+        or torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.is_legacy_batchedtensor(x)
+    )
+
+
+def function_for(compiled: type[Function], transformed: type[Function], eager: type[Function]) -> Callable[..., Tensor]:
+    """The autograd function to apply now.
+
+    `torch.compile` traces one with ``setup_context`` and without ``jvp``. The transforms of `torch.func` need
+    ``setup_context``, too, and ``vmap``. Otherwise one whose ``forward`` takes the context is faster: for
+    ``setup_context`` PyTorch inspects the signature at every call, as long as a small product takes.
+    """
+    if torch.compiler.is_compiling():
+        return compiled.apply
+    return transformed.apply if torch._C._are_functorch_transforms_active() else eager.apply
 
 
 def is_traced_for_a_file() -> bool:

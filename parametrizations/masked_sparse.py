@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from parametrizations import mask_state
 from parametrizations._registration import owning_list
+from parametrizations._transforms import may_look_at_values
 from parametrizations.masks import MaskRule
 from parametrizations.operands import require_input
 from parametrizations.parametrization import Infeasible, Parametrization
@@ -105,8 +106,11 @@ class MaskedSparse(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        shape = self.require_stored(x)
-        return x.new_zeros(shape.numel()).scatter(0, self._positions_for(x), x).view(shape)
+        shape, positions = self.require_stored(x), self._positions_for(x)
+        weight = x.new_zeros(shape.numel())
+        if may_look_at_values(x):  # eager: without a copy of the zeros
+            return weight.index_copy_(0, positions.long(), x).view(shape)
+        return weight.scatter(0, positions, x).view(shape)
 
     @override
     def path(self, x: Tensor) -> Path:

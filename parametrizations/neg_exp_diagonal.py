@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
+from parametrizations._transforms import may_look_at_values
 from parametrizations.operands import require_input
 from parametrizations.parametrization import FLOATING, Parametrization
 from parametrizations.paths import Path, replaced_diagonal_path
@@ -20,6 +24,9 @@ dtype, small beside any usual weight, and large enough for a gradient to move it
 
 # Where -exp(x) is continued by a logarithm: far from overflow, for the gradient's sake too.
 _BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
+
+# Above these exp is a normal number.
+_LOWEST = {dtype: math.log(torch.finfo(dtype).tiny) + 0.1 for dtype in _BOUND}
 
 
 class NegExpDiagonal(Parametrization):
@@ -75,10 +82,11 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        plain = _is_plain_exp(x)
         if self.path(x).name == "dense":
-            return super().linear(input, x, bias)
+            return F.linear(input, x.diagonal_scatter(-x.diagonal().exp()) if plain else self(x), bias)
         require_input(input, x, x.shape[1])
-        return replaced_diagonal_linear(input, x, bias, _diagonal)
+        return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
@@ -128,12 +136,26 @@ def _diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
     return -size, -slope
 
 
+def _plain_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `_diagonal` gives where `_is_plain_exp` holds."""
+    true = -x.exp()
+    return true, true
+
+
 def _logarithm(size: Tensor) -> Tensor:
     """The inverse of `_magnitude`."""
     bound = _BOUND[size.dtype]
     unit = size.new_tensor(bound).exp()
     beyond = bound - 1 + (size / unit - 1).exp()
     return torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
+
+
+def _is_plain_exp(x: Tensor) -> bool:
+    """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
+    if not x.numel() or not may_look_at_values(x):
+        return False
+    smallest, largest = x.detach().diagonal().aminmax()
+    return _LOWEST[x.dtype] < smallest.item() and largest.item() < _BOUND[x.dtype]
 
 
 def _range(like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The choice of path: how a fused layer multiplies, and why.
 
-The crossovers were measured by ``python benchmarks/run.py`` (see benchmarks/results.md).
+The crossovers were measured by ``python -m benchmarks`` (see benchmarks/results.md).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ MANY_ENTRIES = Path("dense", "so many entries are kept, or the matrix is so smal
 CSR = Path("CSR", "the cost follows the kept entries")
 
 # Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared x86-64 machine.
-STRIPS_FROM = 384 * 384
-CSR_FROM = 64 * 64
-CSR_DENSITY = 0.2
+STRIPS_FROM = 640 * 640
+CSR_FROM = 640 * 640
+CSR_DENSITY = 0.15
 
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 

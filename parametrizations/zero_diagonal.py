@@ -69,5 +69,5 @@ class ZeroDiagonal(Parametrization):
         return self.forward(weight)
 
 
-def _zeros(diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(diagonal), torch.zeros_like(diagonal)
+def _zeros(diagonal: Tensor) -> tuple[Tensor, None]:
+    return torch.zeros_like(diagonal), None
