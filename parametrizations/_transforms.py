@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-__all__ = ["function_for", "is_batched_by_autograd", "is_traced_for_a_file", "may_look_at_values"]
+__all__ = ["eager_form", "function_for", "is_batched_by_autograd", "is_traced_for_a_file", "may_look_at_values"]
 
 
 def is_batched_by_autograd(*tensors: Tensor) -> bool:
@@ -33,6 +34,21 @@ def may_look_at_values(x: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.is_legacy_batchedtensor(x)
     )
+
+
+def eager_form(function: type[Function]) -> type[Function]:
+    """The same function with a ``forward`` that takes the context: faster to call, unknown to `torch.func`."""
+
+    class Eager(function):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            output = function.forward(*arguments)
+            function.setup_context(ctx, arguments, output)
+            return output
+
+        setup_context = Function.setup_context
+
+    return Eager
 
 
 def function_for(compiled: type[Function], transformed: type[Function], eager: type[Function]) -> Callable[..., Tensor]:

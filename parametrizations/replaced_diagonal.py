@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations._transforms import function_for, is_batched_by_autograd, may_look_at_values
+from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
 
 __all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear"]
 
@@ -121,19 +121,7 @@ class _TransformedProduct(_Product):
         return torch.vmap(dense, in_dims[:3], randomness=info.randomness)(*arguments[:3]), 0
 
 
-class _EagerProduct(_TransformedProduct):
-    """The same function in the form that is fastest to call."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        output = _Product.forward(*arguments)
-        _Product.setup_context(ctx, arguments, output)
-        return output
-
-    setup_context = torch.autograd.Function.setup_context
-
-
-FUNCTIONS = _Product, _TransformedProduct, _EagerProduct
+FUNCTIONS = _Product, _TransformedProduct, eager_form(_TransformedProduct)
 
 
 def _backward(grad: Tensor, x: Tensor, true: Tensor, slope: Tensor | None, weight: Tensor | None, *rest: Any) -> Tensor:

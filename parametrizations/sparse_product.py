@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parametrizations._transforms import function_for, is_batched_by_autograd
+from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd
 from parametrizations.pattern import Pattern
 
 __all__ = ["prepare", "sparse_linear"]
@@ -102,18 +102,6 @@ class _TransformedProduct(_Product):
         return dense(input, values), 0
 
 
-class _EagerProduct(_TransformedProduct):
-    """The same function in the form that is fastest to call."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        output = _Product.forward(*arguments)
-        _Product.setup_context(ctx, arguments, output)
-        return output
-
-    setup_context = torch.autograd.Function.setup_context
-
-
 class _Sampled(torch.autograd.Function):
     @staticmethod
     def forward(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
@@ -147,20 +135,8 @@ class _TransformedSampled(_Sampled):
         return dense(left, right), 0
 
 
-class _EagerSampled(_TransformedSampled):
-    """The same function in the form that is fastest to call."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        output = _Sampled.forward(*arguments)
-        _Sampled.setup_context(ctx, arguments, output)
-        return output
-
-    setup_context = torch.autograd.Function.setup_context
-
-
-PRODUCTS = _Product, _TransformedProduct, _EagerProduct
-SAMPLES = _Sampled, _TransformedSampled, _EagerSampled
+PRODUCTS = _Product, _TransformedProduct, eager_form(_TransformedProduct)
+SAMPLES = _Sampled, _TransformedSampled, eager_form(_TransformedSampled)
 
 
 def _bilinear(function: Any, point: tuple[Tensor, Tensor], tangents: tuple[Tensor | None, ...]) -> Tensor:

@@ -222,10 +222,10 @@ def test_a_class_that_something_else_changed_is_refused_before_any_change() -> N
         (fused(Diagonal), "element-wise", "one multiply-add for each output"),
         (fused(lambda: Diagonal(product="dense")), "dense", "asked for with product='dense'"),
         (fused(ZeroDiagonal), "dense", "the matrix is too small for anything else to be faster"),
-        (fused(ZeroDiagonal, 1024, 1024), "strips", "only blocks on the diagonal are copied"),
+        (fused(ZeroDiagonal, 1024, 1024), "strips", "of a large matrix only blocks"),
         (fused(ZeroDiagonal, 1024, 1024).half(), "dense", "only float32 and float64 products .* loses no digits"),
-        (fused(lambda: MaskedSparse(masks.random(0.01)), 512, 512), "CSR", "the cost follows the kept entries"),
-        (fused(lambda: MaskedSparse(masks.random(0.9)), 512, 512), "dense", "so many entries are kept"),
+        (fused(lambda: MaskedSparse(masks.random(0.01)), 1024, 1024), "CSR", "the cost follows the kept entries"),
+        (fused(lambda: MaskedSparse(masks.random(0.9)), 1024, 1024), "dense", "so many entries are kept"),
         (fused(Doubled), "dense", "the parametrization is not one of this library's"),
     ],
 )
@@ -398,11 +398,13 @@ def test_the_default_compiler_gives_the_same(make: Callable[[], Parametrization]
 
 
 MILLION = """
-import resource, torch
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from parametrizations import Diagonal, fuse
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # not ru_maxrss, which a new process takes over from the one that started it
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 n = 2**20
 torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2, requires_grad=True)).sum().backward()
 torch.optim.Adam([nn.Parameter(torch.ones(1))])
@@ -421,6 +423,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
 def test_a_million_features_take_an_adam_step_below_400_mb() -> None:
     done = subprocess.run([sys.executable, "-c", MILLION], capture_output=True, text=True, check=True, timeout=120)
-    assert float(done.stdout) < 400
+    assert 8 * 4 < float(done.stdout) < 400  # the inputs alone take 32 MB
