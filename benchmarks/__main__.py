@@ -165,24 +165,7 @@ def _limits() -> list[str]:
         layers = contestants(case, torch.device("cpu"), compiled=False)
         names = (PLAIN, OURS, "x * w + b") if case.constraint == "Diagonal" else (PLAIN, OURS)
         lines += [f"- {case}, {name}: {_profile(layers[name], case)}." for name in names]
-    return [*lines, "", *LIMITS.splitlines(), ""]
-
-
-LIMITS = """\
-What limits the rows that are not reached:
-
-- Below some 600 x 600 a step of `nn.Linear` takes as long as a few dozen operations on small tensors. Every way to
-  replace a diagonal adds five to twenty, and Python's part of `fuse` adds two or three.
-- At 1024 x 1024 `ZeroDiagonal` copies nothing: what it adds is one autograd function, and a few reads and
-  writes of the diagonal, whose entries lie on 1024 different pages. `NegExpDiagonal` copies the matrix once for
-  both passes; strips of 512 cost more there, since MKL multiplies such halves at a lower rate than the whole.
-- At 4096 x 4096 and 1 % the sparse and the sampled product take over half of the time, the rest is transpositions
-  of 128 x 4096 numbers, which the fast kernels need. At 10 % reordering the values for the transposed product
-  counts too.
-- `Diagonal` at 4096 takes what a hand-written `x * w + b` takes: both write fresh tensors of 2 MB after
-  contestants of 200 MB have emptied the caches.
-- Single ratios of two runs of 100 ms scatter on this shared machine: `ZeroDiagonal` 4096, batch 128, came out at
-  0.99 and 1.00 in two other runs of 2026-11-21."""
+    return [*lines, "", "What limits the rows that are not reached: [limits.md](limits.md).", ""]
 
 
 def _profile(layer: torch.nn.Module, case: Case) -> str:
