@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.contestants import PLAIN, Case, contestants
+from benchmarks.contestants import PLAIN, Case, contestants, registered
 from benchmarks.measure import Timing, copy_bandwidth, peak_memory, step_of, take_turns
 from benchmarks.memory import MEMORY
-from parametrizations import path
+from parametrizations import fuse, path
 
 OURS = "ours, fused"
 Results = dict[Case, dict[str, Timing]]
@@ -79,8 +79,7 @@ def _report(results: Results, options: argparse.Namespace) -> str:
 
 
 def _path(case: Case) -> str:
-    layer = contestants(case, torch.device("cpu"), compiled=False)[OURS]
-    taken = path(layer)
+    taken = path(fuse(registered(case, torch.device("cpu"))))
     return f"{taken.name} ({taken.why})"
 
 

@@ -295,10 +295,8 @@ def test_no_digits_are_lost(make: Callable[[], Parametrization], dtype: torch.dt
     wide = [tensor.double().requires_grad_() for tensor in (leaves[0], weight, leaves[2])]
     output = exact_product(*wide)
     of_input, of_weight, of_bias = torch.autograd.grad(output, wide, grad.to(dtype).double())
-    taken = leaves[1].double().requires_grad_()
     (of_x,) = torch.autograd.grad(parametrization(leaves[1].requires_grad_()), leaves[1], of_weight.to(dtype))
     exact = [output.detach(), of_input, of_x.double(), of_bias]
-    del taken
     got = errors(parametrization.linear, leaves, grad.to(dtype), exact)
     own = errors(dense, leaves, grad.to(dtype), exact)
     floor = torch.finfo(dtype).eps / 8  # both round to the last digit
