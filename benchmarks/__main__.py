@@ -41,16 +41,23 @@ def main() -> None:
 
 
 def _cases(quick: bool) -> Iterator[Case]:
-    sizes = (256, 1024, 4096) if quick else (64, 256, 1024, 4096)
-    for n in sizes:
-        for batch in (32,) if quick and n < 4096 else (128,) if quick else (1, 32, 128, 512):
+    for n in (256, 1024, 4096) if quick else (64, 128, 256, 512, 1024, 2048, 4096):
+        for batch in (32,) if quick and n < 4096 else (128,) if quick else _batches(n):
             yield Case("ZeroDiagonal", n, batch)
             yield Case("NegExpDiagonal", n, batch)
             yield Case("Diagonal", n, batch)
-            for density in (0.01, 0.1) if quick else (0.001, 0.01, 0.1, 0.5):
+            for density in (0.01, 0.1) if quick else _densities(batch):
                 yield Case("MaskedSparse", n, batch, density)
     for n in (2**17, 2**20):
         yield Case("Diagonal", n, 8)
+
+
+def _batches(n: int) -> tuple[int, ...]:
+    return (1, 32, 128, 512) if n in (64, 256, 1024, 4096) else (32,)
+
+
+def _densities(batch: int) -> tuple[float, ...]:
+    return (0.001, 0.01, 0.05, 0.1, 0.2, 0.5) if batch == 32 else (0.001, 0.01, 0.1, 0.5)
 
 
 def _measure(case: Case, options: argparse.Namespace) -> dict[str, Timing]:

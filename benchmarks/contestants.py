@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse
+from parametrizations.paths import Product
 
 __all__ = ["CONSTRAINTS", "PLAIN", "Case", "contestants", "registered"]
 
@@ -56,6 +57,8 @@ def contestants(case: Case, device: torch.device, compiled: bool) -> dict[str, n
         made = {PLAIN: nn.Linear(case.n, case.n, device=device), **made}
         made["ours, registered"] = registered(case, device)
     made["ours, fused"] = fuse(registered(case, device))
+    if case.constraint != "Diagonal" and 256 <= case.n <= 1024:  # around the crossovers
+        made["ours, structured"] = fuse(registered(case, device, "structured"))
     if compiled:
         made |= {f"{name}, compiled": _compiled(made[name]) for name in ("ours, registered", "ours, fused")}
     return made
@@ -67,13 +70,13 @@ def _compiled(layer: nn.Module) -> nn.Module:
     return layer_like
 
 
-def registered(case: Case, device: torch.device) -> nn.Module:
+def registered(case: Case, device: torch.device, product: Product = "auto") -> nn.Module:
     """A layer with our parametrization, not fused; built on meta where a dense weight does not fit."""
     makes: dict[str, Callable[[], Parametrization]] = {
-        "Diagonal": Diagonal,
-        "ZeroDiagonal": ZeroDiagonal,
-        "NegExpDiagonal": NegExpDiagonal,
-        "MaskedSparse": lambda: MaskedSparse(mask_of(case)),
+        "Diagonal": lambda: Diagonal(product=product),
+        "ZeroDiagonal": lambda: ZeroDiagonal(product=product),
+        "NegExpDiagonal": lambda: NegExpDiagonal(product=product),
+        "MaskedSparse": lambda: MaskedSparse(mask_of(case), product=product),
     }
     small = case.n <= 8192
     layer = nn.Linear(case.n, case.n, device=device if small else "meta")

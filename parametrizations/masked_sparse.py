@@ -16,7 +16,7 @@ from parametrizations.masks import MaskRule
 from parametrizations.operands import require_input
 from parametrizations.parametrization import Infeasible, Parametrization
 from parametrizations.paths import Path, Product, sparse_path
-from parametrizations.pattern import Pattern
+from parametrizations.pattern import Pattern, index_dtype
 from parametrizations.sparse_product import prepare, sparse_linear
 
 __all__ = ["MaskedSparse"]
@@ -35,7 +35,7 @@ class MaskedSparse(Parametrization):
     The mask is structure, not data: neither parameter nor buffer, so that no averaging, broadcast or
     ``to_empty`` touches it. It moves with the module, and is saved in the state dict as
     ``parametrizations.weight.0._extra_state``, at 4 bytes a stored number (8 in a weight of 2^31 entries
-    or more); in memory it takes 12 where the product is sparse. Loading replaces mask and values together,
+    or more); in memory it takes 12 where the product is sparse, else 8. Loading replaces mask and values together,
     also by another number of values; an optimizer made before that holds state of the old shape, so make a
     new one, or load its state too.
 
@@ -78,19 +78,17 @@ class MaskedSparse(Parametrization):
         super().__init__(on_infeasible=on_infeasible, product=product)
         self._rule: MaskRule | None = _as_rule(mask)
         self._origin: object = self._rule
-        # Where the entries are: as positions for the dense product, or as a pattern for the sparse one.
+        # Where the entries are: as positions for the dense product (int64, which writes twice as fast as what
+        # would have to be converted at every step), or as a pattern for the sparse one.
         self._positions: Tensor | None = None
         self._pattern: Pattern | None = None
 
     @property
     def positions(self) -> Tensor:
-        """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 or int64."""
+        """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 where they fit."""
         if self._pattern is not None:
             return self._pattern.positions()
-        if self._positions is None:
-            _ = self.known_shape
-        assert self._positions is not None
-        return self._positions
+        return self._entries.to(index_dtype(self.known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
@@ -102,15 +100,14 @@ class MaskedSparse(Parametrization):
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        entries = self.positions if self._pattern is None else self._pattern.order
-        return entries.shape
+        return self._entries.shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         shape, positions = self.require_stored(x), self._positions_for(x)
         weight = x.new_zeros(shape.numel())
         if may_look_at_values(x):  # eager: without a copy of the zeros
-            return weight.index_copy_(0, positions.long(), x).view(shape)
+            return weight.index_copy_(0, positions, x).view(shape)
         return weight.scatter(0, positions, x).view(shape)
 
     @override
@@ -185,7 +182,7 @@ class MaskedSparse(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
         if self.shape is not None:
-            own = self.positions.device
+            own = self._entries.device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)
@@ -200,10 +197,20 @@ class MaskedSparse(Parametrization):
         if not dense:
             prepare()
         self._pattern = None if dense else Pattern.of(shape, positions)
-        self._positions = positions if dense else None
+        self._positions = positions.long() if dense else None
+
+    @property
+    def _entries(self) -> Tensor:
+        """One number for each kept entry, whichever form is kept."""
+        entries = self._positions if self._pattern is None else self._pattern.order
+        if entries is None:
+            _ = self.known_shape  # says that the object has to be registered first
+        assert entries is not None
+        return entries
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        return self.positions.to(tensor.device)
+        positions = self.positions.long() if self._positions is None else self._positions
+        return positions if positions.device == tensor.device else positions.to(tensor.device)
 
 
 def _as_rule(mask: object) -> MaskRule:

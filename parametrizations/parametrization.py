@@ -75,7 +75,7 @@ class Parametrization(nn.Module):
         self._require_choice("on_infeasible", on_infeasible, ("raise", "project"))
         self._require_choice("product", product, ("auto", "dense", "structured"))
         self.on_infeasible: Infeasible = on_infeasible
-        self.product: Product = product
+        self._product: Product = product
         self.shape: torch.Size | None = None
 
     def excess(self, weight: Tensor) -> Tensor:
@@ -97,6 +97,11 @@ class Parametrization(nn.Module):
     def rounding(self, weight: Tensor) -> Tensor:
         """By how much, absolutely, storing may move each entry of a member; bit for bit by default."""
         return torch.zeros_like(weight.abs())
+
+    @property
+    def product(self) -> Product:
+        """How a fused layer multiplies; fixed, since what is derived from a mask depends on it."""
+        return self._product
 
     @property
     def stored_shape(self) -> torch.Size:

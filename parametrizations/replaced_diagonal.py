@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
+from parametrizations.transposition import transposed
 
 __all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear"]
 
@@ -154,11 +155,11 @@ def _dense(x: Tensor, diagonal: DiagonalMap) -> tuple[Tensor, Tensor | None]:
 
 def _by_rows(input: Tensor, x: Tensor, bias: Tensor | None, true: Tensor) -> Tensor:
     """``input @ weight.mT``, as ``weight @ input.mT``: the faster way round for rows that lie in memory."""
-    columns = input.mT.contiguous()
+    columns = transposed(input)
     output = x.new_zeros(x.shape[0], input.shape[0]) if bias is None else bias[:, None].repeat(1, input.shape[0])
     for row, column, part in _parts(x, true):
         output.narrow(0, row, part.shape[0]).addmm_(part, columns.narrow(0, column, part.shape[1]))
-    return output.mT.contiguous()
+    return transposed(output)
 
 
 def _by_columns(input: Tensor, x: Tensor, true: Tensor) -> Tensor:

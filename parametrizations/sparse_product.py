@@ -15,6 +15,7 @@ from torch import Tensor
 
 from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd
 from parametrizations.pattern import Pattern
+from parametrizations.transposition import transposed
 
 __all__ = ["prepare", "sparse_linear"]
 
@@ -31,14 +32,14 @@ def sparse_linear(input: Tensor, values: Tensor, bias: Tensor | None, pattern: P
     Returns:
         ``(*, out)``.
     """
-    output = _product(_by_columns(input.reshape(-1, pattern.shape[1])), values, pattern, False).contiguous()
+    output = transposed(_product(_by_columns(input.reshape(-1, pattern.shape[1])), values, pattern, False).mT)
     output = output if bias is None else output + bias
     return output.view(*input.shape[:-1], pattern.shape[0])
 
 
 def _by_columns(rows: Tensor) -> Tensor:
     """The same matrix with its columns together in memory: what every product here would copy it to."""
-    return rows.mT.contiguous().mT
+    return transposed(rows).mT
 
 
 def _product(input: Tensor, values: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
@@ -161,7 +162,7 @@ def _dense_sampled(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
 def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:
     matrix = _csr(starts, columns, values, (out_features, input.shape[1]))
     output = input.new_empty(out_features, input.shape[0])
-    return torch.mm(matrix, input.mT.contiguous(), out=output).mT  # twice as fast as without `out`
+    return torch.mm(matrix, transposed(input), out=output).mT  # twice as fast as without `out`
 
 
 def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:

@@ -425,3 +425,10 @@ print(peak() - before)
 def test_a_million_features_take_an_adam_step_below_400_mb() -> None:
     done = subprocess.run([sys.executable, "-c", MILLION], capture_output=True, text=True, check=True, timeout=120)
     assert 8 * 4 < float(done.stdout) < 400  # the inputs alone take 32 MB
+
+
+def test_the_product_is_fixed_when_created() -> None:
+    """What a mask is arranged as follows from it, so that a later change would be half of one."""
+    layer = fused(lambda: MaskedSparse(masks.random(0.3)))
+    with pytest.raises(AttributeError, match="product"):
+        layer.parametrizations.weight[0].product = "structured"

@@ -1,0 +1,16 @@
+"""A transposed copy on all threads."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["transposed"]
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """``matrix.mT``, contiguous.
+
+    PyTorch copies a transposed matrix on one thread, and a batch of them, if only of one, on all: half the time
+    for 128 x 4096 on two threads (measured 2026-11-21, torch 2.13.0, CPU).
+    """
+    return matrix.mT.unsqueeze(0).contiguous().squeeze(0)
