@@ -1,11 +1,12 @@
-"""One class for all fused modules of a kind, in place of the class of its own that PyTorch gives each.
+"""One class for all constrained modules of a kind, in place of the class of its own that PyTorch gives each.
 
 `register_parametrization` injects a new class into every module it touches. That costs three things: a
 compiled block is traced again for every layer, `torch.func.stack_module_state` refuses the models, and
 removing a parametrization from a deep copy deletes the property that the original needs, because the two
-share the class. So `fuse` puts a class here that all modules with the same layer class and the same
-parametrized names share. It is derived from the layer's class directly, since PyTorch restores
-``__bases__[0]`` when the last parametrization goes.
+share the class. So `register` and `fuse` put a class here that all modules with the same layer class and the
+same parametrized names share. It is derived from the layer's class directly, since PyTorch restores
+``__bases__[0]`` when the last parametrization goes. It loads plain checkpoints, and initialises what is
+stored where the layer has a ``reset_parameters``.
 
 PyTorch still believes that the class belongs to one module: it deletes the property from it on removal, and
 sets a new one when a second tensor is registered. The metaclass takes the first in silence and replaces the
@@ -18,6 +19,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,9 +27,13 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-__all__ = ["has_fused_forward", "is_injected", "is_shared", "share"]
+from parametrizations.initialization import initialize
+from parametrizations.plain_checkpoints import take_plain
+from parametrizations.recurrent import without_graphs
 
-_CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str]], type] = weakref.WeakValueDictionary()
+__all__ = ["can_share", "has_fused_forward", "is_injected", "is_shared", "plain_class", "share"]
+
+_CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], bool], type] = weakref.WeakValueDictionary()
 
 
 def is_shared(module: nn.Module) -> bool:
@@ -47,10 +53,26 @@ def has_fused_forward(module: nn.Module) -> bool:
     return type(module).forward is _fused_forward
 
 
-def share(module: nn.Module) -> None:
-    """Put the shared class in the place of PyTorch's."""
+def can_share(module: nn.Module) -> bool:
+    """Whether the module's class is PyTorch's or the shared one itself, so that the layer's class is known."""
+    return (is_shared(module) and "__bases__" in vars(type(module))) or is_injected(module)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class that the module had before anything was registered on it."""
+    plain: type[nn.Module] = type(module).__bases__[0]
+    return plain
+
+
+def share(module: nn.Module, *, fused: bool) -> None:
+    """Put the shared class in the place of PyTorch's.
+
+    Args:
+        module: A module with a parametrized tensor, for which `can_share` holds.
+        fused: Whether an `nn.Linear` multiplies through the parametrization of its weight.
+    """
     names = frozenset(module.get_submodule("parametrizations")._modules)
-    module.__class__ = _class_for(type(module).__bases__[0], names)
+    module.__class__ = _class_for(plain_class(module), names, fused)
 
 
 class _Shared(type):
@@ -73,20 +95,24 @@ class _TensorProperty(property):
         super().__init__(lambda module: _get(module, name), lambda module, value: _set(module, name, value))
 
 
-def _class_for(base: type, names: frozenset[str]) -> type:
-    shared = _CLASSES.get((base, names))
+def _class_for(base: type, names: frozenset[str], fused: bool) -> type:
+    fused = fused and getattr(base, "forward", None) is nn.Linear.forward and "weight" in names
+    shared = _CLASSES.get((base, names, fused))
     if shared is None:
-        shared = _CLASSES[base, names] = _make(base, names)
+        shared = _CLASSES[base, names, fused] = _make(base, names, fused)
     return shared
 
 
-def _make(base: type, names: frozenset[str]) -> type:
+def _make(base: Any, names: frozenset[str], fused: bool) -> type:
     members: dict[str, object] = {name: _TensorProperty(name) for name in names}
     members["__getstate__"] = _refuse_to_pickle
     members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
+    members["_load_from_state_dict"] = _loader(base._load_from_state_dict)
     if not hasattr(base, "__deepcopy__"):
         members["__deepcopy__"] = _deepcopy
-    if getattr(base, "forward", None) is nn.Linear.forward and "weight" in names:
+    if hasattr(base, "reset_parameters"):
+        members["reset_parameters"] = _initializer(base)
+    if fused:
         members["forward"] = _fused_forward
     own = type(base)
     metaclass = _Shared if own is type else type(f"Shared{own.__name__}", (_Shared, own), {})
@@ -139,6 +165,22 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
     owner.right_inverse(value)
 
 
+def _loader(load: Callable[..., None]) -> Callable[..., None]:
+    def load_plain_too(self: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        take_plain(self, state_dict, prefix, errors=arguments[-1])
+        load(self, state_dict, prefix, *arguments)
+
+    return load_plain_too
+
+
+def _initializer(base: Any) -> Callable[[nn.Module], None]:
+    def reset_parameters(self: nn.Module) -> None:
+        initialize(self, base)
+
+    reset_parameters.__doc__ = base.reset_parameters.__doc__
+    return reset_parameters
+
+
 def _refuse_to_pickle(self: nn.Module) -> None:
     raise RuntimeError(
         f"{type(self).__name__} cannot be pickled, as PyTorch refuses for every parametrized module. "
@@ -150,6 +192,7 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """What `copy.deepcopy` does by itself where ``__getstate__`` does not refuse."""
     twin = type(self).__new__(type(self))
     memo[id(self)] = twin
+    memo |= without_graphs(self)
     twin.__dict__ = copy.deepcopy(self.__dict__, memo)
     for slot in copyreg._slotnames(type(self)):  # type: ignore[attr-defined]
         if hasattr(self, slot):

@@ -44,6 +44,7 @@ class Diagonal(Parametrization):
     """
 
     needs = "every entry off the main diagonal to be 0"
+    selects = True
 
     @property
     @override

@@ -7,7 +7,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from parametrizations._shared_class import has_fused_forward, is_injected, is_shared, share
+from parametrizations._shared_class import can_share, has_fused_forward, share
 from parametrizations.parametrization import Parametrization
 from parametrizations.paths import Path
 
@@ -46,13 +46,13 @@ def fuse(model: Model) -> Model:
     """
     layers = [module for module in model.modules() if _can_fuse(module)]
     for layer in layers:
-        if not is_injected(layer):
+        if not can_share(layer):
             raise ValueError(
                 "fuse needs layers with the class that register_parametrization gives them. "
                 f"Got {type(layer).__name__}. Fuse before fully_shard, or whatever else changed the class."
             )
     for layer in layers:
-        share(layer)
+        share(layer, fused=True)
     return model
 
 
@@ -85,4 +85,4 @@ def path(layer: nn.Module) -> Path:
 
 
 def _can_fuse(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and is_parametrized(module, "weight") and not is_shared(module)
+    return isinstance(module, nn.Linear) and is_parametrized(module, "weight") and not has_fused_forward(module)

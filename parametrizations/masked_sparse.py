@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from parametrizations import mask_state
-from parametrizations._registration import owning_list
+from parametrizations._caller import owning_list
 from parametrizations._transforms import may_look_at_values
 from parametrizations.masks import MaskRule
 from parametrizations.operands import require_input
@@ -67,6 +67,7 @@ class MaskedSparse(Parametrization):
     """
 
     needs = "every entry outside the mask to be 0"
+    selects = True
 
     def __init__(
         self,

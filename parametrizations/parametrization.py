@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._registration import is_assignment, is_registration
+from parametrizations._caller import is_assignment, is_registration
 from parametrizations.paths import PLAIN, Path, Product
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
@@ -69,6 +69,8 @@ class Parametrization(nn.Module):
 
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
+    selects: bool = False
+    """Whether ``x`` holds some of the weight's entries as they are, so that filling ``x`` initialises them."""
 
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()

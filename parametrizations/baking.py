@@ -1,0 +1,143 @@
+"""`bake`: a plain model with the same output."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.optim import Optimizer
+
+from parametrizations._shared_class import can_share, plain_class
+from parametrizations.chains import build, chains, originals
+from parametrizations.optimizers import forget, replace, require_optimizer
+from parametrizations.order import plain_order
+from parametrizations.places import GATHER, constrained_modules, is_sharded
+from parametrizations.recurrent import without_graphs
+from parametrizations.rollback import all_or_nothing
+from parametrizations.sizes import require_room
+
+__all__ = ["bake"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = None) -> Model:
+    """A model without any parametrization and with the same output: to export, pickle, script, quantize, or ship.
+
+    Every parametrization is baked, whoever wrote it, on parameters and on buffers. Parameters stand in their original
+    order, and what was constrained has no gradient.
+
+    Args:
+        model: Left as it is, also in training, unless ``inplace``.
+        inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape:
+            an optimizer that holds state for it has to be given here, or made anew (a fused one would write
+            out of bounds).
+        optimizer: With ``inplace``, the optimizer of the model: the state of exactly the baked parameters is dropped.
+
+    Returns:
+        The plain copy; the same model if ``inplace``.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a dense weight is larger than the memory, the model is sharded over processes, or an optimizer is
+            given without ``inplace``. Nothing has changed then.
+
+    Example:
+        >>> from parametrizations import Diagonal, register
+        >>> model = register(nn.Sequential(nn.Linear(3, 3)), {"0.weight": Diagonal()})
+        >>> plain = bake(model)
+        >>> type(plain[0]), list(plain.state_dict())
+        (<class 'torch.nn.modules.linear.Linear'>, ['0.weight', '0.bias'])
+        >>> input = torch.ones(1, 3)
+        >>> torch.allclose(plain(input), model(input))
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"bake needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
+    if optimizer is not None:
+        require_optimizer(optimizer, "bake")
+    if optimizer is not None and not inplace:
+        raise ValueError(
+            "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out."
+        )
+    _require_bakeable(model)
+    if not inplace:
+        memo = {key: value for module in model.modules() for key, value in without_graphs(module).items()}
+        model = copy.deepcopy(model, memo)
+    baked = [
+        _Baked(module, name, chain, build(chain))
+        for module in constrained_modules(model)
+        for name, chain in chains(module).items()
+    ]
+    with all_or_nothing(constrained_modules(model), optimizer):
+        for module in constrained_modules(model):
+            _restore(module, [one for one in baked if one.module is module], optimizer)
+        return model
+
+
+class _Baked(NamedTuple):
+    module: nn.Module
+    name: str
+    chain: ParametrizationList
+    weight: Tensor
+
+
+def _require_bakeable(model: nn.Module) -> None:
+    modules = constrained_modules(model)
+    for module, prefix in modules.items():
+        sharded = any(is_sharded(tensor) for chain in chains(module).values() for tensor in originals(chain).values())
+        if sharded or not can_share(module):
+            raise ValueError(
+                f"bake needs a model that is not sharded. Got {type(module).__name__} at {prefix!r}. {GATHER}, turn it "
+                "plain with plain_state_dict(model, gathered), and load that into a plain model."
+            )
+    require_room(
+        [
+            (f"{prefix}.{name}" if prefix else name, chain)
+            for module, prefix in modules.items()
+            for name, chain in chains(module).items()
+        ],
+        "bake",
+    )
+
+
+def _restore(module: nn.Module, baked: list[_Baked], optimizer: Optimizer | None) -> None:
+    """Give one module its class and its tensors back."""
+    order = plain_order(module)
+    del module._modules["parametrizations"]
+    module.__class__ = plain_class(module)
+    for one in baked:
+        tensor = _plain_tensor(one.chain, one.weight)
+        if optimizer is not None:
+            _exchange(optimizer, list(originals(one.chain).values()), tensor)
+        if isinstance(tensor, nn.Parameter):
+            setattr(module, one.name, tensor)  # a recurrent layer takes note
+        else:
+            module.register_buffer(one.name, tensor)
+    for tensors in (module._parameters, module._buffers):
+        for name in [name for name in order if name in tensors]:
+            _move_to_end(tensors, name)
+
+
+def _move_to_end(tensors: dict[str, Any], name: str) -> None:
+    tensors[name] = tensors.pop(name)
+
+
+def _plain_tensor(chain: ParametrizationList, weight: Tensor) -> Tensor:
+    """The tensor that was stored, with the weight in it; a new one if there were several, or of another dtype."""
+    stored = list(originals(chain).values())
+    for tensor in stored:
+        tensor.grad = None
+    if len(stored) == 1 and stored[0].dtype == weight.dtype:
+        stored[0].data = weight
+        return stored[0]
+    trained = any(tensor.requires_grad for tensor in stored)
+    return nn.Parameter(weight, trained) if isinstance(stored[0], nn.Parameter) else weight
+
+
+def _exchange(optimizer: Optimizer, old: list[Tensor], new: Tensor) -> None:
+    forget(optimizer, old)
+    if all(tensor is not new for tensor in old):
+        replace(optimizer, old, new)

@@ -1,0 +1,122 @@
+"""What PyTorch calls a `ParametrizationList`: the parametrizations of one tensor, and what they store."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+
+from parametrizations.parametrization import Parametrization
+
+__all__ = ["build", "chain_of", "chains", "dense_shape", "is_compact", "originals", "settle", "steps", "stored_for"]
+
+
+def chain_of(module: nn.Module, name: str) -> ParametrizationList:
+    """The parametrizations of a tensor, with what they store."""
+    chain = module.get_submodule("parametrizations").get_submodule(name)
+    assert isinstance(chain, ParametrizationList)
+    return chain
+
+
+def chains(module: nn.Module) -> dict[str, ParametrizationList]:
+    """The parametrizations of each tensor of one module, by the tensor's name."""
+    if not is_parametrized(module):
+        return {}
+    return {name: chain_of(module, name) for name in module.get_submodule("parametrizations")._modules}
+
+
+def steps(chain: ParametrizationList) -> list[nn.Module]:
+    """The parametrizations in the order in which they are applied."""
+    return [chain.get_submodule(str(place)) for place in range(len(chain))]
+
+
+def originals(chain: ParametrizationList) -> dict[str, Tensor]:
+    """What is stored, by PyTorch's names: ``original``, or ``original0`` and so on."""
+    names = ["original"] if chain.is_tensor else [f"original{place}" for place in range(chain.ntensors)]
+    return {name: getattr(chain, name) for name in names}
+
+
+def is_compact(chain: ParametrizationList) -> bool:
+    """Whether fewer numbers are stored than the weight has."""
+    first = steps(chain)[0]
+    return isinstance(first, Parametrization) and first.stored_shape.numel() < first.known_shape.numel()
+
+
+def dense_shape(chain: ParametrizationList) -> torch.Size:
+    """The shape of the weight, ``(out, in)``; known to this library's parametrizations, else built."""
+    first = steps(chain)[0]
+    return first.known_shape if isinstance(first, Parametrization) else build(chain).shape
+
+
+def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The weight, on a copy, so that what keeps statistics (spectral norm) is not moved.
+
+    Args:
+        chain: The parametrizations.
+        state: A state dict of the chain to take instead of what it holds; its tensors are not copied.
+
+    Returns:
+        A contiguous tensor without a graph.
+    """
+    held: dict[int, object] = {}
+    for name, tensor in originals(chain).items():
+        taken = tensor if state is None else state[name]
+        held[id(tensor)] = nn.Parameter(taken.detach(), requires_grad=False)
+    twin = copy.deepcopy(chain, held)
+    if state is not None:  # what a forward may write into is a copy
+        own = originals(chain)
+        twin.load_state_dict(
+            {key: value if key in own else _copied(value) for key, value in state.items()}, assign=True
+        )
+    with torch.no_grad():
+        weight: Tensor = twin()
+    return weight.detach().contiguous()
+
+
+def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
+    """What has to be stored for the chain to give ``weight``, through all the inverses.
+
+    Args:
+        chain: The parametrizations.
+        weight: A matrix, ``(out, in)``; converted to the dtype of what is stored.
+        project: Whether to go to the set from outside; else that follows ``on_infeasible``.
+
+    Raises:
+        ValueError: If a parametrization has no inverse, or refuses the weight.
+    """
+    stored = originals(chain)
+    value = weight.to(next(iter(stored.values())).dtype)
+    with torch.no_grad():
+        for step in reversed(steps(chain)):
+            value = _inverse(step, value, project)
+    return dict(zip(stored, [value] if chain.is_tensor else value, strict=True))
+
+
+def settle(chain: ParametrizationList, weight: Tensor) -> None:
+    """Make the chain give ``weight``, or a member of its set that is near; no tensor is written into."""
+    taken = stored_for(chain, weight, project=True)
+    for name, tensor in originals(chain).items():
+        tensor.data = taken[name].to(tensor.device)
+
+
+def _inverse(step: nn.Module, value: Tensor, project: bool) -> Tensor:
+    if isinstance(step, Parametrization):
+        return step.right_inverse(step.project(value) if project else value)
+    inverse = getattr(step, "right_inverse", None)
+    try:
+        if inverse is None:
+            raise NotImplementedError
+        taken: Tensor = inverse(value)
+    except NotImplementedError:
+        raise ValueError(
+            f"{type(step).__name__} needs a method right_inverse to start from a weight. Got none. "
+            "Load or assign what it stores."
+        ) from None
+    return taken
+
+
+def _copied(value: object) -> object:
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)

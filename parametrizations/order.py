@@ -1,0 +1,35 @@
+"""The order of a module's own tensors, which PyTorch loses when it registers a parametrization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from parametrizations.chains import chains
+
+__all__ = ["keep_order", "plain_order"]
+
+_KEPT = "plain_order"
+
+
+@contextmanager
+def keep_order(module: nn.Module) -> Iterator[None]:
+    """Write down the order before the block constrains a tensor of the module."""
+    names = plain_order(module) if is_parametrized(module) else [*module._parameters, *module._buffers]
+    yield
+    setattr(module.get_submodule("parametrizations"), _KEPT, names)
+
+
+def plain_order(module: nn.Module) -> list[str]:
+    """The names of the tensors of the plain module, constrained or not, in their original order.
+
+    Where PyTorch's own function was first and nobody has written the order down, constrained tensors are taken to
+    have come first, as the weights of PyTorch's layers do; recurrent layers have a list of their own.
+    """
+    there = [*chains(module), *module._parameters, *module._buffers]
+    known = getattr(module.get_submodule("parametrizations"), _KEPT, None)
+    first = known or (module._flat_weights_names if isinstance(module, nn.RNNBase) else [])
+    return [name for name in dict.fromkeys([*first, *there]) if name in there]

@@ -1,0 +1,197 @@
+"""`register`: constrain tensors of a whole model by their names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+from torch.optim import Optimizer
+
+from parametrizations._shared_class import can_share, share
+from parametrizations.chains import chain_of, chains, settle, steps
+from parametrizations.optimizers import forget, require_optimizer
+from parametrizations.order import keep_order
+from parametrizations.places import Place, is_sharded, parameter_places
+from parametrizations.rollback import all_or_nothing
+
+__all__ = ["Rules", "register"]
+
+Model = TypeVar("Model", bound=nn.Module)
+Rules = Mapping[str, nn.Module | Sequence[nn.Module]]
+
+
+def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimizer | None = None) -> Model:
+    """Attach parametrizations to every parameter whose name matches a pattern, or to none if anything fails.
+
+    Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared. The weight that
+    is there is adopted, as PyTorch's `register_parametrization` does, but a gradient of the old meaning is
+    dropped. Plain checkpoints of the model still load (`load_state_dict`), deep copies are independent, and
+    ``reset_parameters`` of a layer initialises what is stored.
+
+    Args:
+        model: Changed in place.
+        rules: By pattern, what to attach: a parametrization, or a sequence of them that is applied left to right and
+            starts from the weight through all the inverses. A pattern is a full name of a parameter in the plain
+            model, as in ``encoder.layers.*.linear1.weight``, with the wildcards of `fnmatch`: ``*`` crosses dots.
+            Where something is attached already, the new ones are applied on top of it.
+        fuse: Whether each `nn.Linear` multiplies through its structure, as by `fuse`.
+        optimizer: One that was made before and may hold state of the old shape and meaning: the state of
+            exactly the parameters that match is dropped. Without it, make a new optimizer: a fused one would write out
+            of bounds (see the README).
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a pattern matches nothing, two match one parameter, a parameter is tied (it has
+            two owners), sharded over processes, or not initialised yet; or if the parametrization refuses the weight.
+            The model and the optimizer are as they were.
+
+    Example:
+        >>> from parametrizations import Diagonal, MaskedSparse, masks
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> _ = register(model, {"0.weight": Diagonal(), "2.*eight": MaskedSparse(masks.magnitude(0.5))})
+        >>> [parameter.numel() for parameter in model.parameters()]
+        [8, 8, 2, 8]
+    """
+    plan = _plan(model, rules)
+    if optimizer is not None:
+        require_optimizer(optimizer, "register")
+    modules = dict.fromkeys(place.module for place, _ in plan)
+    with all_or_nothing(modules, optimizer):
+        for place, chain in plan:
+            _attach(place, chain)
+        for module in modules:
+            share(module, fused=fuse)
+        if optimizer is not None:
+            forget(optimizer, [tensor for place, _ in plan for tensor in place.stored])
+        return model
+
+
+def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
+    for tensor in place.stored:
+        tensor.grad = None
+    for parametrization in chain:
+        try:
+            _attach_one(place.module, place.tensor_name, copy.deepcopy(parametrization))
+        except (TypeError, ValueError) as error:
+            kind = type(parametrization).__name__
+            refusal = TypeError if isinstance(error, TypeError) else ValueError
+            raise refusal(f"register cannot attach {kind} to {place.name!r}. {error}") from error
+
+
+def _attach_one(module: nn.Module, name: str, parametrization: nn.Module) -> None:
+    if not is_parametrized(module, name):
+        with keep_order(module):
+            register_parametrization(module, name, parametrization)
+        return
+    weight = getattr(module, name).detach()
+    register_parametrization(module, name, parametrization)
+    chain = chain_of(module, name)
+    if all(hasattr(step, "right_inverse") for step in steps(chain)):  # PyTorch does not invert the ones before
+        settle(chain, weight)
+
+
+def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Module]]]:
+    """What to attach where; everything that can be wrong before anything has changed is refused here."""
+    if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
+        raise TypeError(
+            "register needs a model and a mapping from names to parametrizations. "
+            f"Got {type(model).__name__} and {type(rules).__name__}. "
+            'Pass e.g. (model, {"encoder.*.weight": Diagonal()}).'
+        )
+    names = _names(model)
+    matched: dict[tuple[nn.Module, str], str] = {}
+    plan: list[tuple[Place, Sequence[nn.Module]]] = []
+    for pattern, value in rules.items():
+        chain = _chain(pattern, value)
+        for key in _matches(pattern, names):
+            _require_unmatched(names[key][0], pattern, matched.get(key))
+            matched[key] = pattern
+            plan.append((names[key][0], chain))
+    _require_attachable(model, [place for place, _ in plan])
+    return plan
+
+
+def _names(model: nn.Module) -> dict[tuple[nn.Module, str], list[Place]]:
+    """Every place once, under all the names that its module has."""
+    found: dict[tuple[nn.Module, str], list[Place]] = {}
+    for place in parameter_places(model):
+        found.setdefault((place.module, place.tensor_name), []).append(place)
+    return found
+
+
+def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
+    chain = list(value) if isinstance(value, Sequence) else [value]
+    wrong = [type(step).__name__ for step in chain if not isinstance(step, nn.Module)]
+    if wrong or not chain:
+        raise TypeError(
+            f"register needs a parametrization, or a sequence of them, for {pattern!r}. "
+            f"Got {wrong[0] if wrong else 'none'}. Pass an object such as Diagonal(), not its class."
+        )
+    return [step for step in chain if isinstance(step, nn.Module)]
+
+
+def _matches(pattern: str, names: dict[tuple[nn.Module, str], list[Place]]) -> list[tuple[nn.Module, str]]:
+    found = [key for key, places in names.items() if any(fnmatchcase(place.name, pattern) for place in places)]
+    if not found:
+        every = [place.name for places in names.values() for place in places]
+        close = get_close_matches(pattern, every, n=3, cutoff=0.3) or every[:3]
+        raise ValueError(
+            f"register needs a parameter for {pattern!r}. Got no match among {len(every)} names. "
+            f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
+        )
+    return found
+
+
+def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
+    if other is not None:
+        raise ValueError(
+            f"register needs one rule for each parameter. Got two for {place.name!r}: {other!r} and {pattern!r}. "
+            "Narrow one of them, or give a sequence of parametrizations."
+        )
+
+
+def _require_attachable(model: nn.Module, places: list[Place]) -> None:
+    owners: dict[int, dict[tuple[nn.Module, str], str]] = {}
+    for place in parameter_places(model):
+        for tensor in place.stored:
+            owners.setdefault(id(tensor), {}).setdefault((place.module, place.tensor_name), place.name)
+    for place in places:
+        for tensor in place.stored:
+            _require_one_owner(list(owners[id(tensor)].values()))
+            if is_lazy(tensor) or is_sharded(tensor):
+                raise ValueError(
+                    f"register needs an initialised, unsharded tensor at {place.name!r}. "
+                    f"Got a {type(tensor).__name__}. Run a batch through a lazy model first; register before "
+                    "fully_shard."
+                )
+        _require_plain_class(place)
+
+
+def _require_one_owner(names: list[str]) -> None:
+    if len(names) > 1:
+        raise ValueError(
+            f"register needs a parameter with one owner. Got one that is tied: {', '.join(map(repr, names))} are the "
+            "same tensor, and would come apart. Untie them first, or constrain another parameter."
+        )
+
+
+def _require_plain_class(place: Place) -> None:
+    if isinstance(place.module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        raise ValueError(
+            f"register needs a module that is no container for {place.name!r}. Got {type(place.module).__name__}, "
+            "which would take the parametrization for one of its children. Move the parameter to a module of its own."
+        )
+    if chains(place.module) and not can_share(place.module):
+        raise ValueError(
+            f"register needs a module with the class that register_parametrization gives for {place.name!r}. "
+            f"Got {type(place.module).__name__}. Register before fully_shard, or whatever else changed the class."
+        )

@@ -1,0 +1,119 @@
+"""`summary`: what is constrained in a model, whether it holds, and what it costs."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+from typing_extensions import override
+
+from parametrizations.chains import build, chains, dense_shape, is_compact, originals, steps
+from parametrizations.fusion import path
+from parametrizations.parametrization import Parametrization
+from parametrizations.places import constrained_modules
+
+__all__ = ["Row", "Summary", "summary"]
+
+
+class Row(NamedTuple):
+    """One constrained tensor.
+
+    ``name`` is the one in the plain model; ``holds`` is None where it cannot be told; ``product`` is what `path` names.
+    """
+
+    name: str
+    constraint: str
+    shape: tuple[int, ...]
+    stored: int
+    dense: int
+    holds: bool | None
+    product: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows that print as a table, in a terminal and in a notebook."""
+
+    rows: tuple[Row, ...]
+
+    @override
+    def __str__(self) -> str:
+        cells = [Row._fields, *(_cells(row) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        lines = [Row._fields, *(_cells(row) for row in self.rows)]
+        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def summary(model: nn.Module) -> Summary:
+    """A table of every parametrized tensor, whoever registered it.
+
+    No weight is built that is stored compactly: there, the constraint holds as soon as what is stored is finite.
+
+    Args:
+        model: Left as it is.
+
+    Raises:
+        TypeError: If it is no model.
+
+    Example:
+        >>> from parametrizations import Diagonal, ZeroDiagonal, register
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        >>> summary(register(model, {"0.weight": Diagonal(), "1.weight": ZeroDiagonal()}))
+        name      constraint    shape   stored  dense  holds  product
+        0.weight  Diagonal      (4, 4)  4       16     yes    element-wise
+        1.weight  ZeroDiagonal  (4, 4)  16      16     yes    dense
+        >>> summary(model).rows[0].stored
+        4
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"summary needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
+    return Summary(
+        tuple(
+            _row(f"{prefix}.{name}" if prefix else name, module, name, chain)
+            for module, prefix in constrained_modules(model).items()
+            for name, chain in chains(module).items()
+        )
+    )
+
+
+def _row(full_name: str, module: nn.Module, name: str, chain: ParametrizationList) -> Row:
+    shape = dense_shape(chain)
+    return Row(
+        full_name,
+        ", then ".join(_kind(step) for step in steps(chain)),
+        tuple(shape),
+        sum(tensor.numel() for tensor in originals(chain).values()),
+        shape.numel(),
+        _holds(chain),
+        path(module).name if name == "weight" else "dense",
+    )
+
+
+def _kind(step: nn.Module) -> str:
+    return type(step).__name__ + ("" if isinstance(step, Parametrization) else " (foreign)")
+
+
+def _holds(chain: ParametrizationList) -> bool | None:
+    last, stored = steps(chain)[-1], list(originals(chain).values())
+    if not isinstance(last, Parametrization) or any(tensor.is_meta for tensor in stored):
+        return None
+    if is_compact(chain):
+        return all(bool(tensor.isfinite().all()) for tensor in stored)
+    return last.contains(build(chain))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    holds = {True: "yes", False: "NO", None: "unknown"}[row.holds]
+    return tuple(holds if field == "holds" else str(value) for field, value in zip(Row._fields, row, strict=True))
