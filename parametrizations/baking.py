@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
 from parametrizations._shared_class import can_share, plain_class
 from parametrizations.chains import build, chains, originals
-from parametrizations.optimizers import forget, replace, require_optimizer
+from parametrizations.optimizers import renew, require_optimizer
 from parametrizations.order import plain_order
+from parametrizations.parameters import give
 from parametrizations.places import GATHER, constrained_modules, is_sharded
 from parametrizations.recurrent import without_graphs
 from parametrizations.rollback import all_or_nothing
@@ -45,6 +47,7 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
             given without ``inplace``. Nothing has changed then.
 
     Example:
+        >>> import torch
         >>> from parametrizations import Diagonal, register
         >>> model = register(nn.Sequential(nn.Linear(3, 3)), {"0.weight": Diagonal()})
         >>> plain = bake(model)
@@ -108,10 +111,11 @@ def _restore(module: nn.Module, baked: list[_Baked], optimizer: Optimizer | None
     order = plain_order(module)
     del module._modules["parametrizations"]
     module.__class__ = plain_class(module)
+    _drop_hooks(module)
     for one in baked:
         tensor = _plain_tensor(one.chain, one.weight)
         if optimizer is not None:
-            _exchange(optimizer, list(originals(one.chain).values()), tensor)
+            renew(optimizer, list(originals(one.chain).values()), tensor)
         if isinstance(tensor, nn.Parameter):
             setattr(module, one.name, tensor)  # a recurrent layer takes note
         else:
@@ -121,6 +125,14 @@ def _restore(module: nn.Module, baked: list[_Baked], optimizer: Optimizer | None
             _move_to_end(tensors, name)
 
 
+def _drop_hooks(module: nn.Module) -> None:
+    """Drop what PyTorch's own constraints (weight_norm) put there to load old checkpoints; it does not pickle."""
+    hooks: dict[int, Any] = module._load_state_dict_pre_hooks
+    theirs = [key for key, hook in hooks.items() if hook.hook.__module__ == torch.nn.utils.parametrizations.__name__]
+    for key in theirs:
+        del hooks[key]
+
+
 def _move_to_end(tensors: dict[str, Any], name: str) -> None:
     tensors[name] = tensors.pop(name)
 
@@ -128,16 +140,8 @@ def _move_to_end(tensors: dict[str, Any], name: str) -> None:
 def _plain_tensor(chain: ParametrizationList, weight: Tensor) -> Tensor:
     """The tensor that was stored, with the weight in it; a new one if there were several, or of another dtype."""
     stored = list(originals(chain).values())
-    for tensor in stored:
-        tensor.grad = None
     if len(stored) == 1 and stored[0].dtype == weight.dtype:
-        stored[0].data = weight
+        give(stored[0], weight)
         return stored[0]
     trained = any(tensor.requires_grad for tensor in stored)
     return nn.Parameter(weight, trained) if isinstance(stored[0], nn.Parameter) else weight
-
-
-def _exchange(optimizer: Optimizer, old: list[Tensor], new: Tensor) -> None:
-    forget(optimizer, old)
-    if all(tensor is not new for tensor in old):
-        replace(optimizer, old, new)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from parametrizations.parameters import give
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["build", "chain_of", "chains", "dense_shape", "is_compact", "originals", "settle", "steps", "stored_for"]
@@ -82,7 +83,8 @@ def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> 
     Args:
         chain: The parametrizations.
         weight: A matrix, ``(out, in)``; converted to the dtype of what is stored.
-        project: Whether to go to the set from outside; else that follows ``on_infeasible``.
+        project: Whether to go to the set from outside, and take a missing inverse for none needed, as registering does;
+            else the one follows ``on_infeasible``, and the other is refused.
 
     Raises:
         ValueError: If a parametrization has no inverse, or refuses the weight.
@@ -99,23 +101,26 @@ def settle(chain: ParametrizationList, weight: Tensor) -> None:
     """Make the chain give ``weight``, or a member of its set that is near; no tensor is written into."""
     taken = stored_for(chain, weight, project=True)
     for name, tensor in originals(chain).items():
-        tensor.data = taken[name].to(tensor.device)
+        give(tensor, taken[name].to(tensor.device))
 
 
 def _inverse(step: nn.Module, value: Tensor, project: bool) -> Tensor:
     if isinstance(step, Parametrization):
         return step.right_inverse(step.project(value) if project else value)
-    inverse = getattr(step, "right_inverse", None)
     try:
-        if inverse is None:
-            raise NotImplementedError
-        taken: Tensor = inverse(value)
+        inverse: Callable[[Tensor], Tensor] = getattr(step, "right_inverse", _missing)
+        return inverse(value)
     except NotImplementedError:
+        if project:  # as PyTorch does when it registers
+            return value
         raise ValueError(
-            f"{type(step).__name__} needs a method right_inverse to start from a weight. Got none. "
+            f"{type(step).__name__} needs a method right_inverse to give this weight. Got none. "
             "Load or assign what it stores."
         ) from None
-    return taken
+
+
+def _missing(value: Tensor) -> Tensor:
+    raise NotImplementedError
 
 
 def _copied(value: object) -> object:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from parametrizations.parameters import give
 from parametrizations.parametrization import COMPLEX, FLOATING
 from parametrizations.pattern import index_dtype
 
@@ -121,8 +122,7 @@ def _resize(values: Tensor, count: int, key: str) -> None:
             f"MaskedSparse needs {values.numel()} values for {key!r}, since a {type(values).__name__} cannot "
             f"be resized. Got {count}. Load the checkpoint before sharding the model."
         )
-    values.grad = None
-    values.data = values.data.new_zeros(count)
+    give(values, values.data.new_zeros(count))
 
 
 def _require_integers(state: object) -> None:

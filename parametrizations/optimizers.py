@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["forget", "replace", "require_optimizer"]
+__all__ = ["renew", "require_optimizer"]
 
 
 def require_optimizer(optimizer: object, caller: str) -> None:
@@ -23,16 +22,20 @@ def require_optimizer(optimizer: object, caller: str) -> None:
         )
 
 
-def forget(optimizer: Optimizer, tensors: Iterable[Tensor]) -> None:
-    """Drop the state of exactly these parameters: its shape may not fit any more."""
-    for tensor in tensors:
-        optimizer.state.pop(tensor, None)
+def renew(optimizer: Optimizer, old: list[Tensor], new: Tensor) -> None:
+    """Drop the state of parameters, and let one take their place.
 
-
-def replace(optimizer: Optimizer, old: list[Tensor], new: Tensor) -> None:
-    """Let a parameter take the place of several that are no more."""
-    gone = {id(tensor) for tensor in old}
+    Args:
+        optimizer: Changed in place.
+        old: The parameters whose state does not fit any more.
+        new: The one that takes their place; it may be one of them.
+    """
+    states = [optimizer.state.pop(tensor, {}) for tensor in old]
+    places = {id(tensor) for tensor in old}
     for group in optimizer.param_groups:
-        kept = [tensor for tensor in group["params"] if id(tensor) not in gone]
-        if len(kept) < len(group["params"]):
-            group["params"][:] = [*kept, new]
+        parameters = group["params"]
+        if any(id(tensor) in places for tensor in parameters):
+            parameters[:] = dict.fromkeys(new if id(tensor) in places else tensor for tensor in parameters)
+            if group.get("fused") and any("momentum_buffer" in state for state in states):
+                # Fused SGD fails where only some have momentum; from zeros it starts as from nothing.
+                optimizer.state[new] = {"momentum_buffer": torch.zeros_like(new)}

@@ -14,9 +14,10 @@ from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 from torch.optim import Optimizer
 
 from parametrizations._shared_class import can_share, share
-from parametrizations.chains import chain_of, chains, settle, steps
-from parametrizations.optimizers import forget, require_optimizer
+from parametrizations.chains import chain_of, chains, settle
+from parametrizations.optimizers import renew, require_optimizer
 from parametrizations.order import keep_order
+from parametrizations.parameters import give
 from parametrizations.places import Place, is_sharded, parameter_places
 from parametrizations.rollback import all_or_nothing
 
@@ -71,13 +72,14 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
         for module in modules:
             share(module, fused=fuse)
         if optimizer is not None:
-            forget(optimizer, [tensor for place, _ in plan for tensor in place.stored])
+            for tensor in [tensor for place, _ in plan for tensor in place.stored]:
+                renew(optimizer, [tensor], tensor)
         return model
 
 
 def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
     for tensor in place.stored:
-        tensor.grad = None
+        give(tensor, tensor.data)
     for parametrization in chain:
         try:
             _attach_one(place.module, place.tensor_name, copy.deepcopy(parametrization))
@@ -94,9 +96,7 @@ def _attach_one(module: nn.Module, name: str, parametrization: nn.Module) -> Non
         return
     weight = getattr(module, name).detach()
     register_parametrization(module, name, parametrization)
-    chain = chain_of(module, name)
-    if all(hasattr(step, "right_inverse") for step in steps(chain)):  # PyTorch does not invert the ones before
-        settle(chain, weight)
+    settle(chain_of(module, name), weight)  # PyTorch does not invert the ones before
 
 
 def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Module]]]:

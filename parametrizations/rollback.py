@@ -44,7 +44,7 @@ def _with_parametrizations(module: nn.Module) -> Iterator[nn.Module]:
 def _of_module(module: nn.Module) -> list[Undo]:
     tensors = [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
     own = vars(module)
-    contents = [_of_container(value) for value in own.values() if type(value) in (dict, list, set)]
+    contents = [_of_container(value) for value in own.values() if isinstance(value, dict | list | set)]
     return [_of_class(module), _of_container(own), *contents, *map(_of_tensor, tensors)]
 
 

@@ -1,0 +1,25 @@
+"""Another shape for a parameter that keeps its identity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["give"]
+
+
+def give(tensor: Tensor, data: Tensor) -> None:
+    """Let the tensor hold other data, of any shape, and forget the gradient that it had.
+
+    As long as the graph of an earlier pass is alive, if only through the last loss, autograd keeps a node for the
+    parameter that remembers the old shape, and the next backward pass fails. PyTorch renews it when the dtype changes.
+
+    Args:
+        tensor: A parameter or buffer; keeps its identity and ``requires_grad``.
+        data: What it holds from now on; not copied.
+    """
+    tensor.grad = None
+    other = torch.float32 if tensor.dtype is torch.float64 else torch.float64
+    if tensor.requires_grad:
+        tensor.data = data.new_empty(0, dtype=other)
+    tensor.data = data

@@ -1,0 +1,75 @@
+"""Failures at every step of a call: each line that it runs in this library or in PyTorch's parametrize fails once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+import parametrizations
+
+OURS = Path(parametrizations.__file__).parent
+FILES = {str(path) for path in OURS.glob("*.py") if path.name != "rollback.py"} | {parametrize.__file__}
+
+
+class Injected(Exception):
+    """The failure."""
+
+
+def fail_at(step: int, call: Callable[[], object]) -> int:
+    """Run the call and fail at its line number ``step``; the number of lines that were run."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ARG001
+        nonlocal seen
+        if frame.f_code.co_filename not in FILES:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == step:
+                raise Injected
+        return trace
+
+    before = sys.gettrace()
+    with torch.enable_grad():  # a failure between a `with` and its end leaves what PyTorch has set there
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
+    return seen
+
+
+def everything(model: nn.Module) -> list[object]:
+    """What must not change: classes, attributes, hooks, and every tensor with its gradient, bit for bit, in order."""
+    found: list[object] = []
+    for name, module in model.named_modules():
+        found += [name, type(module), id(module), *(repr(key) for key in vars(module))]
+        found += [len(value) for value in vars(module).values() if isinstance(value, dict | list | set)]
+        for tensors in (module._parameters, module._buffers):
+            found += [(key, _bits(tensor)) for key, tensor in tensors.items()]
+    return found
+
+
+def held_by(optimizer: torch.optim.Optimizer) -> list[object]:
+    """What an optimizer holds, for which parameters."""
+    groups = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    states = [
+        (id(key), name, torch.as_tensor(value).tolist())
+        for key, state in optimizer.state.items()
+        for name, value in state.items()
+    ]
+    return [*groups, *states]
+
+
+def _bits(tensor: torch.Tensor | None) -> object:
+    if tensor is None:
+        return None
+    grad = None if tensor.grad is None else tensor.grad.tolist()
+    return id(tensor), tensor.requires_grad, tuple(tensor.shape), tensor.detach().tolist(), grad

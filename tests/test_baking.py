@@ -1,0 +1,283 @@
+"""`bake`: the same output from a plain model, order, copies, optimizers, all or nothing, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from typing_extensions import override
+
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    ZeroDiagonal,
+    bake,
+    fuse,
+    masks,
+    plain_state_dict,
+    register,
+)
+from tests.injection import Injected, everything, fail_at, held_by
+
+INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
+RULES: dict[str, Any] = {
+    "0.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+    "2.weight": Diagonal(),
+    "4.weight": ZeroDiagonal(),
+}
+
+
+def plain() -> Any:
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def theirs(model: Any) -> Any:
+    """The same constraints by PyTorch's own functions, and two of PyTorch's own constraints."""
+    register_parametrization(model[0], "weight", NegExpDiagonal())
+    register_parametrization(model[0], "bias", nn.Identity())
+    orthogonal(model[2])
+    weight_norm(model[4])
+    return model
+
+
+def registered() -> Any:
+    return register(plain(), RULES)
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "ours": registered,
+    "not fused": lambda: register(plain(), RULES, fuse=False),
+    "theirs": lambda: theirs(plain()),
+    "theirs, fused": lambda: fuse(theirs(plain())),
+    "spectral": lambda: nn.Sequential(spectral_norm(nn.Linear(4, 4))),
+    "in use": lambda: used(registered()),
+}
+every = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+def used(model: Any) -> Any:
+    model(INPUTS).sum().backward()
+    return model
+
+
+def require_plain(model: nn.Module, like: nn.Module) -> None:
+    assert [type(module) for module in model.modules()] == [type(module) for module in like.modules()]
+    assert list(model.state_dict()) == list(like.state_dict())
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in like.named_parameters()]
+    for module, other in zip(model.modules(), like.modules(), strict=True):
+        assert vars(module).keys() == vars(other).keys()
+        assert not module._load_state_dict_pre_hooks
+        assert all(type(parameter) is nn.Parameter for parameter in module.parameters())
+
+
+@every
+def test_a_baked_copy_is_plain_with_the_same_output_and_the_model_goes_on(make: Callable[[], Any]) -> None:
+    model = make().eval()
+    before, output = everything(model), model(INPUTS)
+    baked = bake(model)
+    require_plain(baked, plain() if len(model) > 1 else nn.Sequential(nn.Linear(4, 4)))
+    torch.testing.assert_close(baked(INPUTS), output)
+    assert everything(model) == before
+    assert all(parameter.requires_grad for parameter in baked.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    used(model)
+    optimizer.step()
+    torch.testing.assert_close(baked(INPUTS), output)  # nothing is shared
+    used(model)
+
+
+@every
+def test_baking_in_place_keeps_identity(make: Callable[[], Any]) -> None:
+    model = make().eval()
+    output, originals = model(INPUTS), {id(parameter) for parameter in model.parameters()}
+    assert bake(model, inplace=True) is model
+    require_plain(model, plain() if len(model) > 1 else nn.Sequential(nn.Linear(4, 4)))
+    torch.testing.assert_close(model(INPUTS), output)
+    kept = {id(parameter) for parameter in model.parameters()} & originals
+    assert len(kept) >= len(list(model.parameters())) - 1  # weight_norm stores two tensors, neither of them the weight
+    used(model)
+
+
+def test_a_plain_model_bakes_to_itself() -> None:
+    model = plain()
+    require_plain(bake(model), model)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_copy_baked_pytorchs_way_or_ours_leaves_the_original_whole(swap: bool) -> None:
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    try:
+        model = registered()
+        twin, other = copy.deepcopy(model), copy.deepcopy(model)
+        output = model(INPUTS)
+        bake(twin, inplace=True)
+        remove_parametrizations(other[4], "weight")
+        for one in (model, twin, other):
+            torch.testing.assert_close(one(INPUTS), output)
+        theirs_too = theirs(plain())
+        twin = copy.deepcopy(theirs_too)  # shares PyTorch's injected classes
+        bake(twin, inplace=True)
+        torch.testing.assert_close(theirs_too(INPUTS), twin(INPUTS))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def test_an_averaged_model_bakes_while_training_goes_on() -> None:
+    model = registered()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3):
+        used(model)
+        optimizer.step()
+        average.update_parameters(model)
+        exported: Any = bake(average.module)
+        torch.testing.assert_close(exported(INPUTS), average(INPUTS))
+    assert not torch.allclose(exported(INPUTS), model(INPUTS))
+    assert bool((exported[0].weight.diagonal() < 0).all())
+
+
+def test_while_cached_a_copy_bakes_its_own_weight() -> None:
+    model = registered()
+    with parametrize.cached():
+        model(INPUTS)
+        twin = copy.deepcopy(model)
+        twin[2].parametrizations.weight.original.data.fill_(3)
+        assert bool((bake(twin)[2].weight.diagonal() == 3).all())
+
+
+class WithBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("first", torch.ones(2, 2))
+        self.register_buffer("matrix", torch.ones(4, 4))
+        self.register_buffer("last", torch.ones(1))
+        self.matrix: Tensor
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return input @ self.matrix
+
+
+def test_buffers_are_baked_too() -> None:
+    model = register_parametrization(WithBuffer(), "matrix", ZeroDiagonal())
+    baked = bake(model)
+    assert sorted(baked._buffers) == ["first", "last", "matrix"]
+    assert not list(baked.parameters())
+    torch.testing.assert_close(baked(INPUTS), model(INPUTS))
+
+
+def test_the_order_of_parameters_is_kept_in_a_module_of_ones_own() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("a", "b", "c", "d"):
+                setattr(self, name, nn.Parameter(torch.randn(3, 3)))
+
+    model = register(Own(), {"c": Diagonal()})
+    register(model, {"b": ZeroDiagonal()})
+    assert [name for name, _ in bake(model).named_parameters()] == ["a", "b", "c", "d"]
+    assert list(plain_state_dict(model)) == ["a", "b", "c", "d"]
+
+
+def test_a_baked_model_pickles_scripts_quantizes_and_exports(tmp_path: Path) -> None:
+    baked = bake(registered()).eval()
+    output = baked(INPUTS)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(baked))(INPUTS), output)
+    torch.save(baked, tmp_path / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit and quantization announce their successors
+        torch.testing.assert_close(torch.jit.script(baked)(INPUTS), output)
+        quantized = torch.ao.quantization.quantize_dynamic(baked, {nn.Linear})  # type: ignore[no-untyped-call]
+    assert quantized(INPUTS).shape == output.shape
+    torch.testing.assert_close(torch.export.export(baked, (INPUTS,)).module()(INPUTS), output)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "Adam": lambda parameters: torch.optim.Adam(parameters, fused=True),
+    "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, fused=True),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True),
+}
+
+
+@pytest.mark.parametrize("constrain", [registered, lambda: theirs(plain())], ids=["ours", "theirs"])
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_steps_on_after_baking_in_place(
+    make: Callable[[Any], torch.optim.Optimizer], constrain: Callable[[], Any]
+) -> None:
+    model = constrain()
+    optimizer = make(model.parameters())
+    used(model)
+    optimizer.step()
+    kept = optimizer.state[model[4].bias]
+    bake(model, inplace=True, optimizer=optimizer)
+    assert optimizer.state[model[4].bias] is kept
+    assert model[2].weight.grad is None
+    before = model[4].weight.detach().clone()
+    optimizer.zero_grad()
+    used(model)
+    optimizer.step()
+    assert not torch.equal(model[4].weight, before)
+    state = optimizer.state[model[2].weight]
+    assert all(value.shape in ((4, 4), ()) for value in state.values() if isinstance(value, Tensor))
+    assert {id(tensor) for group in optimizer.param_groups for tensor in group["params"]} == {
+        id(parameter) for parameter in model.parameters()
+    }
+
+
+def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
+    model = theirs(plain())
+    register(model, {"0.bias": nn.Identity()})
+    optimizer = torch.optim.Adam(model.parameters())
+    used(model)
+    optimizer.step()
+    before, held = everything(model), held_by(optimizer)
+    twin = copy.deepcopy(model)
+    steps = fail_at(0, lambda: bake(twin, inplace=True, optimizer=torch.optim.Adam(twin.parameters())))
+    assert steps > 200
+    for step in range(1, steps):
+        with pytest.raises(Injected):
+            fail_at(step, lambda: bake(model, inplace=True, optimizer=optimizer))
+        assert everything(model) == before, f"step {step} of {steps}"
+        assert held_by(optimizer) == held
+    bake(model, inplace=True, optimizer=optimizer)
+
+
+def test_spectral_norm_does_not_move_its_statistics() -> None:
+    model: Any = nn.Sequential(spectral_norm(nn.Linear(4, 4)))
+    before = everything(model)
+    bake(model)
+    plain_state_dict(model)
+    assert everything(model) == before
+
+
+def test_a_weight_too_large_to_build_is_refused_with_its_size() -> None:
+    with torch.device("meta"):
+        model = register(nn.Sequential(nn.Linear(2, 2), nn.Linear(2**20, 2**20)), {"1.weight": Diagonal()})
+    model.to_empty(device="cpu")
+    before = [type(module) for module in model.modules()]
+    for call in (bake, plain_state_dict, lambda one: bake(one, inplace=True)):
+        with pytest.raises(ValueError, match=r"needs 4.4 TB for dense weights on cpu, 4.4 TB of them for '1.weight'"):
+            call(model)
+    assert [type(module) for module in model.modules()] == before
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"bake needs a model. Got dict"):
+        bake({})  # type: ignore[type-var]
+    model = registered()
+    with pytest.raises(TypeError, match=r"bake needs a torch.optim.Optimizer. Got list"):
+        bake(model, inplace=True, optimizer=[])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs inplace=True to change an optimizer"):
+        bake(model, optimizer=torch.optim.SGD(model.parameters()))

@@ -1,0 +1,208 @@
+"""Checkpoints across plain and constrained models: torch.save, safetensors, torch.distributed.checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    ZeroDiagonal,
+    bake,
+    fuse,
+    masks,
+    plain_state_dict,
+    register,
+)
+from tests.injection import everything
+
+INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
+RULES: dict[str, Any] = {
+    "0.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+    "1.weight": Diagonal(),
+    "2.inner.weight": MaskedSparse(masks.random(0.5)),
+    "3.weight": ZeroDiagonal(),
+}
+
+
+def plain() -> Any:
+    inner = nn.ModuleDict({"norm": nn.BatchNorm1d(4), "inner": nn.Linear(4, 4, bias=False)})
+    made = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), inner, nn.Linear(4, 3))
+    for parameter in made.parameters():
+        nn.init.normal_(parameter)
+    return made
+
+
+def registered() -> Any:
+    return register(plain(), RULES)
+
+
+def output(model: Any) -> Tensor:
+    inner: Tensor = model[2]["norm"].eval()(model[1](model[0](INPUTS)))
+    result: Tensor = model[3](model[2]["inner"](inner))
+    return result
+
+
+def test_the_plain_checkpoint_is_the_baked_models_and_the_model_is_left() -> None:
+    model = registered()
+    before = everything(model)
+    found, expected = plain_state_dict(model), bake(model).state_dict()
+    assert everything(model) == before
+    assert list(found) == list(expected)
+    assert found._metadata == expected._metadata  # type: ignore[attr-defined]
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+        assert not found[key].requires_grad
+    fresh = plain()
+    fresh.load_state_dict(found)
+    torch.testing.assert_close(output(fresh), output(model))
+
+
+def test_a_given_checkpoint_is_converted_not_the_model() -> None:
+    model, other = registered(), registered()
+    state = copy.deepcopy(other.state_dict())
+    found = plain_state_dict(model, state)
+    for key, value in bake(other).state_dict().items():
+        assert torch.equal(found[key], value)  # also with the other random mask
+    assert state.keys() == other.state_dict().keys()
+    assert plain_state_dict(model, {}) == {}
+
+
+def test_a_meta_model_converts_a_checkpoint_that_has_values() -> None:
+    with torch.device("meta"):
+        model = registered()
+    state = registered().state_dict()
+    assert not any(value.is_meta for value in plain_state_dict(model, state).values())
+
+
+def test_a_checkpoint_of_another_model_is_refused() -> None:
+    model = registered()
+    state = model.state_dict()
+    del state["2.inner.parametrizations.weight.0._extra_state"]
+    with pytest.raises(ValueError, match=r"(?s)does not fit at '2.inner.weight'.* values and their positions together"):
+        plain_state_dict(model, state)
+    with pytest.raises(TypeError, match=r"a state dict or none. Got Sequential and list"):
+        plain_state_dict(model, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("constrain", [orthogonal, weight_norm, spectral_norm])
+def test_foreign_parametrizations_turn_plain_and_load_plain(constrain: Callable[[nn.Module], Any]) -> None:
+    model: Any = register(nn.Sequential(constrain(nn.Linear(4, 4))), {"0.weight": ZeroDiagonal()})
+    expected = model(INPUTS)
+    fresh = nn.Sequential(nn.Linear(4, 4))
+    fresh.load_state_dict(plain_state_dict(model))
+    torch.testing.assert_close(fresh(INPUTS), bake(model)(INPUTS))
+    assert expected.shape == (3, 4)
+    single: Any = fuse(nn.Sequential(weight_norm(nn.Linear(4, 4))))
+    single.load_state_dict(fresh.state_dict())
+    torch.testing.assert_close(single(INPUTS), fresh(INPUTS))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_plain_checkpoint_loads_strictly(assign: bool) -> None:
+    source, model = registered(), registered()
+    model.load_state_dict(source.state_dict())
+    checkpoint = plain_state_dict(source)
+    fresh = registered()
+    fresh[2]["inner"].load_state_dict(source[2]["inner"].state_dict())  # the mask is not in a plain checkpoint
+    assert str(fresh.load_state_dict(checkpoint, strict=True, assign=assign)) == "<All keys matched successfully>"
+    torch.testing.assert_close(output(fresh), output(source))
+    assert list(checkpoint) == list(plain_state_dict(source))  # it is left as it was
+    output(fresh).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def test_a_plain_checkpoint_loads_into_a_layer_of_pytorchs_own_that_was_fused() -> None:
+    layer: Any = fuse(register_parametrization(nn.Linear(4, 4), "weight", ZeroDiagonal()))
+    weight = torch.randn(4, 4).fill_diagonal_(0)
+    layer.load_state_dict({"weight": weight, "bias": torch.ones(4)})
+    assert torch.equal(layer.weight, weight)
+    remove_parametrizations(layer, "weight")
+    layer.load_state_dict({"weight": torch.eye(4), "bias": torch.ones(4)})
+    assert torch.equal(layer.weight, torch.eye(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_plain_checkpoint_of_another_dtype_is_converted_before_it_is_inverted(dtype: torch.dtype) -> None:
+    layer = register(nn.Linear(4, 4), {"weight": NegExpDiagonal()})
+    weight = -torch.eye(4, dtype=dtype)
+    layer.load_state_dict({"weight": weight, "bias": torch.ones(4)})
+    torch.testing.assert_close(layer.weight, weight.float())
+
+
+def test_a_plain_checkpoint_outside_the_set_follows_on_infeasible() -> None:
+    strict = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.lower_triangular())})
+    before = strict.weight.detach().clone()
+    checkpoint = {"weight": torch.ones(4, 4), "bias": torch.ones(4)}
+    with pytest.raises(RuntimeError, match=r"plain 'weight': MaskedSparse needs every .* 6 of 16 .* stays as it was"):
+        strict.load_state_dict(checkpoint)
+    assert torch.equal(strict.weight, before)
+    lenient = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.lower_triangular(), on_infeasible="project")})
+    lenient.load_state_dict(checkpoint)
+    assert torch.equal(lenient.weight, torch.ones(4, 4).tril())
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.ones(3, 4), r"weight of shape \(4, 4\). Got \(3, 4\)"),
+        (torch.full((4, 4), torch.nan), "finite weight"),
+        ("text", "needs to be a tensor. Got str"),
+        (torch.ones(4, 4).to_sparse(), "dense tensor"),
+    ],
+)
+def test_a_plain_checkpoint_that_does_not_fit_is_refused(weight: Any, message: str) -> None:
+    layer = register(nn.Linear(4, 4), {"weight": Diagonal()})
+    before = layer.weight.detach().clone()
+    with pytest.raises(RuntimeError, match=message):
+        layer.load_state_dict({"weight": weight, "bias": torch.ones(4)})
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_partial_checkpoint_still_misses_what_it_misses() -> None:
+    model = registered()
+    found = model.load_state_dict({"1.weight": torch.eye(4)}, strict=False)
+    assert not found.unexpected_keys
+    assert not any(key.startswith("1.parametrizations") for key in found.missing_keys)
+    assert "0.parametrizations.weight.original" in found.missing_keys
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "1.weight"'):
+        model.load_state_dict(model.state_dict() | {"1.weight": torch.eye(4)})
+
+
+@pytest.mark.parametrize("convert", [plain_state_dict, lambda model: model.state_dict()], ids=["plain", "constrained"])
+def test_checkpoints_go_through_files(convert: Callable[[Any], dict[str, Any]], tmp_path: Path) -> None:
+    model, fresh = registered(), registered()
+    fresh[2]["inner"].load_state_dict(model[2]["inner"].state_dict())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    state = convert(model)
+    torch.save(state, tmp_path / "model.pt")
+    save_file(state, tmp_path / "model.safetensors")
+    for loaded in (torch.load(tmp_path / "model.pt", weights_only=True), load_file(tmp_path / "model.safetensors")):
+        other = copy.deepcopy(fresh)
+        other.load_state_dict(loaded)
+        torch.testing.assert_close(output(other), output(model))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
+def test_distributed_checkpoints(tmp_path: Path) -> None:
+    model, fresh = registered(), registered()
+    fresh[2]["inner"].load_state_dict(model[2]["inner"].state_dict())
+    save(model.state_dict(), checkpoint_id=tmp_path, no_dist=True)
+    state = fresh.state_dict()
+    load(state, checkpoint_id=tmp_path, no_dist=True)
+    fresh.load_state_dict(state)
+    torch.testing.assert_close(output(fresh), output(model))

@@ -1,0 +1,117 @@
+"""``reset_parameters`` after registering, and layers that are built on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from typing_extensions import override
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register
+
+RULES: dict[str, Callable[[], Any]] = {
+    "Diagonal": Diagonal,
+    "ZeroDiagonal": ZeroDiagonal,
+    "NegExpDiagonal": NegExpDiagonal,
+    "MaskedSparse": lambda: MaskedSparse(masks.banded(2, 1)),
+    "chain": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+}
+every = pytest.mark.parametrize("make", RULES.values(), ids=RULES)
+
+
+@every
+def test_resetting_gives_the_distribution_of_initialising_and_then_registering(make: Callable[[], Any]) -> None:
+    layer, optimized = register(nn.Linear(400, 300), {"weight": make()}), []
+    optimized += [id(parameter) for parameter in layer.parameters()]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(9)
+    layer.reset_parameters()
+    like = register(nn.Linear(400, 300), {"weight": make()})
+    assert [id(parameter) for parameter in layer.parameters()] == optimized
+    for one, other in ((layer.weight, like.weight), (layer.bias, like.bias)):
+        for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+            assert abs(_quantile(one, share) - _quantile(other, share)) < 0.012  # of 0.1
+    assert bool(((layer.weight == 0) == (like.weight == 0)).all())
+
+
+def _quantile(tensor: Tensor, share: float) -> float:
+    values = tensor.detach().flatten().sort().values
+    return values[min(int(share * len(values)), len(values) - 1)].item()
+
+
+@every
+def test_built_on_meta_moved_and_reset(make: Callable[[], Any]) -> None:
+    with torch.device("meta"):
+        layer = register(nn.Linear(6, 5), {"weight": make()})
+    layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    output = layer(torch.ones(2, 6))
+    assert bool(output.isfinite().all())
+    output.sum().backward()
+
+
+def test_a_layer_too_large_to_be_dense_is_reset() -> None:
+    n = 2**20
+    with torch.device("meta"):
+        layer: Any = register(nn.Linear(n, n), {"weight": Diagonal()})
+    layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    x = layer.parametrizations.weight.original.detach()
+    bound = 1 / n**0.5
+    assert -bound <= x.min().item() < -0.99 * bound
+    assert 0.99 * bound < x.max().item() <= bound
+    torch.testing.assert_close(x.std(), torch.tensor(bound / 3**0.5), rtol=0.01, atol=0)
+
+
+class Orthogonal(nn.Linear):
+    @override
+    def reset_parameters(self) -> None:
+        nn.init.orthogonal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Truncated(nn.Linear):
+    @override
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=3)
+        self.bias = nn.Parameter(torch.full((self.out_features,), 7.0))
+
+
+def test_an_initialisation_that_takes_the_matrix_builds_it() -> None:
+    layer: Any = register(Orthogonal(5, 5), {"weight": Diagonal()})
+    layer.reset_parameters()
+    assert 0 < layer.weight.diagonal().abs().max().item() <= 1
+    with torch.device("meta"):
+        layer = register(Orthogonal(2**20, 2**20), {"weight": Diagonal()})
+    layer.to_empty(device="cpu")
+    with pytest.raises(ValueError, match=r"Orthogonal.reset_parameters needs 4.4 TB"):
+        layer.reset_parameters()
+
+
+def test_what_fills_every_entry_alike_needs_no_matrix_and_may_replace_others() -> None:
+    layer: Any = register(Truncated(50, 50), {"weight": Diagonal()})
+    layer.reset_parameters()
+    values = layer.weight.diagonal()
+    assert 0.2 < values.std().item() < 3
+    assert -2 <= values.min().item() < values.max().item() <= 2
+    assert bool((layer.bias == 7).all())
+    assert dict(layer.named_parameters())["bias"] is layer.bias
+
+
+def test_recurrent_and_embedding_layers_and_foreign_parametrizations_reset() -> None:
+    model: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": ZeroDiagonal(), "weight_ih_l0": Diagonal()})
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model.reset_parameters()
+    assert not any(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
+    assert bool((model.weight_hh_l0.diagonal() == 0).all())
+    embedding: Any = register(nn.Embedding(5, 4), {"weight": Diagonal()})
+    embedding.reset_parameters()
+    assert int((embedding.weight != 0).sum()) == 4
+    layer: Any = register(weight_norm(nn.Linear(4, 4)), {"bias": nn.Identity()})
+    layer.reset_parameters()
+    assert layer.weight.abs().max().item() <= 0.5

@@ -1,0 +1,262 @@
+"""`register`: names, chains, all or nothing, refusals, gradients and optimizers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal, weight_norm
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from typing_extensions import override
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, path, register
+from tests.injection import Injected, everything, fail_at, held_by
+
+
+def model() -> Any:
+    return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU()), nn.Linear(4, 3))
+
+
+def test_patterns_match_full_names_and_cross_dots() -> None:
+    made = register(model(), {"*.0.weight": Diagonal(), "[02].weight": ZeroDiagonal()})
+    kinds = [type(made.get_submodule(name).parametrizations.weight[0]) for name in ("0", "1.0", "2")]
+    assert kinds == [ZeroDiagonal, Diagonal, ZeroDiagonal]
+
+
+def test_each_match_gets_a_copy_and_rules_are_shared() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mine = MaskedSparse(masks.random(0.5, generator=generator))
+    made = register(model(), {"0.weight": mine, "1.0.weight": mine})
+    one, other = (made.get_submodule(name).parametrizations.weight[0] for name in ("0", "1.0"))
+    assert not torch.equal(one.mask, other.mask)  # the generator went on drawing
+    assert mine.shape is None
+    register(model(), {"0.weight": mine})
+
+
+def test_a_member_does_not_move_through_a_chain() -> None:
+    layer: Any = nn.Linear(4, 4)
+    member = torch.randn(4, 4).tril(-1) - torch.tensor([0.1, 1.0, 2.0, 30.0]).diag()
+    layer.weight.data = member.clone()
+    register(layer, {"weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
+    torch.testing.assert_close(layer.weight, member, rtol=1e-5, atol=0)
+    assert path(layer).why == "the weight has more than one parametrization"
+
+
+def test_a_chain_shows_rules_the_weight_that_is_there() -> None:
+    layer: Any = nn.Linear(3, 3)
+    layer.weight.data = torch.tensor([[-0.001, 5.0, 4.0], [3.0, -0.002, 2.0], [1.0, 6.0, -7.0]])
+    register(layer, {"weight": [MaskedSparse(masks.magnitude(4 / 9)), NegExpDiagonal()]})
+    assert layer.parametrizations.weight[0].mask.tolist() == [[False, True, True], [False] * 3, [False, True, True]]
+
+
+def test_registering_on_top_goes_by_the_plain_name_and_keeps_a_member() -> None:
+    made = model()
+    made[0].weight.data = -torch.eye(4) + torch.ones(4, 4).tril(-1)
+    register(made, {"0.weight": MaskedSparse(masks.lower_triangular())})
+    before = made[0].weight.detach()
+    register(made, {"0.weight": NegExpDiagonal()})
+    torch.testing.assert_close(made[0].weight, before)
+    assert len(made[0].parametrizations.weight) == 2
+
+
+def test_foreign_parametrizations_attach_too() -> None:
+    class Doubled(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    made = register(model(), {"0.weight": Doubled(), "2.weight": [ZeroDiagonal(), Doubled()]})
+    assert bool((made[2].weight.diagonal() == 0).all())
+    assert path(made[0]).why == "the parametrization is not one of this library's"
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_fusing_is_the_default_and_every_module_shares_a_class(fuse: bool) -> None:
+    made: Any = nn.ModuleDict(
+        {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "e": nn.Embedding(5, 4), "f": nn.Embedding(6, 4)}
+    )
+    register(made, {"*.weight": Diagonal()}, fuse=fuse)
+    assert path(made["a"]).name == ("element-wise" if fuse else "dense")
+    assert type(made["a"]) is type(made["b"])
+    assert type(made["e"]) is type(made["f"])
+    twin = copy.deepcopy(made)
+    with parametrize.cached():
+        made["a"].weight, twin["a"].parametrizations.weight.original.data.fill_(3)
+        assert bool((twin["a"].weight.diagonal() == 3).all())
+    for name in made:
+        remove_parametrizations(twin[name], "weight")
+        assert made[name].weight.shape == twin[name].weight.shape
+    assert type(twin["e"]) is nn.Embedding
+
+
+def test_a_layer_registered_without_fusing_can_be_fused_later() -> None:
+    from parametrizations import fuse
+
+    made = register(model(), {"0.weight": Diagonal()}, fuse=False)
+    assert path(fuse(made)[0]).name == "element-wise"
+
+
+def test_a_bias_and_an_embedding_beside_each_other() -> None:
+    class Squared(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return x.square()
+
+        def right_inverse(self, value: Tensor) -> Tensor:
+            return value.clamp(min=0).sqrt()
+
+    made = register(model(), {"0.bias": Squared(), "0.weight": Diagonal()})
+    output = made[0](torch.ones(1, 4))
+    torch.testing.assert_close(output, made[0].weight.diagonal()[None] + made[0].bias)
+    assert bool((made[0].bias >= 0).all())
+
+
+RULES: dict[str, Any] = {
+    "0.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+    "1.0.weight": Diagonal(),
+    "2.weight": ZeroDiagonal(),
+}
+
+
+def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
+    made = model()
+    register(made, {"2.weight": NegExpDiagonal()})
+    optimizer = torch.optim.Adam(made.parameters())
+    made(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    before, held = everything(made), held_by(optimizer)
+    twin = copy.deepcopy(made)
+    steps = fail_at(0, lambda: register(twin, RULES, optimizer=torch.optim.Adam(twin.parameters())))
+    assert steps > 300
+    for step in range(1, steps):
+        with pytest.raises(Injected):
+            fail_at(step, lambda: register(made, RULES, optimizer=optimizer))
+        assert everything(made) == before, f"step {step} of {steps}"
+        assert held_by(optimizer) == held
+    register(made, RULES, optimizer=optimizer)  # and all of it still works
+
+
+@pytest.mark.parametrize(
+    ("rules", "refusal", "message"),
+    [
+        ({"0.wieght": Diagonal()}, ValueError, r"'0.wieght'. Got no match among 5 names. .* close: '0.weight'"),
+        ({"nothing": Diagonal()}, ValueError, r"Got no match .* Names that are close: '0.weight', '0.bias'"),
+        ({"0.weight": Diagonal(), "0.w*": ZeroDiagonal()}, ValueError, r"two for '0.weight': '0.weight' and '0.w\*'"),
+        ({"*": Diagonal()}, ValueError, r"cannot attach Diagonal to '0.bias'. Diagonal needs a weight with 2 dim"),
+        ({"0.weight": Diagonal}, TypeError, r"parametrization, or a sequence of them, for '0.weight'. Got type. Pass"),
+        ({"0.weight": []}, TypeError, r"for '0.weight'. Got none"),
+        ({"0.weight": [Diagonal(), "x"]}, TypeError, r"for '0.weight'. Got str"),
+        (
+            {"0.weight": [NegExpDiagonal(), Diagonal()]},
+            ValueError,
+            r"'0.weight'. Diagonal stores another shape .* first",
+        ),
+        ([("0.weight", Diagonal())], TypeError, "a mapping from names to parametrizations. Got Sequential and list"),
+    ],
+)
+def test_wrong_rules_are_refused_and_nothing_has_changed(rules: Any, refusal: type[Exception], message: str) -> None:
+    made = model()
+    before = everything(made)
+    with pytest.raises(refusal, match=message):
+        register(made, rules)
+    assert everything(made) == before
+
+
+def test_a_failure_at_the_last_layer_of_many_undoes_the_first() -> None:
+    made: Any = nn.Sequential(*(nn.Linear(3, 3) for _ in range(20)))
+    made[19].weight.data[0, 0] = torch.nan
+    before = [type(layer) for layer in made], list(made.state_dict())
+    with pytest.raises(ValueError, match=r"cannot attach Diagonal to '19.weight'. .* finite weight"):
+        register(made, {"*.weight": Diagonal()})
+    assert ([type(layer) for layer in made], list(made.state_dict())) == before
+
+
+def test_a_tied_weight_is_refused_with_every_place() -> None:
+    made: Any = nn.ModuleDict({"embedding": nn.Embedding(4, 4), "head": nn.Linear(4, 4)})
+    made["head"].weight = made["embedding"].weight
+    with pytest.raises(ValueError, match=r"tied: 'embedding.weight', 'head.weight' are the same tensor"):
+        register(made, {"head.weight": Diagonal()})
+
+
+def test_one_module_under_two_names_is_one_place() -> None:
+    shared: Any = nn.Linear(4, 4)
+    made: Any = nn.ModuleDict({"first": shared, "second": shared})
+    register(made, {"*.weight": Diagonal()})
+    assert len(shared.parametrizations.weight) == 1
+    with pytest.raises(ValueError, match=r"two for 'first.weight'"):
+        register(made, {"first.weight": ZeroDiagonal(), "second.weight": ZeroDiagonal()})
+
+
+def test_a_lazy_module_and_a_container_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"initialised, unsharded tensor at 'weight'. Got a UninitializedParameter"):
+        register(nn.LazyLinear(3), {"weight": Diagonal()})
+    container: Any = nn.Sequential(nn.Linear(3, 3))
+    container.register_parameter("scale", nn.Parameter(torch.ones(3, 3)))
+    with pytest.raises(ValueError, match=r"no container for 'scale'. Got Sequential"):
+        register(container, {"scale": Diagonal()})
+
+
+def test_a_class_that_something_else_changed_is_refused() -> None:
+    made = register(model(), {"0.weight": Diagonal()})
+    made[0].__class__ = type("Sharded", (type(made[0]),), {})
+    with pytest.raises(ValueError, match=r"class that register_parametrization gives for '0.weight'. Got Sharded"):
+        register(made, {"0.weight": NegExpDiagonal()})
+
+
+def test_the_gradient_of_the_old_meaning_is_dropped_and_no_other() -> None:
+    made = model()
+    made(torch.ones(2, 4)).sum().backward()
+    register(made, {"0.weight": Diagonal()})
+    assert made[0].parametrizations.weight.original.grad is None
+    assert made[2].weight.grad is not None
+    made(torch.ones(2, 4)).sum().backward()
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "Adam": lambda parameters: torch.optim.Adam(parameters, fused=True),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, fused=True),
+    "Adagrad": lambda parameters: torch.optim.Adagrad(parameters, fused=True),
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True),
+    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, foreach=True),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_state_of_exactly_the_matched_parameters_is_dropped(
+    make: Callable[[Any], torch.optim.Optimizer],
+) -> None:
+    made = model()
+    optimizer = make(made.parameters())
+    made(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    register(made, {"0.weight": Diagonal()}, optimizer=optimizer)
+    left = optimizer.state.get(made[0].parametrizations.weight.original, {})
+    assert all(bool((value == 0).all()) for value in left.values())  # fused SGD needs momentum for all or for none
+    assert made[2].weight in optimizer.state
+    optimizer.zero_grad()
+    made(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    state = optimizer.state[made[0].parametrizations.weight.original]
+    assert all(value.shape in ((4,), ()) for value in state.values() if isinstance(value, Tensor))
+
+
+def test_what_is_no_optimizer_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"register needs a torch.optim.Optimizer. Got dict"):
+        register(model(), {"0.weight": Diagonal()}, optimizer={})  # type: ignore[arg-type]
+
+
+def test_on_top_of_what_others_registered() -> None:
+    made = model()
+    weight_norm(made[0])
+    orthogonal(made[1][0])
+    register_parametrization(made[2], "weight", ZeroDiagonal())
+    register(made, {"1.0.weight": ZeroDiagonal(), "2.weight": NegExpDiagonal()})
+    assert bool((made[1][0].weight.diagonal() == 0).all())
+    assert bool((made[2].weight.diagonal() < 0).all())
+    with pytest.raises(ValueError, match=r"cannot attach Diagonal to '0.weight'. Diagonal stores another shape"):
+        register(made, {"0.weight": Diagonal()})

@@ -1,0 +1,67 @@
+"""`summary`: rows, a table, a page; also of what others registered, and of what cannot be built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register, summary
+
+
+def model() -> Any:
+    made: Any = nn.ModuleDict({name: nn.Linear(4, 4) for name in "abcd"} | {"rnn": nn.RNN(4, 4)})
+    register(made, {"a.weight": Diagonal(), "b.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
+    register(made, {"rnn.weight_hh_l0": ZeroDiagonal()})
+    register_parametrization(made["c"], "weight", ZeroDiagonal())
+    weight_norm(made["d"])
+    return made
+
+
+def test_a_row_says_what_is_there() -> None:
+    rows = {row.name: row[1:] for row in summary(model()).rows}
+    assert rows == {
+        "a.weight": ("Diagonal", (4, 4), 4, 16, True, "element-wise"),
+        "b.weight": ("MaskedSparse, then NegExpDiagonal", (4, 4), 10, 16, True, "dense"),
+        "rnn.weight_hh_l0": ("ZeroDiagonal", (4, 4), 16, 16, True, "dense"),
+        "c.weight": ("ZeroDiagonal", (4, 4), 16, 16, True, "dense"),
+        "d.weight": ("_WeightNorm (foreign)", (4, 4), 20, 16, None, "dense"),
+    }
+
+
+def test_it_prints_as_a_table_and_as_a_page() -> None:
+    made = summary(register(nn.Linear(3, 2), {"weight": ZeroDiagonal()}))
+    head = "name    constraint    shape   stored  dense  holds  product"
+    assert str(made) == repr(made) == f"{head}\nweight  ZeroDiagonal  (2, 3)  6       6      yes    dense"
+    assert "<td>ZeroDiagonal</td>" in made._repr_html_()
+    assert str(summary(nn.Linear(2, 2))).startswith("name")
+
+
+def test_what_does_not_hold_is_said() -> None:
+    made = model()
+    with torch.no_grad():
+        made["a"].parametrizations.weight.original[0] = torch.inf
+        made["c"].parametrizations.weight.original[0, 1] = torch.nan
+    rows = {row.name: row.holds for row in summary(made).rows}
+    assert rows["a.weight"] is rows["c.weight"] is False
+    assert "NO" in str(summary(made))
+
+
+def test_a_weight_that_is_stored_compactly_is_never_built() -> None:
+    with torch.device("meta"):
+        made: Any = nn.Sequential(register(nn.Linear(2**20, 2**20), {"weight": Diagonal()}), nn.Linear(3, 3))
+        register(made, {"1.weight": ZeroDiagonal()})
+    assert [row.holds for row in summary(made).rows] == [None, None]  # no values yet
+    made[0].to_empty(device="cpu")
+    made[0].reset_parameters()
+    row = summary(made).rows[0]
+    assert (row.stored, row.dense, row.holds) == (2**20, 2**40, True)
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"summary needs a model. Got dict"):
+        summary({})  # type: ignore[arg-type]
