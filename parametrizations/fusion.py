@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import is_parametrized
 
 from parametrizations._shared_class import can_share, has_fused_forward, share
@@ -75,6 +76,8 @@ def path(layer: nn.Module) -> Path:
         return Path("dense", "the weight has no parametrization")
     if not has_fused_forward(layer):
         return Path("dense", "the layer is not fused")
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return Path("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
     parametrizations = layer.get_submodule("parametrizations.weight")
     first = parametrizations.get_submodule("0")
     if len(list(parametrizations.children())) > 1:
