@@ -20,13 +20,15 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from parametrizations import masks
+from parametrizations.baking import bake
 from parametrizations.diagonal import Diagonal
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.neg_exp_diagonal import NegExpDiagonal
 from parametrizations.parametrization import Parametrization
+from parametrizations.registration import register
+from parametrizations.summaries import summary
 from parametrizations.zero_diagonal import ZeroDiagonal
 
 __all__ = ["run"]
@@ -141,16 +143,16 @@ def _unconstrained(model: nn.Sequential, digits: Digits, epochs: int, progress: 
     twin = copy.deepcopy(model)
     task = progress.add_task("unconstrained copy", total=epochs * digits.steps)
     milliseconds = _train(twin, digits, epochs, lambda: progress.advance(task))
-    before, after, size = _accuracy(model, digits.test), _accuracy(twin, digits.test), _size(twin)
+    before, after = _accuracy(model, digits.test), _accuracy(twin, digits.test)
+    size = sum(_weight(twin.get_submodule(layer)).numel() for layer in CONSTRAINED)
     return Outcome("none", size, size, before, after, 0, epochs * digits.steps, milliseconds, 0.0, [], twin)
 
 
 def _constrain(name: str, model: nn.Sequential, digits: Digits, epochs: int, progress: Progress) -> Outcome:
     """Attach one constraint to a copy of the classifier, train on, and bake the copy."""
-    twin = copy.deepcopy(model)
-    dense, layers = _size(twin), [twin.get_submodule(layer) for layer in CONSTRAINED]
-    for layer in layers:
-        register_parametrization(layer, "weight", PARAMETRIZATIONS[name]())
+    rules = {f"{layer}.weight": PARAMETRIZATIONS[name]() for layer in CONSTRAINED}
+    twin = register(copy.deepcopy(model), rules)
+    layers = [twin.get_submodule(layer) for layer in CONSTRAINED]
     task = progress.add_task(name, total=epochs * digits.steps)
     broken: list[bool] = []
 
@@ -158,31 +160,23 @@ def _constrain(name: str, model: nn.Sequential, digits: Digits, epochs: int, pro
         broken.append(not all(map(_holds, layers)))
         progress.advance(task)
 
-    stored, before, accuracy = _size(twin), [_weight(layer) for layer in layers], _accuracy(twin, digits.test)
+    before, accuracy = [_weight(layer) for layer in layers], _accuracy(twin, digits.test)
     milliseconds = _train(twin, digits, epochs, check)
     images = list(zip(before, [_weight(layer) for layer in layers], strict=True))
-    trained_accuracy, outputs = _accuracy(twin, digits.test), _outputs(twin, digits.test[0])
-    for layer in layers:
-        remove_parametrizations(layer, "weight")
+    rows, baked = summary(twin).rows, bake(twin)
     return Outcome(
         name=name,
-        stored=stored,
-        dense=dense,
+        stored=sum(row.stored for row in rows),
+        dense=sum(row.dense for row in rows),
         attached_accuracy=accuracy,
-        trained_accuracy=trained_accuracy,
+        trained_accuracy=_accuracy(twin, digits.test),
         violations=sum(broken),
         steps=epochs * digits.steps,
         milliseconds=milliseconds,
-        baking_difference=_apart(outputs, _outputs(twin, digits.test[0])),
+        baking_difference=_apart(_outputs(baked, digits.test[0]), _outputs(twin, digits.test[0])),
         images=images,
-        baked=twin,
+        baked=baked,
     )
-
-
-def _size(model: nn.Module) -> int:
-    """Numbers that are stored and trained in the layers that get a constraint, without the biases."""
-    layers = [model.get_submodule(layer) for layer in CONSTRAINED]
-    return sum(p.numel() for layer in layers for name, p in layer.named_parameters() if name != "bias")
 
 
 def _holds(layer: nn.Module) -> bool:

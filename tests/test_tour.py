@@ -17,10 +17,10 @@ from parametrizations.__main__ import CONSTRAINTS, main
 def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--epochs", "2", "--out", str(tmp_path / "new" / "folder")])
     printed = capsys.readouterr().out
-    rows = {line.split()[0]: line.split() for line in printed.splitlines() if "e+00" in line and "/" in line}
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if "/44" in line}
     for name in CONSTRAINTS:
         assert "44/44" in rows[name], "the constraint held after every step"
-        assert rows[name][-1] == "0.0e+00", "baking moved the outputs"
+        assert float(rows[name][-1]) < 2e-5, "baking moved the outputs, which reach about 10"
     with Image.open(tmp_path / "new" / "folder" / "weights.png") as picture:
         assert picture.size[0] > 1000
     assert "their outputs differ by 0.0e+00" in printed
