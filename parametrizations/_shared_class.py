@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +28,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from parametrizations.graphs import spare_graphs
 from parametrizations.initialization import initialize
 from parametrizations.plain_checkpoints import take_plain
-from parametrizations.recurrent import without_graphs
+from parametrizations.sharding import is_sharded
 
 __all__ = ["can_share", "has_fused_forward", "is_injected", "is_shared", "plain_class", "share"]
 
@@ -110,8 +112,9 @@ def _make(base: Any, names: frozenset[str], fused: bool) -> type:
     members["_load_from_state_dict"] = _loader(base._load_from_state_dict)
     if not hasattr(base, "__deepcopy__"):
         members["__deepcopy__"] = _deepcopy
-    if hasattr(base, "reset_parameters"):
-        members["reset_parameters"] = _initializer(base)
+    for name in ("reset_parameters", "_reset_parameters"):  # the second is nn.MultiheadAttention's
+        if hasattr(base, name):
+            members[name] = _initializer(base, getattr(base, name))
     if fused:
         members["forward"] = _fused_forward
     own = type(base)
@@ -162,22 +165,30 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
         return
     owner = lists._modules[name]
     assert isinstance(owner, parametrize.ParametrizationList)
+    if any(is_sharded(tensor) for tensor in owner.parameters(recurse=False)):
+        raise RuntimeError(
+            f"Assigning {name!r} needs what is stored in one piece. Got a tensor that is sharded over processes. "
+            "Assign before fully_shard, or load a gathered checkpoint."
+        )
     owner.right_inverse(value)
 
 
 def _loader(load: Callable[..., None]) -> Callable[..., None]:
-    def load_plain_too(self: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        take_plain(self, state_dict, prefix, errors=arguments[-1])
-        load(self, state_dict, prefix, *arguments)
+    def load_plain_too(self: nn.Module, *arguments: Any, **named: Any) -> None:
+        hooks: Any = self._load_state_dict_pre_hooks
+        hooks[take_plain] = functools.partial(take_plain, self)  # last, after what renames or changes the weight
+        try:
+            load(self, *arguments, **named)
+        finally:
+            del hooks[take_plain]
 
     return load_plain_too
 
 
-def _initializer(base: Any) -> Callable[[nn.Module], None]:
-    def reset_parameters(self: nn.Module) -> None:
-        initialize(self, base)
+def _initializer(base: type[nn.Module], reset: Callable[..., None]) -> Callable[..., None]:
+    def reset_parameters(self: nn.Module, *arguments: Any, **named: Any) -> None:
+        initialize(self, base, lambda module: reset(module, *arguments, **named))
 
-    reset_parameters.__doc__ = base.reset_parameters.__doc__
     return reset_parameters
 
 
@@ -192,8 +203,10 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """What `copy.deepcopy` does by itself where ``__getstate__`` does not refuse."""
     twin = type(self).__new__(type(self))
     memo[id(self)] = twin
-    memo |= without_graphs(self)
-    twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+    plain: Any = plain_class(self)
+    state = plain.__getstate__(self)  # without what compile() left, and what the class itself leaves out
+    spare_graphs(memo, state.values() if isinstance(state, dict) else [])
+    plain.__setstate__(twin, copy.deepcopy(state, memo))
     for slot in copyreg._slotnames(type(self)):  # type: ignore[attr-defined]
         if hasattr(self, slot):
             setattr(twin, slot, copy.deepcopy(getattr(self, slot), memo))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,13 @@ from torch.optim import Optimizer
 
 from parametrizations._shared_class import can_share, plain_class
 from parametrizations.chains import build, chains, originals
+from parametrizations.graphs import spare_graphs
 from parametrizations.optimizers import renew, require_optimizer
 from parametrizations.order import plain_order
 from parametrizations.parameters import give
-from parametrizations.places import GATHER, constrained_modules, is_sharded
-from parametrizations.recurrent import without_graphs
+from parametrizations.places import constrained_modules, identity, owners
 from parametrizations.rollback import all_or_nothing
+from parametrizations.sharding import GATHER, is_sharded
 from parametrizations.sizes import require_room
 
 __all__ = ["bake"]
@@ -67,24 +69,22 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
         )
     _require_bakeable(model)
     if not inplace:
-        memo = {key: value for module in model.modules() for key, value in without_graphs(module).items()}
-        model = copy.deepcopy(model, memo)
-    baked = [
-        _Baked(module, name, chain, build(chain))
-        for module in constrained_modules(model)
-        for name, chain in chains(module).items()
-    ]
-    with all_or_nothing(constrained_modules(model), optimizer):
-        for module in constrained_modules(model):
-            _restore(module, [one for one in baked if one.module is module], optimizer)
+        model = _copy(model)
+    modules, tied = constrained_modules(model), {key for key, names in owners(model).items() if len(names) > 1}
+    weights = {chain: build(chain) for module in modules for chain in chains(module).values()}
+    with all_or_nothing(modules, optimizer), torch.inference_mode(False):
+        for module, prefix in modules.items():
+            for name, old, new in _restored(module, weights, tied):
+                if optimizer is not None:
+                    renew(optimizer, old, {f"{prefix}.{name}" if prefix else name: new})
         return model
 
 
-class _Baked(NamedTuple):
-    module: nn.Module
-    name: str
-    chain: ParametrizationList
-    weight: Tensor
+def _copy(model: Model) -> Model:
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        spare_graphs(memo, vars(module).values())
+    return copy.deepcopy(model, memo)
 
 
 def _require_bakeable(model: nn.Module) -> None:
@@ -106,20 +106,21 @@ def _require_bakeable(model: nn.Module) -> None:
     )
 
 
-def _restore(module: nn.Module, baked: list[_Baked], optimizer: Optimizer | None) -> None:
-    """Give one module its class and its tensors back."""
-    order = plain_order(module)
+def _restored(
+    module: nn.Module, weights: dict[ParametrizationList, Tensor], tied: set[object]
+) -> Iterator[tuple[str, list[Tensor], Tensor]]:
+    """Give one module its class and its tensors back; each tensor with those that it takes the place of."""
+    order, baked = plain_order(module), chains(module)
     del module._modules["parametrizations"]
     module.__class__ = plain_class(module)
     _drop_hooks(module)
-    for one in baked:
-        tensor = _plain_tensor(one.chain, one.weight)
-        if optimizer is not None:
-            renew(optimizer, list(originals(one.chain).values()), tensor)
+    for name, chain in baked.items():
+        tensor = _plain_tensor(chain, weights[chain], tied)
         if isinstance(tensor, nn.Parameter):
-            setattr(module, one.name, tensor)  # a recurrent layer takes note
+            setattr(module, name, tensor)  # a recurrent layer takes note
         else:
-            module.register_buffer(one.name, tensor)
+            module.register_buffer(name, tensor)
+        yield name, [parameter for parameter in chain.parameters() if identity(parameter) not in tied], tensor
     for tensors in (module._parameters, module._buffers):
         for name in [name for name in order if name in tensors]:
             _move_to_end(tensors, name)
@@ -137,10 +138,10 @@ def _move_to_end(tensors: dict[str, Any], name: str) -> None:
     tensors[name] = tensors.pop(name)
 
 
-def _plain_tensor(chain: ParametrizationList, weight: Tensor) -> Tensor:
-    """The tensor that was stored, with the weight in it; a new one if there were several, or of another dtype."""
+def _plain_tensor(chain: ParametrizationList, weight: Tensor, tied: set[object]) -> Tensor:
+    """The tensor that was stored, with the weight in it; a new one if it was several, of another dtype, or tied."""
     stored = list(originals(chain).values())
-    if len(stored) == 1 and stored[0].dtype == weight.dtype:
+    if len(stored) == 1 and stored[0].dtype == weight.dtype and identity(stored[0]) not in tied:
         give(stored[0], weight)
         return stored[0]
     trained = any(tensor.requires_grad for tensor in stored)

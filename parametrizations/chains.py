@@ -7,12 +7,24 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList
 
+from parametrizations.graphs import spare_graphs
 from parametrizations.parameters import give
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["build", "chain_of", "chains", "dense_shape", "is_compact", "originals", "settle", "steps", "stored_for"]
+__all__ = [
+    "build",
+    "chain_of",
+    "chains",
+    "copied",
+    "dense_shape",
+    "is_compact",
+    "originals",
+    "settle",
+    "steps",
+    "stored_for",
+]
 
 
 def chain_of(module: nn.Module, name: str) -> ParametrizationList:
@@ -24,9 +36,10 @@ def chain_of(module: nn.Module, name: str) -> ParametrizationList:
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:
     """The parametrizations of each tensor of one module, by the tensor's name."""
-    if not is_parametrized(module):
+    holder = module._modules.get("parametrizations")  # not by attribute: wrappers may pass on what they wrap
+    if not isinstance(holder, nn.ModuleDict):
         return {}
-    return {name: chain_of(module, name) for name in module.get_submodule("parametrizations")._modules}
+    return {name: chain for name, chain in holder._modules.items() if isinstance(chain, ParametrizationList)}
 
 
 def steps(chain: ParametrizationList) -> list[nn.Module]:
@@ -47,9 +60,11 @@ def is_compact(chain: ParametrizationList) -> bool:
 
 
 def dense_shape(chain: ParametrizationList) -> torch.Size:
-    """The shape of the weight, ``(out, in)``; known to this library's parametrizations, else built."""
-    first = steps(chain)[0]
-    return first.known_shape if isinstance(first, Parametrization) else build(chain).shape
+    """The shape of the weight, ``(out, in)``: known to this library's parametrizations, else built if it has values."""
+    first, stored = steps(chain)[0], next(iter(originals(chain).values()))
+    if isinstance(first, Parametrization):
+        return first.known_shape
+    return stored.shape if stored.is_meta else build(chain).shape
 
 
 def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -62,19 +77,24 @@ def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None)
     Returns:
         A contiguous tensor without a graph.
     """
+    with torch.inference_mode(False), torch.no_grad():
+        twin, own = copied(chain, state), originals(chain)
+        if state is not None:  # what a forward may write into is a copy
+            taken = {key: value if key in own else copy.deepcopy(value) for key, value in state.items()}
+            twin.load_state_dict(taken, assign=True)
+        weight: Tensor = twin()
+    return weight.detach().contiguous()
+
+
+def copied(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None) -> ParametrizationList:
+    """A copy to try something on; what is stored is not copied, or comes from a state dict."""
     held: dict[int, object] = {}
     for name, tensor in originals(chain).items():
         taken = tensor if state is None else state[name]
         held[id(tensor)] = nn.Parameter(taken.detach(), requires_grad=False)
-    twin = copy.deepcopy(chain, held)
-    if state is not None:  # what a forward may write into is a copy
-        own = originals(chain)
-        twin.load_state_dict(
-            {key: value if key in own else _copied(value) for key, value in state.items()}, assign=True
-        )
-    with torch.no_grad():
-        weight: Tensor = twin()
-    return weight.detach().contiguous()
+    for part in chain.modules():
+        spare_graphs(held, vars(part).values())
+    return copy.deepcopy(chain, held)
 
 
 def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
@@ -82,19 +102,18 @@ def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> 
 
     Args:
         chain: The parametrizations.
-        weight: A matrix, ``(out, in)``; converted to the dtype of what is stored.
+        weight: A matrix, ``(out, in)``, of the dtype that is to be stored.
         project: Whether to go to the set from outside, and take a missing inverse for none needed, as registering does;
             else the one follows ``on_infeasible``, and the other is refused.
 
     Raises:
         ValueError: If a parametrization has no inverse, or refuses the weight.
     """
-    stored = originals(chain)
-    value = weight.to(next(iter(stored.values())).dtype)
-    with torch.no_grad():
+    value = weight
+    with torch.inference_mode(False), torch.no_grad():
         for step in reversed(steps(chain)):
             value = _inverse(step, value, project)
-    return dict(zip(stored, [value] if chain.is_tensor else value, strict=True))
+    return dict(zip(originals(chain), [value] if chain.is_tensor else value, strict=True))
 
 
 def settle(chain: ParametrizationList, weight: Tensor) -> None:
@@ -121,7 +140,3 @@ def _inverse(step: nn.Module, value: Tensor, project: bool) -> Tensor:
 
 def _missing(value: Tensor) -> Tensor:
     raise NotImplementedError
-
-
-def _copied(value: object) -> object:
-    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from parametrizations.chains import build, chains
 from parametrizations.order import plain_order
-from parametrizations.places import GATHER, is_sharded, plain_modules
+from parametrizations.places import plain_modules
+from parametrizations.sharding import GATHER, is_sharded
 from parametrizations.sizes import require_room
 
 __all__ = ["plain_state_dict"]
@@ -54,11 +55,13 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
         "plain_state_dict",
     )
     plain: dict[str, Any] = OrderedDict()
+    constrained = [f"{prefix}parametrizations.{name}." for prefix, module in modules.items() for name in chains(module)]
     for key in entries:
         for prefix in [prefix for prefix in modules if key.startswith(prefix)]:
             plain |= _own(modules.pop(prefix), prefix, entries)
-        if ".parametrizations." not in f".{key}":
+        if not any(key.startswith(inside) for inside in constrained):
             plain.setdefault(key, entries[key])
+    _require_all_known(model, plain)
     return _with_versions(plain, getattr(entries, "_metadata", {}))
 
 
@@ -91,6 +94,17 @@ def _weight(chain: Any, state: dict[str, Any], name: str) -> Tensor:
         raise ValueError(
             f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {name!r}: {error}"
         ) from error
+
+
+def _require_all_known(model: nn.Module, plain: Mapping[str, Any]) -> None:
+    strange = {key for key in plain if ".parametrizations." in f".{key}"}
+    strange -= model.state_dict().keys() if strange else set()
+    if strange:
+        raise ValueError(
+            f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} constrained "
+            f"entries that it does not have, such as {min(strange)!r}. Register the same rules first, and strip what a "
+            "wrapper puts before the names."
+        )
 
 
 def _require_gathered(entries: Mapping[str, Any]) -> None:

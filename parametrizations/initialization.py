@@ -3,66 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from parametrizations.chains import chain_of, chains, dense_shape, originals, settle, steps
+from parametrizations.chains import build, chain_of, chains, dense_shape, originals, settle, steps
 from parametrizations.parametrization import Parametrization
+from parametrizations.rollback import all_or_nothing
 from parametrizations.selection import Selection
 from parametrizations.sizes import require_room
 
 __all__ = ["initialize"]
 
+Room = Callable[[nn.Module, str], Tensor]
 
-def initialize(module: nn.Module, plain: type[nn.Module]) -> None:
-    """Do what the plain module's ``reset_parameters`` does, and start from it.
 
-    What is stored gets the distribution that initialising a plain layer and then registering would give. Where it is a
-    selection of the weight's entries, it is filled as such, and the dense weight is never built.
+def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
+    """Do what the plain module does to initialise itself, and start from it.
+
+    What is stored gets the distribution that initialising a plain layer and then registering would give; what the
+    plain module leaves alone stays. Where what is stored is a selection of the weight's entries, it is filled as such,
+    and the dense weight is never built, unless the initialisation takes the whole matrix.
 
     Args:
         module: The constrained module.
         plain: Its class without constraints.
+        reset: The plain class's initialisation.
     """
     try:
-        twin = _initialized(module, plain, _room)
-    except NotImplementedError:  # not entry-wise: it takes the dense weight
+        _initialize(module, plain, reset, _room)
+    except NotImplementedError:  # not entry-wise
         require_room([(name, chain) for name, chain in chains(module).items()], f"{plain.__name__}.reset_parameters")
-        twin = _initialized(module, plain, _dense_room)
-    for name, parameter in twin._parameters.items():
-        if name in module._parameters:
-            module._parameters[name] = parameter  # in case that it was replaced rather than filled
-        elif not isinstance(parameter, Selection):
-            settle_in_place(module, name, parameter)
+        _initialize(module, plain, reset, _dense_room)
 
 
-def settle_in_place(module: nn.Module, name: str, weight: Tensor | None) -> None:
-    """Start from a weight, keeping the tensors that an optimizer may know."""
-    assert weight is not None
-    settle(chain_of(module, name), weight.detach())
+def _initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], room: Room) -> None:
+    before = {name: room(module, name) for name in chains(module)}
+    rooms = {name: _fresh(tensor) for name, tensor in before.items()}
+    constrained, children = type(module), list(module._modules)
+    parametrizations = module._modules["parametrizations"]
+    stores = {name: _store(module, name) for name in rooms}
+    with all_or_nothing([module]):
+        del module._modules["parametrizations"]
+        module.__class__ = plain
+        for name, store in stores.items():
+            store[name] = rooms[name]
+        reset(module)
+        filled = {name: store.pop(name) for name, store in stores.items()}
+        module.__class__ = constrained
+        module._modules["parametrizations"] = parametrizations
+        for name in [name for name in children if name in module._modules]:
+            module._modules[name] = module._modules.pop(name)
+    for name, tensor in filled.items():
+        if not isinstance(tensor, Selection) and not _same(tensor, before[name]):
+            settle(chain_of(module, name), tensor.detach())
 
 
-def _initialized(module: nn.Module, plain: Any, room: Callable[[nn.Module, str], nn.Parameter]) -> Any:
-    """A module of the plain class with the same tensors, and room where one is constrained, initialised."""
-    twin = plain.__new__(plain)
-    vars(twin).update(vars(module))
-    vars(twin)["_modules"] = {name: child for name, child in module._modules.items() if name != "parametrizations"}
-    vars(twin)["_parameters"] = dict(module._parameters) | {name: room(module, name) for name in chains(module)}
-    plain.reset_parameters(twin)
-    return twin
+def _store(module: nn.Module, name: str) -> dict[str, Tensor]:
+    stored = next(iter(originals(chain_of(module, name)).values()))
+    store: dict[str, Tensor] = module._parameters if isinstance(stored, nn.Parameter) else module._buffers  # type: ignore[assignment]
+    return store
 
 
-def _room(module: nn.Module, name: str) -> nn.Parameter:
+def _room(module: nn.Module, name: str) -> Tensor:
+    """Where the tensor is filled: among what is stored, if that is enough."""
     chain = chain_of(module, name)
     only, stored = steps(chain)[0], next(iter(originals(chain).values()))
     if len(chain) == 1 and isinstance(only, Parametrization) and only.selects:
-        return nn.Parameter(Selection(stored.detach(), only.known_shape), requires_grad=False)
+        return Selection(stored.detach(), only.known_shape)
     return _dense_room(module, name)
 
 
-def _dense_room(module: nn.Module, name: str) -> nn.Parameter:
+def _dense_room(module: nn.Module, name: str) -> Tensor:
     chain = chain_of(module, name)
-    stored = next(iter(originals(chain).values()))
-    return nn.Parameter(torch.empty(dense_shape(chain), dtype=stored.dtype, device=stored.device))
+    try:
+        return build(chain)
+    except RuntimeError:  # nothing that can be computed with has been stored yet
+        stored = next(iter(originals(chain).values()))
+        return torch.full(dense_shape(chain), torch.nan, dtype=stored.dtype, device=stored.device)
+
+
+def _fresh(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor if isinstance(tensor, Selection) else tensor.clone(), requires_grad=False)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    same = (one == other) | (one.isnan() & other.isnan())
+    return one.shape == other.shape and bool(same.all())

@@ -122,7 +122,8 @@ def _resize(values: Tensor, count: int, key: str) -> None:
             f"MaskedSparse needs {values.numel()} values for {key!r}, since a {type(values).__name__} cannot "
             f"be resized. Got {count}. Load the checkpoint before sharding the model."
         )
-    give(values, values.data.new_zeros(count))
+    with torch.inference_mode(False):  # the parameter outlives the block that loads it
+        give(values, torch.zeros(count, dtype=values.dtype, device=values.device))
 
 
 def _require_integers(state: object) -> None:

@@ -192,7 +192,11 @@ class MaskedSparse(Parametrization):
 
     def _arrange(self, positions: Tensor, device: torch.device) -> None:
         """Keep the positions on a device in the one form that the product there needs."""
-        shape, positions = self.known_shape, positions.to(device)
+        with torch.inference_mode(False):  # structure outlives the block that it is made in
+            self._hold(positions.to(device).clone())
+
+    def _hold(self, positions: Tensor) -> None:
+        shape, device = self.known_shape, positions.device
         like = torch.empty(0, device=device)
         dense = sparse_path(like, positions.numel(), shape, self.product).name == "dense"
         if not dense:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 __all__ = ["renew", "require_optimizer"]
 
@@ -17,25 +20,36 @@ def require_optimizer(optimizer: object, caller: str) -> None:
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. "
-            "Pass the one that steps on the model's parameters."
+            f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. Pass the one that steps on "
+            "the model's parameters; where there are several, make them anew afterwards."
         )
 
 
-def renew(optimizer: Optimizer, old: list[Tensor], new: Tensor) -> None:
-    """Drop the state of parameters, and let one take their place.
+def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]) -> None:
+    """Drop the state of parameters, and let others take their place.
 
     Args:
         optimizer: Changed in place.
         old: The parameters whose state does not fit any more.
-        new: The one that takes their place; it may be one of them.
+        new: Those that take their place, by name; they may be the same.
     """
-    states = [optimizer.state.pop(tensor, {}) for tensor in old]
-    places = {id(tensor) for tensor in old}
+    gone = {id(tensor) for tensor in old}
+    if isinstance(optimizer, LBFGS):  # its history is one of all parameters together
+        optimizer.state.clear()
+        optimizer._numel_cache = None
+    moved = any("momentum_buffer" in optimizer.state.pop(tensor, {}) for tensor in list(old))
     for group in optimizer.param_groups:
-        parameters = group["params"]
-        if any(id(tensor) in places for tensor in parameters):
-            parameters[:] = dict.fromkeys(new if id(tensor) in places else tensor for tensor in parameters)
-            if group.get("fused") and any("momentum_buffer" in state for state in states):
+        places = [place for place, tensor in enumerate(group["params"]) if id(tensor) in gone]
+        if places:
+            _exchange(group["params"], places, list(new.values()))
+            _exchange(group.get("param_names", []), places, list(new))
+            if group.get("fused") and moved:
                 # Fused SGD fails where only some have momentum; from zeros it starts as from nothing.
-                optimizer.state[new] = {"momentum_buffer": torch.zeros_like(new)}
+                optimizer.state |= {tensor: {"momentum_buffer": torch.zeros_like(tensor)} for tensor in new.values()}
+
+
+def _exchange(members: list[Any], places: list[int], new: list[Any]) -> None:
+    if members:
+        kept = [None if place in places else [member] for place, member in enumerate(members)]
+        kept[places[0]] = new
+        members[:] = [member for part in kept if part is not None for member in part]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from parametrizations.chains import chains
 
@@ -18,7 +17,7 @@ _KEPT = "plain_order"
 @contextmanager
 def keep_order(module: nn.Module) -> Iterator[None]:
     """Write down the order before the block constrains a tensor of the module."""
-    names = plain_order(module) if is_parametrized(module) else [*module._parameters, *module._buffers]
+    names = plain_order(module) if chains(module) else [*module._parameters, *module._buffers]
     yield
     setattr(module.get_submodule("parametrizations"), _KEPT, names)
 

@@ -14,12 +14,16 @@ def give(tensor: Tensor, data: Tensor) -> None:
     As long as the graph of an earlier pass is alive, if only through the last loss, autograd keeps a node for the
     parameter that remembers the old shape, and the next backward pass fails. PyTorch renews it when the dtype changes.
 
+    A backward pass through such a graph is refused where it would need what the tensor held.
+
     Args:
         tensor: A parameter or buffer; keeps its identity and ``requires_grad``.
         data: What it holds from now on; not copied.
     """
     tensor.grad = None
     other = torch.float32 if tensor.dtype is torch.float64 else torch.float64
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
     if tensor.requires_grad:
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from parametrizations._caller import is_assignment, is_registration
 from parametrizations.paths import PLAIN, Path, Product
+from parametrizations.sharding import is_sharded
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
 
@@ -192,6 +194,14 @@ class Parametrization(nn.Module):
         names = list(inspect.signature(type(self).__init__).parameters)[1:]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """What `copy.deepcopy` does anyway, without the long way that it takes for each empty dictionary."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            empty = isinstance(value, dict | set) and not value
+            vars(twin)[name] = type(value)() if empty else copy.deepcopy(value, memo)
+        return twin
+
     @override
     def extra_repr(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.options().items()]
@@ -201,6 +211,11 @@ class Parametrization(nn.Module):
 
     def require_stored(self, x: Tensor) -> torch.Size:
         """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
+        if type(x) not in (Tensor, nn.Parameter) and is_sharded(x):
+            raise RuntimeError(
+                f"{type(self).__name__} needs what it stores in one piece. Got a tensor that is sharded over "
+                "processes. Read the weight between unshard() and reshard(), or gather the checkpoint."
+            )
         if self.shape is None and x.dim() == 2:
             raise ValueError(self._has_to_come_first(x))
         if x.shape != self.stored_shape:

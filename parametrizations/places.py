@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from parametrizations.chains import chains, originals
 
-__all__ = ["GATHER", "Place", "constrained_modules", "is_sharded", "parameter_places", "plain_modules"]
-
-
-GATHER = (
-    "Gather the checkpoint with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
-    "options=StateDictOptions(full_state_dict=True, cpu_offload=True))"
-)
-"""What to do with a sharded model, in errors."""
+__all__ = [
+    "Place",
+    "constrained_modules",
+    "identity",
+    "owners",
+    "parameter_places",
+    "plain_modules",
+]
 
 
 class Place(NamedTuple):
@@ -32,23 +31,25 @@ class Place(NamedTuple):
         """The tensors that are stored and trained at this place: one, unless a foreign parametrization has more."""
         chain = chains(self.module).get(self.tensor_name)
         if chain is None:
-            return [self.module.get_parameter(self.tensor_name)]
+            parameter = self.module._parameters[self.tensor_name]
+            return [] if parameter is None else [parameter]
         return list(originals(chain).values())
 
 
-def plain_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module of the plain model, under each of its names; none that belongs to a parametrization."""
-    inside = {part for module in model.modules() if is_parametrized(module) for part in _parts(module)}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if module not in inside:
-            yield name, module
+def plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module of the plain model, under each of its names; none for the sake of a parametrization."""
+    yield name, model
+    hidden = "parametrizations" if chains(model) else None
+    for child_name, child in model._modules.items():
+        if child is not None and child_name != hidden:
+            yield from plain_modules(child, f"{name}.{child_name}" if name else child_name)
 
 
 def constrained_modules(model: nn.Module) -> dict[nn.Module, str]:
     """The modules with a parametrized tensor, each with its first name."""
     found: dict[nn.Module, str] = {}
     for name, module in plain_modules(model):
-        if is_parametrized(module):
+        if chains(module):
             found.setdefault(module, name)
     return found
 
@@ -61,10 +62,16 @@ def parameter_places(model: nn.Module) -> Iterator[Place]:
             yield Place(f"{prefix}.{name}" if prefix else name, module, name)
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is spread over several processes."""
-    return hasattr(tensor, "placements") and hasattr(tensor, "full_tensor")
+def owners(model: nn.Module) -> dict[object, list[str]]:
+    """The names of the places that share a stored tensor, by `identity`; a module under two names is one place."""
+    found: dict[object, dict[tuple[nn.Module, str], str]] = {}
+    for place in parameter_places(model):
+        for tensor in place.stored:
+            found.setdefault(identity(tensor), {}).setdefault((place.module, place.tensor_name), place.name)
+    return {key: list(names.values()) for key, names in found.items()}
 
 
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    return module.get_submodule("parametrizations").modules()
+def identity(tensor: Tensor) -> object:
+    """What two tensors have in common that are the same memory, if only by their data."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
+    return tensor.data_ptr() if plain else id(tensor)

@@ -7,12 +7,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations.chains import chains, stored_for
+from parametrizations.chains import build, chains, copied, originals, steps, stored_for
+from parametrizations.parametrization import Parametrization
 
 __all__ = ["take_plain"]
 
+GIVEN_BACK = 1e-3
+"""How far, relative to the largest entry, a foreign parametrization may be from giving a loaded weight back."""
 
-def take_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, errors: list[str]) -> None:
+
+def take_plain(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *arguments: Any
+) -> None:
     """Put what is to be stored in the place of the plain weights in a state dict that is about to be loaded.
 
     A weight outside the set follows ``on_infeasible``. One that is refused stays out, leaves the layer as it was, and
@@ -22,23 +28,44 @@ def take_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, error
         module: The module that is loaded, with parametrized tensors or not any more.
         state_dict: Changed in place.
         prefix: What the module's entries begin with.
-        errors: Where a refusal is reported.
+        metadata: What PyTorch says about the loading; whether it is to assign.
+        arguments: The rest of what PyTorch passes to a pre-hook; the last one is where a refusal is reported.
     """
+    errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for name, chain in chains(module).items():
         plain, constrained = f"{prefix}{name}", f"{prefix}parametrizations.{name}."
-        if plain in state_dict and not any(key.startswith(constrained) for key in state_dict):
-            entries = chain.state_dict(prefix=constrained)
-            entries |= {
-                f"{constrained}{key}": value for key, value in _taken(chain, state_dict.pop(plain), errors, plain)
-            }
-            state_dict |= entries
+        if plain not in state_dict or any(key.startswith(constrained) for key in state_dict):
+            continue
+        try:
+            taken = _taken(chain, state_dict.pop(plain), assigned)
+        except (TypeError, ValueError, RuntimeError) as error:
+            errors.append(f"While loading the plain {plain!r}: {error} The tensor stays as it was.")
+            taken = chain.state_dict()
+        state_dict |= {f"{constrained}{key}": value for key, value in taken.items()}
 
 
-def _taken(chain: ParametrizationList, weight: object, errors: list[str], key: str) -> list[tuple[str, Tensor]]:
-    try:
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
-        return list(stored_for(chain, weight, project=False).items())
-    except (TypeError, ValueError, RuntimeError) as error:
-        errors.append(f"While loading the plain {key!r}: {error} The tensor stays as it was.")
-        return []
+def _taken(chain: ParametrizationList, weight: object, assigned: bool) -> dict[str, Any]:
+    """The state of the chain that gives the weight."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
+    if not assigned:
+        weight = weight.to(next(iter(originals(chain).values())).dtype)
+    if all(isinstance(step, Parametrization) for step in steps(chain)):
+        return chain.state_dict() | stored_for(chain, weight, project=False)
+    twin = copied(chain)  # the inverses of others may write into their buffers, as orthogonal's does
+    stored = stored_for(twin, weight, project=False)
+    state = twin.state_dict() | stored
+    _require_given_back(chain, state, weight)
+    return state
+
+
+def _require_given_back(chain: ParametrizationList, state: dict[str, Any], weight: Tensor) -> None:
+    """The inverses of others need not be exact: spectral_norm's divides by a norm that it estimated before."""
+    given = build(chain, state)
+    apart = (given - weight.to(given)).abs().max().item() if given.numel() else 0.0
+    if not apart <= GIVEN_BACK * weight.abs().max().item():
+        kinds = ", then ".join(type(step).__name__ for step in steps(chain))
+        raise ValueError(
+            f"{kinds} needs to give the weight back that is loaded. Got one that is {apart:.2g} away. "
+            "Load the constrained checkpoint."
+        )

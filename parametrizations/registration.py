@@ -6,20 +6,22 @@ import copy
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
 from parametrizations._shared_class import can_share, share
-from parametrizations.chains import chain_of, chains, settle
+from parametrizations.chains import chain_of, chains, settle, steps
 from parametrizations.optimizers import renew, require_optimizer
 from parametrizations.order import keep_order
 from parametrizations.parameters import give
-from parametrizations.places import Place, is_sharded, parameter_places
+from parametrizations.places import Place, identity, owners, parameter_places
 from parametrizations.rollback import all_or_nothing
+from parametrizations.sharding import is_sharded
 
 __all__ = ["Rules", "register"]
 
@@ -65,38 +67,53 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     plan = _plan(model, rules)
     if optimizer is not None:
         require_optimizer(optimizer, "register")
+        _require_in(optimizer, [place for place, _ in plan])
     modules = dict.fromkeys(place.module for place, _ in plan)
-    with all_or_nothing(modules, optimizer):
+    with all_or_nothing(modules, optimizer), torch.inference_mode(False):
         for place, chain in plan:
+            old = place.stored
             _attach(place, chain)
+            if optimizer is not None:
+                renew(optimizer, old, _parameters(place))
         for module in modules:
             share(module, fused=fuse)
-        if optimizer is not None:
-            for tensor in [tensor for place, _ in plan for tensor in place.stored]:
-                renew(optimizer, [tensor], tensor)
         return model
 
 
+def _parameters(place: Place) -> dict[str, Tensor]:
+    """What is trained at a place, by its names in the constrained model."""
+    prefix = f"{place.name.removesuffix(place.tensor_name)}parametrizations.{place.tensor_name}"
+    return dict(chain_of(place.module, place.tensor_name).named_parameters(prefix))
+
+
 def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
+    weight = getattr(place.module, place.tensor_name).data
     for tensor in place.stored:
         give(tensor, tensor.data)
     for parametrization in chain:
         try:
-            _attach_one(place.module, place.tensor_name, copy.deepcopy(parametrization))
+            _attach_one(place, copy.deepcopy(parametrization), weight)
         except (TypeError, ValueError) as error:
-            kind = type(parametrization).__name__
             refusal = TypeError if isinstance(error, TypeError) else ValueError
-            raise refusal(f"register cannot attach {kind} to {place.name!r}. {error}") from error
+            raise refusal(f"register cannot attach {_described(place, parametrization)}. {error}") from error
+        except Exception as error:
+            error.add_note(f"register could not attach {_described(place, parametrization)}; the model is as it was.")
+            raise
 
 
-def _attach_one(module: nn.Module, name: str, parametrization: nn.Module) -> None:
-    if not is_parametrized(module, name):
-        with keep_order(module):
-            register_parametrization(module, name, parametrization)
-        return
-    weight = getattr(module, name).detach()
-    register_parametrization(module, name, parametrization)
-    settle(chain_of(module, name), weight)  # PyTorch does not invert the ones before
+def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> None:
+    with keep_order(place.module):
+        register_parametrization(place.module, place.tensor_name, parametrization)
+    chain = chain_of(place.module, place.tensor_name)
+    if len(chain) > 1:  # PyTorch does not invert the ones before
+        settle(chain, weight)
+
+
+def _described(place: Place, parametrization: nn.Module) -> str:
+    chain = chains(place.module).get(place.tensor_name)
+    there = [] if chain is None else [type(step).__name__ for step in steps(chain) if step is not parametrization]
+    on_top = f" on top of {', '.join(there)} (bake first to replace)" if there else ""
+    return f"{type(parametrization).__name__} to {place.name!r}{on_top}"
 
 
 def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Module]]]:
@@ -112,7 +129,7 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
     plan: list[tuple[Place, Sequence[nn.Module]]] = []
     for pattern, value in rules.items():
         chain = _chain(pattern, value)
-        for key in _matches(pattern, names):
+        for key in _matches(pattern, names) or _no_match(model, pattern, names):
             _require_unmatched(names[key][0], pattern, matched.get(key))
             matched[key] = pattern
             plan.append((names[key][0], chain))
@@ -130,25 +147,37 @@ def _names(model: nn.Module) -> dict[tuple[nn.Module, str], list[Place]]:
 
 def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     chain = list(value) if isinstance(value, Sequence) else [value]
-    wrong = [type(step).__name__ for step in chain if not isinstance(step, nn.Module)]
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    wrong = [type(step).__name__ for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
+    if not isinstance(pattern, str):
+        raise TypeError(f"register needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
     if wrong or not chain:
         raise TypeError(
             f"register needs a parametrization, or a sequence of them, for {pattern!r}. "
-            f"Got {wrong[0] if wrong else 'none'}. Pass an object such as Diagonal(), not its class."
+            f"Got {wrong[0] if wrong else 'none'}. Pass an object such as Diagonal(), or a list of them, applied left "
+            "to right."
         )
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
 def _matches(pattern: str, names: dict[tuple[nn.Module, str], list[Place]]) -> list[tuple[nn.Module, str]]:
-    found = [key for key, places in names.items() if any(fnmatchcase(place.name, pattern) for place in places)]
-    if not found:
-        every = [place.name for places in names.values() for place in places]
-        close = get_close_matches(pattern, every, n=3, cutoff=0.3) or every[:3]
+    exact = [key for key, places in names.items() if any(place.name == pattern for place in places)]
+    if exact:  # also a name that has wildcards in it
+        return exact
+    return [key for key, places in names.items() if any(fnmatchcase(place.name, pattern) for place in places)]
+
+
+def _no_match(model: nn.Module, pattern: str, names: dict[tuple[nn.Module, str], list[Place]]) -> NoReturn:
+    if pattern in dict(model.named_buffers()):
         raise ValueError(
-            f"register needs a parameter for {pattern!r}. Got no match among {len(every)} names. "
-            f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
+            f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
-    return found
+    every = [place.name for places in names.values() for place in places]
+    close = get_close_matches(pattern, every, n=3, cutoff=0.3) or every[:3]
+    raise ValueError(
+        f"register needs a parameter for {pattern!r}. Got no match among {len(every)} names. "
+        f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
+    )
 
 
 def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
@@ -160,13 +189,10 @@ def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
 
 
 def _require_attachable(model: nn.Module, places: list[Place]) -> None:
-    owners: dict[int, dict[tuple[nn.Module, str], str]] = {}
-    for place in parameter_places(model):
-        for tensor in place.stored:
-            owners.setdefault(id(tensor), {}).setdefault((place.module, place.tensor_name), place.name)
+    names = owners(model) if places else {}
     for place in places:
         for tensor in place.stored:
-            _require_one_owner(list(owners[id(tensor)].values()))
+            _require_one_owner(names[identity(tensor)])
             if is_lazy(tensor) or is_sharded(tensor):
                 raise ValueError(
                     f"register needs an initialised, unsharded tensor at {place.name!r}. "
@@ -174,6 +200,15 @@ def _require_attachable(model: nn.Module, places: list[Place]) -> None:
                     "fully_shard."
                 )
         _require_plain_class(place)
+
+
+def _require_in(optimizer: Optimizer, places: list[Place]) -> None:
+    known = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+    if places and not any(id(tensor) in known for place in places for tensor in place.stored):
+        raise ValueError(
+            f"register needs the optimizer of the parameters that match, such as {places[0].name!r}. Got one that has "
+            "none of them. Pass the one that was made with this model's parameters."
+        )
 
 
 def _require_one_owner(names: list[str]) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 from torch.optim import Optimizer
+
+from parametrizations.chains import chains
 
 __all__ = ["all_or_nothing"]
 
-Undo = Callable[[], None]
-
 
 @contextmanager
-def all_or_nothing(modules: Iterable[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
+def all_or_nothing(modules: Iterable[nn.Module], optimizer: Optimizer | None = None) -> Iterator[None]:
     """Put modules, their own tensors, and the optimizer back to what they are now if the block fails.
 
     Tensors are put back by their storage, so the block may give a tensor another one but not write into it.
@@ -25,55 +24,74 @@ def all_or_nothing(modules: Iterable[nn.Module], optimizer: Optimizer | None) ->
         modules: Those that the block changes. What their tensors are computed by is put back, too.
         optimizer: The optimizer whose state the block changes, or None.
     """
-    undo = [step for module in modules for part in _with_parametrizations(module) for step in _of_module(part)]
-    undo += [] if optimizer is None else _of_optimizer(optimizer)
+    before = [_before(part) for module in modules for part in _with_parametrizations(module)]
+    held = [] if optimizer is None else _held_by(optimizer)
     try:
         yield
     except BaseException:
-        for step in undo:
-            step()
+        for one in before:
+            one.restore()
+        for container, contents in held:
+            _refill(container, contents)
         raise
+
+
+class _Before(NamedTuple):
+    """A module as it was; few objects, since the garbage collector would look through them for every module again."""
+
+    module: nn.Module
+    kind: type
+    own: list[Any]
+    filled: list[tuple[Any, list[Any]]]
+    tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]
+
+    def restore(self) -> None:
+        """Each part by itself: the first failure is the one to report, and the others still count."""
+        with suppress(Exception):
+            object.__setattr__(self.module, "__class__", self.kind)
+        _refill(vars(self.module), self.own)
+        for container in _containers(self.module):
+            container.clear()
+        for container, contents in self.filled:
+            _refill(container, contents)
+        for tensor, data, grad, trained in self.tensors:
+            with suppress(Exception):
+                tensor.data = data
+                tensor.grad = grad
+                tensor.requires_grad_(trained)
+
+
+def _before(module: nn.Module) -> _Before:
+    tensors = [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
+    return _Before(
+        module,
+        type(module),
+        _contents(vars(module)),
+        [(container, _contents(container)) for container in _containers(module) if container],
+        [(tensor, tensor.data, tensor.grad, tensor.requires_grad) for tensor in tensors],
+    )
 
 
 def _with_parametrizations(module: nn.Module) -> Iterator[nn.Module]:
     yield module
-    if is_parametrized(module):
+    if chains(module):
         yield from module.get_submodule("parametrizations").modules()
 
 
-def _of_module(module: nn.Module) -> list[Undo]:
-    tensors = [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
-    own = vars(module)
-    contents = [_of_container(value) for value in own.values() if isinstance(value, dict | list | set)]
-    return [_of_class(module), _of_container(own), *contents, *map(_of_tensor, tensors)]
+def _containers(module: nn.Module) -> list[Any]:
+    """The dictionaries, lists and sets of a module: refilled in place, as the handles of hooks hold them, too."""
+    return [value for value in vars(module).values() if isinstance(value, dict | list | set)]
 
 
-def _of_class(module: nn.Module) -> Undo:
-    before = type(module)
-    return lambda: setattr(module, "__class__", before)
+def _contents(container: Any) -> list[Any]:
+    return list(container.items()) if isinstance(container, dict) else list(container)
 
 
-def _of_tensor(tensor: Tensor) -> Undo:
-    data, grad, trained = tensor.data, tensor.grad, tensor.requires_grad
-
-    def restore() -> None:
-        tensor.data = data
-        tensor.grad = grad
-        tensor.requires_grad_(trained)
-
-    return restore
+def _refill(container: Any, contents: list[Any]) -> None:
+    container.clear()
+    container.extend(contents) if isinstance(container, list) else container.update(contents)
 
 
-def _of_container(container: Any) -> Undo:
-    """In place, since others may hold the container, as the handles of hooks do."""
-    before = container.copy()
-
-    def restore() -> None:
-        container.clear()
-        container.extend(before) if isinstance(container, list) else container.update(before)
-
-    return restore
-
-
-def _of_optimizer(optimizer: Optimizer) -> list[Undo]:
-    return [_of_container(optimizer.state), *(_of_container(group["params"]) for group in optimizer.param_groups)]
+def _held_by(optimizer: Optimizer) -> list[tuple[Any, list[Any]]]:
+    lists = [value for group in optimizer.param_groups for value in group.values() if isinstance(value, list)]
+    return [(container, _contents(container)) for container in (vars(optimizer), optimizer.state, *lists)]

@@ -49,6 +49,15 @@ class Selection(Tensor):
         made.entries = entries
         return made
 
+    @property
+    def data(self) -> Selection:
+        """The same entries; the matrix itself cannot be given."""
+        return Selection(self.entries, self.shape)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        raise NotImplementedError("A selection needs an operation that fills every entry alike. Got a matrix.")
+
     @classmethod
     @override
     def __torch_dispatch__(  # type: ignore[override]

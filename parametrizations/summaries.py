@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ class Summary:
 def summary(model: nn.Module) -> Summary:
     """A table of every parametrized tensor, whoever registered it.
 
-    No weight is built that is stored compactly: there, the constraint holds as soon as what is stored is finite.
+    No weight is built that is stored compactly, unless something is applied on top of it: there, the constraint holds
+    as soon as what is stored is finite. What a foreign parametrization is applied to cannot be told.
 
     Args:
         model: Left as it is.
@@ -106,12 +108,14 @@ def _kind(step: nn.Module) -> str:
 
 
 def _holds(chain: ParametrizationList) -> bool | None:
-    last, stored = steps(chain)[-1], list(originals(chain).values())
-    if not isinstance(last, Parametrization) or any(tensor.is_meta for tensor in stored):
+    known = list(itertools.takewhile(lambda step: isinstance(step, Parametrization), reversed(steps(chain))))
+    stored = list(originals(chain).values())
+    if not known or any(tensor.is_meta for tensor in stored):
         return None
-    if is_compact(chain):
+    if len(chain) == 1 and is_compact(chain):
         return all(bool(tensor.isfinite().all()) for tensor in stored)
-    return last.contains(build(chain))
+    weight = build(chain)
+    return all(step.contains(weight) for step in known if isinstance(step, Parametrization))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

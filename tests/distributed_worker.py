@@ -104,6 +104,10 @@ def check_every_rank(layers: Any, kind: str) -> None:
                 call(layers)
         with pytest.raises(ValueError, match=r"register before fully_shard"):
             register(layers, {"4.weight": Diagonal()})
+        with pytest.raises(RuntimeError, match=r"MaskedSparse needs what it stores in one piece. Got .* sharded"):
+            _ = layers[0].weight
+        with pytest.raises(RuntimeError, match=r"Assigning 'weight' needs what is stored in one piece"):
+            layers[2].weight = torch.zeros(12, 12)
         layers.unshard()
         for layer in layers:
             layer.unshard()

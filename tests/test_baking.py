@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,6 +29,7 @@ from parametrizations import (
     masks,
     plain_state_dict,
     register,
+    summary,
 )
 from tests.injection import Injected, everything, fail_at, held_by
 
@@ -271,6 +273,107 @@ def test_a_weight_too_large_to_build_is_refused_with_its_size() -> None:
         with pytest.raises(ValueError, match=r"needs 4.4 TB for dense weights on cpu, 4.4 TB of them for '1.weight'"):
             call(model)
     assert [type(module) for module in model.modules()] == before
+
+
+def test_a_compiled_layer_bakes_and_copies_with_its_own_weights() -> None:
+    layer = register(nn.Linear(4, 4), {"weight": ZeroDiagonal()})
+    layer.compile(backend="eager")
+    output = layer(INPUTS)
+    baked, twin = bake(layer), copy.deepcopy(layer)
+    with torch.no_grad():
+        layer.bias.add_(100)
+    torch.testing.assert_close(baked(INPUTS), output)
+    torch.testing.assert_close(twin(INPUTS), output)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(4, 4), nn.Linear(4, 4, bias=False)
+        self.head.weight = self.embedding.weight
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.head(self.embedding(input))
+        return output
+
+
+def test_a_stored_tensor_that_is_used_elsewhere_stays_what_it_is() -> None:
+    model, inputs = Tied(), torch.arange(4)
+    register_parametrization(model.head, "weight", NegExpDiagonal())
+    output = model(inputs)
+    torch.testing.assert_close(bake(model)(inputs), output)
+    optimizer = torch.optim.Adam(model.parameters())
+    used_elsewhere = model.embedding.weight
+    bake(model, inplace=True, optimizer=optimizer)
+    torch.testing.assert_close(model(inputs), output)
+    assert model.embedding.weight is used_elsewhere
+
+
+def test_a_module_that_a_parametrization_refers_to_is_baked_too() -> None:
+    class Transposed(nn.Module):
+        def __init__(self, other: nn.Linear) -> None:
+            super().__init__()
+            self.other = other
+
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other.weight.mT + 0 * x
+
+    model: Any = nn.ModuleDict({"encoder": nn.Linear(3, 3), "decoder": nn.Linear(3, 3)})
+    register(model, {"encoder.weight": Diagonal()})
+    register_parametrization(model["decoder"], "weight", Transposed(model["encoder"]), unsafe=True)
+    expected = ["encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"]
+    assert list(bake(model).state_dict()) == list(plain_state_dict(model)) == expected
+
+
+def test_baked_in_inference_mode_it_still_trains() -> None:
+    model = registered()
+    with torch.inference_mode():
+        bake(model, inplace=True)
+    used(model)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_what_a_layer_leaves_out_of_its_state_is_left_out() -> None:
+    class Locked(nn.Linear):
+        def __init__(self, columns: int, rows: int) -> None:
+            super().__init__(columns, rows)
+            self.lock = threading.Lock()
+
+        @override
+        def __getstate__(self) -> dict[str, Any]:
+            state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+            del state["lock"]
+            return state
+
+    layer = register(Locked(4, 4), {"weight": ZeroDiagonal()})
+    torch.testing.assert_close(bake(layer)(INPUTS), layer(INPUTS))
+
+
+def test_what_keeps_computed_tensors_bakes() -> None:
+    class Keeping(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            self.last = 2 * x
+            return self.last
+
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    register_parametrization(model[0], "weight", Keeping())
+    prune.l1_unstructured(model[1], "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    output = model(INPUTS)
+    torch.testing.assert_close(bake(model)(INPUTS), output)
+    assert len(summary(model).rows) == 1
+
+
+def test_the_names_in_an_optimizer_follow() -> None:
+    model: Any = nn.Sequential(weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
+    optimizer = torch.optim.Adam(model.named_parameters())
+    bake(model, inplace=True, optimizer=optimizer)
+    (group,) = optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert [names[id(tensor)] for tensor in group["params"]] == group["param_names"]
+    assert len(names) == len(group["params"]) == 4
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -88,6 +88,56 @@ def test_a_meta_model_converts_a_checkpoint_that_has_values() -> None:
     assert not any(value.is_meta for value in plain_state_dict(model, state).values())
 
 
+def test_constrained_entries_that_have_no_place_are_refused() -> None:
+    model = registered()
+    wrapped = {f"module.{key}": value for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"constrained entries .* such as 'module.0.parametrizations.weight.0._extra"):
+        plain_state_dict(model, wrapped)
+    with pytest.raises(ValueError, match=r"with its constraints. Got 6 constrained entries"):
+        plain_state_dict(plain(), model.state_dict())
+    own: Any = nn.Module()
+    own.parametrizations = nn.Linear(2, 2)  # nothing of PyTorch's
+    assert list(plain_state_dict(own)) == ["parametrizations.weight", "parametrizations.bias"]
+
+
+def test_a_hook_that_changes_the_plain_weight_comes_first() -> None:
+    def rename(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:  # noqa: ARG001
+        state[f"{prefix}weight"] = state.pop(f"{prefix}kernel").mT
+
+    layer = nn.Linear(3, 3)
+    layer.register_load_state_dict_pre_hook(rename)  # type: ignore[no-untyped-call]
+    register(layer, {"weight": ZeroDiagonal()})
+    weight = torch.randn(3, 3).fill_diagonal_(0)
+    layer.load_state_dict({"kernel": weight, "bias": torch.zeros(3)})
+    assert torch.equal(layer.weight, weight.mT)
+    assert len(layer._load_state_dict_pre_hooks) == 1
+
+
+def test_assigning_a_plain_checkpoint_keeps_its_dtype() -> None:
+    checkpoint = nn.Linear(3, 3).bfloat16().state_dict()
+    with torch.device("meta"):
+        layer = register(nn.Linear(3, 3), {"weight": ZeroDiagonal(on_infeasible="project")})
+    layer.load_state_dict(checkpoint, assign=True)
+    assert layer(torch.ones(1, 3).bfloat16()).dtype is torch.bfloat16
+
+
+def test_a_foreign_inverse_that_does_not_give_the_weight_back_is_refused() -> None:
+    trained, fresh = spectral_norm(nn.Linear(6, 6)), fuse(spectral_norm(nn.Linear(6, 6)))
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(RuntimeError, match=r"_SpectralNorm needs to give the weight back that is loaded"):
+        fresh.load_state_dict(plain_state_dict(trained))
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items() if "bias" not in key)
+
+
+@pytest.mark.parametrize("other", [masks.banded(0, 2), masks.lower_triangular()])
+def test_a_mask_loaded_in_inference_mode_trains_afterwards(other: masks.MaskRule) -> None:
+    layer = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(1, 1))})
+    state = register(nn.Linear(4, 4), {"weight": MaskedSparse(other)}).state_dict()
+    with torch.inference_mode():
+        layer.load_state_dict(state)
+    layer(torch.ones(1, 4)).sum().backward()
+
+
 def test_a_checkpoint_of_another_model_is_refused() -> None:
     model = registered()
     state = model.state_dict()
@@ -106,9 +156,11 @@ def test_foreign_parametrizations_turn_plain_and_load_plain(constrain: Callable[
     fresh.load_state_dict(plain_state_dict(model))
     torch.testing.assert_close(fresh(INPUTS), bake(model)(INPUTS))
     assert expected.shape == (3, 4)
-    single: Any = fuse(nn.Sequential(weight_norm(nn.Linear(4, 4))))
-    single.load_state_dict(fresh.state_dict())
-    torch.testing.assert_close(single(INPUTS), fresh(INPUTS))
+    for norm in (weight_norm, orthogonal):
+        single: Any = fuse(nn.Sequential(norm(nn.Linear(4, 4))))
+        other = bake(fuse(nn.Sequential(norm(nn.Linear(4, 4)))))
+        single.load_state_dict(other.state_dict())
+        torch.testing.assert_close(single(INPUTS), other(INPUTS), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("assign", [False, True])

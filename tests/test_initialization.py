@@ -103,6 +103,76 @@ def test_what_fills_every_entry_alike_needs_no_matrix_and_may_replace_others() -
     assert dict(layer.named_parameters())["bias"] is layer.bias
 
 
+class Partly(nn.Module):
+    """Initialises one of two, counts, takes an argument, and replaces a child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.full((4, 4), -2.0))
+        self.child, self.after, self.calls = nn.Linear(1, 1), nn.Linear(1, 1), 0
+
+    def reset_parameters(self, std: float = 1.0) -> None:
+        nn.init.normal_(self.a, std=std)
+        self.calls += 1
+        self.child = nn.Linear(2, 2)
+
+
+def test_what_the_plain_module_leaves_alone_stays_and_what_it_changes_changes() -> None:
+    module = register(Partly(), {"b": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()], "a": ZeroDiagonal()})
+    before, order = module.b.detach().clone(), list(module._modules)
+    module.reset_parameters(std=0.01)
+    assert torch.equal(module.b, before)
+    assert 0 < module.a.abs().max().item() < 0.1
+    assert module.calls == 1
+    assert module.child.in_features == 2
+    assert list(module._modules) == order
+
+
+class Assigning(nn.Linear):
+    @override
+    def reset_parameters(self) -> None:
+        self.weight.data = torch.full(self.weight.shape, 3.0)
+        self.bias.data.zero_()
+
+
+@pytest.mark.parametrize("make", [Diagonal, lambda: MaskedSparse(masks.banded(1, 1)), ZeroDiagonal])
+def test_an_initialisation_that_assigns_data_counts(make: Callable[[], Any]) -> None:
+    layer = register(Assigning(3, 3), {"weight": make()})
+    layer.weight = torch.zeros(3, 3)
+    layer.reset_parameters()
+    assert bool(((layer.weight == 3) | (layer.weight == 0)).all())
+    assert bool((layer.weight == 3).any())
+
+
+def test_a_failing_initialisation_leaves_the_layer_constrained() -> None:
+    class Failing(nn.Linear):
+        fails = False
+
+        @override
+        def reset_parameters(self) -> None:
+            if self.fails:
+                raise KeyError("not today")
+            super().reset_parameters()
+
+    layer = register(Failing(3, 3), {"weight": ZeroDiagonal()})
+    before = layer.weight.detach().clone()
+    layer.fails = True
+    with pytest.raises(KeyError, match="not today"):
+        layer.reset_parameters()
+    assert torch.equal(layer.weight, before)
+
+
+def test_attention_built_on_meta_is_initialised() -> None:
+    with torch.device("meta"):
+        attention: Any = register(nn.MultiheadAttention(8, 2), {"in_proj_weight": ZeroDiagonal()})
+    attention.to_empty(device="cpu")
+    with torch.no_grad():
+        attention.parametrizations.in_proj_weight.original.fill_(777)
+    attention._reset_parameters()
+    assert 0 < attention.in_proj_weight.abs().max().item() < 1
+    assert bool((attention.in_proj_weight.diagonal() == 0).all())
+
+
 def test_recurrent_and_embedding_layers_and_foreign_parametrizations_reset() -> None:
     model: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": ZeroDiagonal(), "weight_ih_l0": Diagonal()})
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import orthogonal, weight_norm
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, path, register
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, bake, masks, path, register, summary
 from tests.injection import Injected, everything, fail_at, held_by
 
 
@@ -154,8 +154,10 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
         (
             {"0.weight": [NegExpDiagonal(), Diagonal()]},
             ValueError,
-            r"'0.weight'. Diagonal stores another shape .* first",
+            r"'0.weight' on top of NegExpDiagonal .* Diagonal stores another shape .* first",
         ),
+        ({"0.weight": nn.Sequential(Diagonal())}, TypeError, r"Got Sequential. Pass an object .* or a list of them"),
+        ({1: Diagonal()}, TypeError, r"names, or patterns of them, as keys. Got int"),
         ([("0.weight", Diagonal())], TypeError, "a mapping from names to parametrizations. Got Sequential and list"),
     ],
 )
@@ -192,7 +194,9 @@ def test_one_module_under_two_names_is_one_place() -> None:
         register(made, {"first.weight": ZeroDiagonal(), "second.weight": ZeroDiagonal()})
 
 
-def test_a_lazy_module_and_a_container_are_refused() -> None:
+def test_a_buffer_a_lazy_module_and_a_container_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"parameter for 'running_mean'. Got a buffer. Use PyTorch's"):
+        register(nn.BatchNorm1d(3), {"running_mean": ZeroDiagonal()})
     with pytest.raises(ValueError, match=r"initialised, unsharded tensor at 'weight'. Got a UninitializedParameter"):
         register(nn.LazyLinear(3), {"weight": Diagonal()})
     container: Any = nn.Sequential(nn.Linear(3, 3))
@@ -258,5 +262,178 @@ def test_on_top_of_what_others_registered() -> None:
     register(made, {"1.0.weight": ZeroDiagonal(), "2.weight": NegExpDiagonal()})
     assert bool((made[1][0].weight.diagonal() == 0).all())
     assert bool((made[2].weight.diagonal() < 0).all())
-    with pytest.raises(ValueError, match=r"cannot attach Diagonal to '0.weight'. Diagonal stores another shape"):
+    with pytest.raises(
+        ValueError, match=r"cannot attach Diagonal to '0.weight' on top of _WeightNorm .* stores another shape"
+    ):
         register(made, {"0.weight": Diagonal()})
+
+
+class Transposed(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mT
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.mT.clone()
+
+
+class Exponential(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.log()
+
+
+class Negated(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return -weight
+
+
+@pytest.mark.parametrize(
+    ("chain", "member"),
+    [
+        ([MaskedSparse(masks.lower_triangular()), Transposed()], torch.randn(3, 3).triu()),
+        ([Exponential(), Negated()], -torch.rand(3, 3) - 0.1),
+        ([Diagonal(), Negated(), NegExpDiagonal()], -torch.rand(3).diag()),
+    ],
+)
+def test_a_member_of_a_chain_with_foreign_steps_does_not_move(chain: list[nn.Module], member: Tensor) -> None:
+    layer = nn.Linear(3, 3)
+    layer.weight.data = member.clone()
+    register(layer, {"weight": chain})
+    torch.testing.assert_close(layer.weight, member)
+
+
+class LowRank(nn.Module):
+    """Stores two tensors, and brings a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @override
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.scale * x @ y
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight[:, :1].clone(), weight[:1].clone()
+
+
+def test_what_several_tensors_store_takes_the_place_in_the_optimizer() -> None:
+    made = model()
+    optimizer = torch.optim.SGD(made.named_parameters(), lr=1.0)
+    register(made, {"0.weight": LowRank()}, optimizer=optimizer)
+    (group,) = optimizer.param_groups
+    assert {id(tensor) for tensor in group["params"]} == {id(parameter) for parameter in made.parameters()}
+    prefix = "0.parametrizations.weight"
+    assert group["param_names"][:3] == [f"{prefix}.original0", f"{prefix}.original1", f"{prefix}.0.scale"]
+    before = made[0].weight.detach().clone()
+    made(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(made[0].weight, before)
+
+
+def test_an_optimizer_with_one_history_of_all_parameters_starts_anew() -> None:
+    made = model()
+    optimizer = torch.optim.LBFGS(made.parameters(), max_iter=3)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = made(torch.ones(2, 4)).square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    register(made, {"0.weight": Diagonal()}, optimizer=optimizer)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"such as '0.weight'. Got one that has none of them"):
+        register(model(), {"0.weight": Diagonal()}, optimizer=torch.optim.SGD(model().parameters()))
+
+
+def test_weights_that_share_their_memory_are_tied_too() -> None:
+    made = model()
+    made[0].weight.data = made[1][0].weight.data
+    with pytest.raises(ValueError, match=r"tied: '0.weight', '1.0.weight' are the same tensor"):
+        register(made, {"0.weight": ZeroDiagonal()})
+
+
+class Wrapper(nn.Module):
+    """Passes on the attributes of what it wraps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @override
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+
+def test_a_wrapper_that_passes_attributes_on_is_not_constrained_itself() -> None:
+    wrapper: Any = Wrapper(register(nn.Linear(3, 3), {"weight": ZeroDiagonal()}))
+    register(wrapper, {"module.weight": NegExpDiagonal()})
+    assert len(list(wrapper.module.parametrizations.weight)) == 2
+    compiled: Any = torch.compile(wrapper.module, backend="eager")
+    assert [row.name for row in summary(compiled).rows] == ["_orig_mod.weight"]
+    torch.testing.assert_close(bake(compiled)(torch.ones(1, 3)), wrapper.module(torch.ones(1, 3)))
+
+
+class Stubborn(nn.Linear):
+    """Takes no other class by assignment."""
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":
+            raise AttributeError("no class change")
+        super().__setattr__(name, value)
+
+
+def test_an_undo_that_fails_does_not_keep_the_others_from_running() -> None:
+    made = nn.Sequential(Stubborn(3, 3))
+    before = everything(made)
+    with pytest.raises(AttributeError, match="no class change"):
+        register(made, {"0.weight": ZeroDiagonal()})
+    assert everything(made) == before
+
+
+def test_an_exact_name_wins_over_its_wildcards() -> None:
+    made: Any = nn.ModuleDict({"a[0]": nn.Linear(2, 2), "b*": nn.Linear(2, 2), "bc": nn.Linear(2, 2)})
+    register(made, {"a[0].weight": Diagonal(), "b*.weight": Diagonal()})
+    assert [row.name for row in summary(made).rows] == ["a[0].weight", "b*.weight"]
+
+
+def test_a_failure_of_another_kind_says_where_it_was() -> None:
+    def rule(weight: Tensor) -> Tensor:  # noqa: ARG001
+        raise KeyError("x")
+
+    with pytest.raises(KeyError) as raised:
+        register(model(), {"0.weight": MaskedSparse(rule)})
+    assert raised.value.__notes__ == ["register could not attach MaskedSparse to '0.weight'; the model is as it was."]
+
+
+def test_what_is_registered_in_inference_mode_trains_afterwards() -> None:
+    made = model()
+    with torch.inference_mode():
+        register(made, {"0.weight": MaskedSparse(masks.banded(1, 1)), "2.weight": NegExpDiagonal()})
+    made(torch.ones(2, 4)).sum().backward()
+    assert made[0].parametrizations.weight.original.grad is not None
+
+
+def test_an_old_graph_that_needs_what_was_stored_is_refused() -> None:
+    layer = register(nn.Linear(4, 4), {"weight": Diagonal()})
+    old = layer(torch.ones(2, 4, requires_grad=True)).sum()
+    register(layer, {"weight": NegExpDiagonal()})
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        old.backward()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import orthogonal, weight_norm
 from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register, summary
@@ -49,6 +49,21 @@ def test_what_does_not_hold_is_said() -> None:
     rows = {row.name: row.holds for row in summary(made).rows}
     assert rows["a.weight"] is rows["c.weight"] is False
     assert "NO" in str(summary(made))
+
+
+def test_a_chain_holds_where_each_of_its_constraints_does() -> None:
+    clash = register(nn.Linear(3, 3), {"weight": [MaskedSparse(masks.lower_triangular(-1)), NegExpDiagonal()]})
+    assert [row.holds for row in summary(clash).rows] == [False]  # one wants a diagonal of zeros
+    foreign = register(nn.Linear(3, 3), {"weight": [nn.Identity(), ZeroDiagonal()]})
+    assert [row.holds for row in summary(foreign).rows] == [True]
+    foreign = register(nn.Linear(3, 3), {"weight": [ZeroDiagonal(), nn.Identity()]})
+    assert [row.holds for row in summary(foreign).rows] == [None]
+
+
+def test_a_foreign_parametrization_without_values_is_listed() -> None:
+    made = orthogonal(nn.Linear(3, 3)).to("meta")
+    row = summary(made).rows[0]
+    assert (row.shape, row.holds) == ((3, 3), None)
 
 
 def test_a_weight_that_is_stored_compactly_is_never_built() -> None:
