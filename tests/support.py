@@ -1,0 +1,182 @@
+"""The support matrix: what of PyTorch works with each constraint. ``python -m tests.support`` writes it into the README.
+
+Every cell is a test of tests/test_support.py: a feature, a constraint, and whether it was attached by PyTorch's own
+function (plain) or by `register` (fused). `LIMITS` has the cells that cannot work, with the reason; their tests are
+strict xfails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register
+
+__all__ = ["CASES", "LIMITS", "Case", "Limit", "limit_of"]
+
+N = 6
+
+KINDS: dict[str, Callable[[], list[nn.Module]]] = {
+    "Diagonal": lambda: [Diagonal(product="structured")],
+    "ZeroDiagonal": lambda: [ZeroDiagonal(product="structured")],
+    "NegExpDiagonal": lambda: [NegExpDiagonal(product="structured")],
+    "MaskedSparse": lambda: [MaskedSparse(masks.banded(1, 2), product="structured")],
+    "lower-triangular, NegExp": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+    "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
+}
+WAYS = ("plain", "fused")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A constraint, attached by PyTorch's own function or by `register`."""
+
+    kind: str
+    way: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.way}"
+
+    def layer(self, seed: int = 0) -> Any:
+        """A fresh constrained layer, the same for the same seed."""
+        torch.manual_seed(seed)
+        layer = nn.Linear(N, N)
+        if self.way == "fused":
+            return register(layer, {"weight": KINDS[self.kind]()})
+        for step in KINDS[self.kind]():
+            register_parametrization(layer, "weight", step)
+        return layer
+
+    def stored(self, layer: Any) -> nn.Parameter:
+        """The tensor that is stored and trained."""
+        stored: nn.Parameter = layer.parametrizations.weight.original
+        return stored
+
+
+def inputs(batch: int = 3) -> Tensor:
+    return torch.linspace(-1, 1, batch * N).view(batch, N)
+
+
+CASES = [Case(kind, way) for kind in KINDS for way in WAYS]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Why a feature does not work in some cases, and how it fails."""
+
+    ways: tuple[str, ...]
+    reason: str
+    raises: type[Exception]
+
+
+LIMITS: dict[str, Limit] = {
+    "vmap_over_stacked_models": Limit(
+        ("plain",),
+        "PyTorch gives each module that it registers on a class of its own, and `stack_module_state` wants one class for all: "
+        "attach with `register`, or `fuse`",
+        RuntimeError,
+    ),
+    "cached_on_deep_copies": Limit(
+        ("plain",),
+        "PyTorch's cache is keyed by the module that was registered, so inside `parametrize.cached()` a deep copy is answered "
+        "with the original's weight: attach with `register`, or `fuse`",
+        AssertionError,
+    ),
+    "removing_from_deep_copies": Limit(
+        ("plain",),
+        "PyTorch deletes the property from the class that both share: use `bake`, or attach with `register`, or `fuse`",
+        AttributeError,
+    ),
+    "compiling_block_by_block": Limit(
+        ("plain",),
+        "PyTorch's class for each module makes each block compile again: attach with `register`, or `fuse`",
+        AssertionError,
+    ),
+    "loading_a_plain_checkpoint": Limit(
+        ("plain",),
+        "PyTorch's registration changes the names in the checkpoint: attach with `register`, or `fuse`",
+        RuntimeError,
+    ),
+}
+
+
+def limit_of(feature: str, case: Case) -> Limit | None:
+    """The reason that a cell does not work, if it does not."""
+    limit = LIMITS.get(feature)
+    return limit if limit is not None and case.way in limit.ways else None
+
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->"
+
+
+class _Outcomes:
+    """A plugin of pytest that collects what became of each cell."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, str, str], bool] = {}
+        self.titles: dict[str, str] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for item in items:
+            self.titles[item.originalname] = item.function.__doc__.rstrip(".")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" or report.failed:
+            cell = dict(report.user_properties)
+            if cell:
+                worked = report.passed and not hasattr(report, "wasxfail")
+                self.cells[cell["feature"], cell["kind"], cell["way"]] = worked
+
+
+def table(outcomes: _Outcomes) -> str:
+    """The matrix in Markdown: one row for each feature, notes for what does not work."""
+    notes: list[str] = []
+    lines = [f"| | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}"]
+    for feature in dict.fromkeys(name for name, _, _ in outcomes.cells):
+        cells = [_cell(outcomes.cells, feature, kind, notes) for kind in KINDS]
+        lines.append(f"| {outcomes.titles['test_' + feature]} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{place}. {note}." for place, note in enumerate(notes, 1)), ""])
+
+
+def _cell(cells: dict[tuple[str, str, str], bool], feature: str, kind: str, notes: list[str]) -> str:
+    worked = {way: cells[feature, kind, way] for way in WAYS if (feature, kind, way) in cells}
+    if all(worked.values()):
+        return "yes"
+    note = f"{LIMITS[feature].reason}" if feature in LIMITS else "fails"
+    if note not in notes:
+        notes.append(note)
+    sign = f"<sup>{notes.index(note) + 1}</sup>"
+    return f"fused{sign}" if worked.get("fused") else f"no{sign}"
+
+
+def main() -> None:
+    """Run the matrix, and write or check the README's table."""
+    import pytest
+
+    parser = argparse.ArgumentParser(prog="python -m tests.support", description="Write the README's support matrix.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is out of date")
+    options = parser.parse_args()
+    outcomes = _Outcomes()
+    code = pytest.main(["-q", str(Path(__file__).with_name("test_support.py"))], plugins=[outcomes])
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    updated = before + BEGIN + table(outcomes) + END + rest.split(END)[1]
+    if code != 0:
+        sys.exit("The support matrix has failing cells, see above.")
+    if options.check and updated != text:
+        sys.exit("The README's support matrix is out of date. Run: python -m tests.support")
+    if not options.check:
+        README.write_text(updated)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,618 @@
+"""What of PyTorch works with each constraint: a test for each cell of the README's matrix."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.nn.utils import parametrize, parameters_to_vector, vector_to_parameters
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from parametrizations import bake, plain_state_dict
+from tests.support import CASES, LIMITS, WAYS, Case, N, inputs, limit_of
+
+Test = Callable[..., None]
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated",  # the compiler, about autograd functions
+    "ignore:The .grad attribute of a Tensor",
+    "ignore:`torch._prims_common.check` is deprecated",
+)
+
+
+def feature(function: Test, cases: list[Case] = CASES) -> Test:
+    """A row of the matrix: the test runs for every case, and where a limit is known it has to fail as stated."""
+    name = function.__name__.removeprefix("test_")
+    parameters = []
+    for case in cases:
+        limit = limit_of(name, case)
+        marks = [pytest.mark.xfail(strict=True, raises=limit.raises, reason=limit.reason)] if limit else []
+        parameters.append(pytest.param(case, id=str(case), marks=marks))
+    marked: Test = pytest.mark.parametrize("case", parameters)(function)
+    return marked
+
+
+fused_only = functools.partial(feature, cases=[case for case in CASES if case.way == "fused"])
+
+
+@pytest.fixture(autouse=True)
+def cell(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """Tell the program that writes the table which cell this test is."""
+    if "case" in request.fixturenames:
+        case = request.getfixturevalue("case")
+        record_property("feature", request.node.originalname.removeprefix("test_"))
+        record_property("kind", case.kind)
+        record_property("way", case.way)
+
+
+def dense(layer: Any) -> Any:
+    """The same layer without a constraint."""
+    plain = nn.Linear(N, N)
+    plain.load_state_dict({"weight": layer.weight.detach(), "bias": layer.bias.detach()})
+    return plain
+
+
+def gradients(call: Callable[[Tensor], Tensor], leaves: list[Tensor], x: Tensor) -> list[Tensor]:
+    output = call(x)
+    return [output, *torch.autograd.grad(output.square().sum(), [x, *leaves])]
+
+
+def require_equal(call: Callable[[Tensor], Tensor], layer: Any, batch: int = 3, *, tolerance: float = 1e-5) -> None:
+    """The output and all gradients are those of the dense product with the weight."""
+
+    def product(x: Tensor) -> Tensor:
+        return F.linear(x, layer.weight, layer.bias)
+
+    leaves, x = list(layer.parameters()), inputs(batch).requires_grad_()
+    for got, expected in zip(gradients(call, leaves, x), gradients(product, leaves, x), strict=True):
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+class Counted:
+    """A backend of `torch.compile` that counts its graphs."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        from torch._dynamo.backends.debugging import aot_eager
+
+        self.graphs += 1
+        compiled: Callable[..., Any] = aot_eager(graph, example)
+        return compiled
+
+
+@feature
+def test_compiling(case: Case) -> None:
+    """`torch.compile(fullgraph=True)`, forward and backward, with changing batch sizes."""
+    torch.compiler.reset()
+    layer, backend = case.layer(), Counted()
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    for batch in (3, 5, 7, 9):
+        require_equal(compiled, layer, batch)
+    assert backend.graphs <= 2  # one for the first size, one for all
+
+
+@fused_only
+def test_compiling_with_inductor(case: Case) -> None:
+    """`torch.compile` with its default backend, and with `mode="reduce-overhead"`."""
+    for mode in ("default", "reduce-overhead"):
+        torch.compiler.reset()
+        layer = case.layer()
+        require_equal(torch.compile(layer, fullgraph=True, mode=mode), layer)
+
+
+class Block(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = x + self.layer(x).relu()
+        return output
+
+
+def graphs_of_blocks(layers: list[nn.Module], batches: tuple[int, ...], training: bool) -> int:
+    torch.compiler.reset()
+    blocks, backend = [Block(layer) for layer in layers], Counted()
+    for block in blocks:
+        block.compile(backend=backend)
+    for batch in batches:
+        x = inputs(batch)
+        with torch.set_grad_enabled(training):
+            for block in blocks:
+                x = block(x)
+        if training:
+            x.sum().backward()  # type: ignore[no-untyped-call]
+    return backend.graphs
+
+
+@feature
+def test_compiling_block_by_block(case: Case) -> None:
+    """Twelve blocks compiled one by one: no more graphs than without constraints."""
+    plain: list[nn.Module] = [nn.Linear(N, N) for _ in range(12)]
+    layers = [case.layer() for _ in range(12)]
+    for training in (True, False):
+        for batches in ((3,), (2, 3, 4)):
+            assert graphs_of_blocks(layers, batches, training) <= graphs_of_blocks(plain, batches, training)
+
+
+@feature
+def test_exporting(case: Case) -> None:
+    """`torch.export`, strict and not, any batch size, saved and loaded again."""
+    layer = case.layer()
+    for strict in (True, False):
+        shapes = ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(layer, (inputs(),), dynamic_shapes=shapes, strict=strict)
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        file.seek(0)
+        loaded = torch.export.load(file)
+        assert "parametrizations::" not in str(loaded.graph)
+        torch.testing.assert_close(loaded.module()(inputs(7)), layer(inputs(7)))
+
+
+class Together(nn.Module):
+    """One layer of each case, for what takes long to build."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(case.layer() for case in CASES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer(x) for layer in self.layers)
+
+
+@pytest.fixture(scope="module")
+def together() -> Together:
+    return Together().eval()
+
+
+@pytest.fixture(scope="module")
+def through_onnx(together: Together, tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
+    import onnxruntime
+
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        batch = {0: torch.export.Dim("batch")}
+        torch.onnx.export(together, (inputs(),), path, dynamo=True, dynamic_shapes=(batch,), verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {session.get_inputs()[0].name: inputs(5).numpy()})
+    return [torch.as_tensor(output) for output in outputs]
+
+
+@feature
+def test_onnx(case: Case, together: Together, through_onnx: list[Tensor]) -> None:
+    """`torch.onnx.export(dynamo=True)`, run in ONNX Runtime."""
+    place = CASES.index(case)
+    torch.testing.assert_close(through_onnx[place], together(inputs(5))[place], rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def through_aotinductor(together: Together, tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
+    path = tmp_path_factory.mktemp("aotinductor") / "model.pt2"
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the compiler's own
+        program = torch.export.export(together, (inputs(),))
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        outputs: list[Tensor] = list(torch._inductor.aoti_load_package(package)(inputs()))
+    return outputs
+
+
+@feature
+def test_aotinductor(case: Case, together: Together, through_aotinductor: list[Tensor]) -> None:
+    """AOTInductor: compiled, packaged, loaded."""
+    place = CASES.index(case)
+    torch.testing.assert_close(through_aotinductor[place], together(inputs())[place])
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.*:DeprecationWarning")
+@feature
+def test_tracing(case: Case) -> None:
+    """`torch.jit.trace`, saved and loaded."""
+    layer, file = case.layer(), io.BytesIO()
+    torch.jit.save(torch.jit.trace(layer, (inputs(),)), file)
+    file.seek(0)
+    torch.testing.assert_close(torch.jit.load(file)(inputs(4)), layer(inputs(4)))
+
+
+@feature
+def test_symbolic_tracing(case: Case) -> None:
+    """`torch.fx.symbolic_trace`."""
+    model = nn.Sequential(case.layer(), nn.ReLU())
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(inputs()), model(inputs()))
+
+
+def functional(layer: Any) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    def call(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        output: Tensor = torch.func.functional_call(layer, parameters, (x,))
+        return output
+
+    return call
+
+
+def detached(layer: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
+
+
+@feature
+def test_functional_call(case: Case) -> None:
+    """`torch.func.functional_call` and `grad`."""
+    layer, other = case.layer(), case.layer(1)
+    call = functional(layer)
+    torch.testing.assert_close(call(detached(other), inputs()), other(inputs()), rtol=1e-5, atol=1e-5)
+    got = torch.func.grad(lambda parameters: call(parameters, inputs()).square().sum())(detached(layer))
+    expected = torch.autograd.grad(layer(inputs()).square().sum(), list(layer.parameters()))
+    for one, other_gradient in zip(got.values(), expected, strict=True):
+        torch.testing.assert_close(one, other_gradient)
+
+
+@feature
+def test_vmap_over_samples(case: Case) -> None:
+    """`torch.func.vmap`: a gradient for each sample."""
+    layer = case.layer()
+    call = functional(layer)
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return call(parameters, x[None]).square().sum()
+
+    got = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(detached(layer), inputs())
+    for place, x in enumerate(inputs()):
+        expected = torch.func.grad(loss)(detached(layer), x)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(got[name][place], gradient)
+
+
+@feature
+def test_vmap_over_stacked_models(case: Case) -> None:
+    """`torch.func.stack_module_state` and `vmap` over models."""
+    models = [case.layer(seed) for seed in range(3)]
+    parameters, _ = torch.func.stack_module_state(models)
+    together = torch.func.vmap(functional(models[0]), in_dims=(0, None))(parameters, inputs())
+    torch.testing.assert_close(together, torch.stack([model(inputs()) for model in models]))
+
+
+@feature
+def test_higher_transforms(case: Case) -> None:
+    """`torch.func.jvp`, `jacrev`, `jacfwd` and `hessian`."""
+    layer = case.layer()
+    plain = dense(layer)
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(transform(layer)(inputs()), transform(plain)(inputs()))
+    tangent = torch.ones_like(inputs())
+    torch.testing.assert_close(torch.func.jvp(layer, (inputs(),), (tangent,)), torch.func.jvp(plain, (inputs(),), (tangent,)))
+    hessians = [torch.func.hessian(lambda x, one=one: one(x).pow(3).sum())(inputs()) for one in (layer, plain)]
+    torch.testing.assert_close(*hessians, rtol=1e-4, atol=1e-5)
+
+
+@feature
+def test_double_backward(case: Case) -> None:
+    """Double backward, and anomaly mode."""
+    layer = case.layer().double()
+    with warnings.catch_warnings(), torch.autograd.detect_anomaly():
+        warnings.simplefilter("ignore")  # anomaly mode says that it is on
+
+        def penalty(parameter: Tensor, x: Tensor) -> Tensor:
+            output = torch.func.functional_call(layer, {"parametrizations.weight.original": parameter}, (x,))
+            (gradient,) = torch.autograd.grad(output.pow(2).sum(), x, create_graph=True)
+            return gradient.pow(2).sum()
+
+        x = inputs().double().requires_grad_()
+        assert torch.autograd.gradcheck(penalty, (case.stored(layer).detach().requires_grad_(), x))
+
+
+@feature
+def test_forward_mode(case: Case) -> None:
+    """Forward-mode AD, and `is_grads_batched`."""
+    layer, tangent = case.layer(), torch.ones(3, N)
+    plain = dense(layer)
+    with forward_ad.dual_level():
+        got, expected = (forward_ad.unpack_dual(one(forward_ad.make_dual(inputs(), tangent))) for one in (layer, plain))
+        torch.testing.assert_close(got.tangent, expected.tangent)
+    x = inputs().requires_grad_()
+    vectors = torch.eye(3 * N).view(-1, 3, N)
+    batched = [torch.autograd.grad(one(x), x, vectors, is_grads_batched=True)[0] for one in (layer, plain)]
+    torch.testing.assert_close(*batched)
+
+
+@feature
+def test_hooks(case: Case) -> None:
+    """Hooks on modules, parameters and gradients."""
+    layer, seen = case.layer(), []
+    layer.register_forward_pre_hook(lambda *_: seen.append("before"))
+    layer.register_forward_hook(lambda *_: seen.append("after"))
+    layer.register_full_backward_hook(lambda *_: seen.append("backward"))
+    case.stored(layer).register_hook(lambda _: seen.append("gradient"))
+    case.stored(layer).register_post_accumulate_grad_hook(lambda _: seen.append("accumulated"))
+    layer(inputs().requires_grad_()).sum().backward()
+    assert sorted(seen) == ["accumulated", "after", "backward", "before", "gradient"]
+
+
+@feature
+def test_activation_checkpointing(case: Case) -> None:
+    """`torch.utils.checkpoint`, reentrant and not."""
+    layer = case.layer()
+    for reentrant in (True, False):
+        require_equal(functools.partial(checkpoint, layer, use_reentrant=reentrant), layer) if not reentrant else None
+        x = inputs().requires_grad_()
+        layer.zero_grad()
+        checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
+        assert case.stored(layer).grad is not None
+
+
+@feature
+def test_mixed_precision(case: Case) -> None:
+    """AMP: bfloat16 autocast, and `GradScaler`."""
+    layer = case.layer()
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(layer.parameters(), lr=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(inputs())
+        expected = dense(layer)(inputs())
+    assert output.dtype is expected.dtype is torch.bfloat16
+    torch.testing.assert_close(output, expected, rtol=0.02, atol=0.02)
+    before = layer.weight.detach().clone()
+    scaler.scale(output.float().square().sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert not torch.equal(layer.weight, before)
+
+
+@feature
+def test_cached(case: Case) -> None:
+    """`parametrize.cached()`."""
+    layer = case.layer()
+    expected = layer(inputs())
+    with parametrize.cached():
+        torch.testing.assert_close(layer(inputs()), expected)
+        assert layer.weight is layer.weight
+        require_equal(layer, layer)
+
+
+@feature
+def test_cached_on_deep_copies(case: Case) -> None:
+    """`parametrize.cached()` on a model and a deep copy of it at once."""
+    layer = case.layer()
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        case.stored(twin).add_(1)
+    expected = twin.weight.detach()
+    with parametrize.cached():
+        _ = layer.weight
+        torch.testing.assert_close(twin.weight, expected)
+
+
+@feature
+def test_copies(case: Case) -> None:
+    """`copy.deepcopy` and `AveragedModel` (EMA), also over buffers."""
+    layer = case.layer()
+    twin, average = copy.deepcopy(layer), AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    with torch.no_grad():
+        case.stored(layer).add_(0.5)
+    for _ in range(2):
+        average.update_parameters(layer)
+    torch.testing.assert_close(twin(inputs()), case.layer()(inputs()))
+    torch.testing.assert_close(average(inputs()), dense(average.module)(inputs()))
+
+
+@feature
+def test_removing_from_deep_copies(case: Case) -> None:
+    """PyTorch's `remove_parametrizations` on a deep copy leaves the original whole."""
+    layer = case.layer()
+    expected = layer(inputs())
+    parametrize.remove_parametrizations(copy.deepcopy(layer), "weight")
+    torch.testing.assert_close(layer(inputs()), expected)
+    torch.testing.assert_close(dense(layer)(inputs()), expected)
+
+
+@pytest.fixture(params=[False, True])
+def swapping(request: pytest.FixtureRequest) -> Iterator[bool]:
+    torch.__future__.set_swap_module_params_on_conversion(request.param)
+    yield request.param
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@feature
+def test_moving(case: Case, swapping: bool) -> None:  # noqa: ARG001
+    """`.to`, `.half`, `.double`, meta and `to_empty`, with `swap_tensors` on and off."""
+    layer = case.layer()
+    weight = layer.weight.detach().clone()
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        moved = copy.deepcopy(layer).to(dtype)
+        assert moved(inputs().to(dtype)).dtype is dtype
+        torch.testing.assert_close(moved.weight.float(), weight, rtol=0.02, atol=0.02)
+    state = copy.deepcopy(layer.state_dict())
+    moved = copy.deepcopy(layer).to("meta")
+    assert moved(inputs().to("meta")).is_meta
+    moved = moved.to_empty(device="cpu")
+    moved.load_state_dict(state)
+    torch.testing.assert_close(moved.weight, weight)
+
+
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    name: functools.partial(getattr(torch.optim, name), lr=0.01)
+    for name in (
+        "Adadelta",
+        "Adafactor",
+        "Adagrad",
+        "Adam",
+        "Adamax",
+        "AdamW",
+        "ASGD",
+        "LBFGS",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "Rprop",
+        "SGD",
+    )
+}
+OPTIMIZERS |= {f"{name}, foreach": functools.partial(OPTIMIZERS[name], foreach=True) for name in ("Adam", "AdamW", "SGD")}
+OPTIMIZERS |= {
+    f"{name}, fused": functools.partial(OPTIMIZERS[name], fused=True) for name in ("Adagrad", "Adam", "AdamW", "SGD")
+}
+
+
+@feature
+def test_optimizers(case: Case) -> None:
+    """Every built-in optimizer, `foreach` and `fused` too: the constraint holds after each step."""
+    for make in OPTIMIZERS.values():
+        layer = case.layer()
+        (*_, last) = layer.parametrizations.weight
+        optimizer = make(layer.parameters())
+        before = layer.weight.detach().clone()
+        for _ in range(3):
+
+            def loss() -> Tensor:
+                optimizer.zero_grad()  # noqa: B023
+                value: Tensor = layer(inputs()).square().sum()  # noqa: B023
+                value.backward()  # type: ignore[no-untyped-call]
+                return value
+
+            optimizer.step(loss)
+            assert last.contains(layer.weight.detach())
+        assert not torch.equal(layer.weight, before)
+
+
+@feature
+def test_sparse_and_matrix_optimizers(case: Case) -> None:
+    """`Muon`, which takes matrices alone, where what is stored is one; `SparseAdam` says what it needs."""
+    layer = case.layer()
+    if case.stored(layer).dim() == 2:
+        optimizer = torch.optim.Muon([case.stored(layer)])
+        layer(inputs()).sum().backward()
+        optimizer.step()
+    else:
+        with pytest.raises(ValueError, match="2D"):
+            torch.optim.Muon([case.stored(layer)])
+    layer(inputs()).sum().backward()
+    with pytest.raises(RuntimeError, match="does not support dense gradients"):
+        torch.optim.SparseAdam(list(layer.parameters())).step()
+
+
+@feature
+def test_gradient_tools(case: Case) -> None:
+    """`clip_grad_norm_`, `parameters_to_vector`, and gradient accumulation."""
+    layer = case.layer()
+    layer(inputs()).sum().backward()
+    once = case.stored(layer).grad
+    assert once is not None
+    once = once.clone()
+    layer(inputs()).sum().backward()
+    torch.testing.assert_close(case.stored(layer).grad, 2 * once)
+    nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
+    total = torch.stack([parameter.grad.norm() for parameter in layer.parameters()]).norm()
+    torch.testing.assert_close(total, torch.tensor(0.1), rtol=1e-4, atol=0)
+    twin = case.layer(1)
+    vector_to_parameters(parameters_to_vector(layer.parameters()), twin.parameters())
+    torch.testing.assert_close(twin(inputs()), layer(inputs()))
+
+
+@feature
+def test_checkpoint_files(case: Case, tmp_path: Path) -> None:
+    """`torch.save` with `weights_only=True`, and safetensors; plain and constrained."""
+    layer = case.layer()
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    for state in (torch.load(tmp_path / "layer.pt", weights_only=True), load_file(tmp_path / "layer.safetensors")):
+        other = case.layer(1)
+        other.load_state_dict(state)
+        torch.testing.assert_close(other(inputs()), layer(inputs()))
+    plain = nn.Linear(N, N)
+    plain.load_state_dict(plain_state_dict(layer))
+    torch.testing.assert_close(plain(inputs()), layer(inputs()))
+
+
+@feature
+def test_loading_a_plain_checkpoint(case: Case) -> None:
+    """A plain checkpoint loads into the constrained layer."""
+    layer, other = case.layer(), case.layer(1)
+    layer.load_state_dict(plain_state_dict(other))
+    torch.testing.assert_close(layer(inputs()), other(inputs()))
+
+
+@feature
+def test_baked(case: Case) -> None:
+    """After baking: pickling, `torch.jit.script`, `quantize_dynamic`."""
+    layer = case.layer().eval()
+    baked = bake(nn.Sequential(layer))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(baked))(inputs()), layer(inputs()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they announce their successors
+        torch.testing.assert_close(torch.jit.script(baked)(inputs()), layer(inputs()))
+        quantized = torch.ao.quantization.quantize_dynamic(baked, {nn.Linear})  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(quantized(inputs()), layer(inputs()), rtol=0.05, atol=0.05)
+
+
+@feature
+def test_counting_operations(case: Case) -> None:
+    """`torch.utils.flop_counter`: a fused `Diagonal` counts as no matrix product."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        case.layer()(inputs())
+    products = 0 if (case.kind, case.way) == ("Diagonal", "fused") else 2 * 3 * N * N
+    assert counter.get_total_flops() == products
+
+
+@feature
+def test_threads(case: Case) -> None:
+    """Two threads that use one model."""
+    layer, outputs, rounds = case.layer(), [], 50
+    expected = layer(inputs())
+
+    def work() -> None:
+        for _ in range(rounds):
+            outputs.append(layer(inputs()))  # noqa: PERF401
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outputs) == 2 * rounds
+    for output in outputs:
+        torch.testing.assert_close(output, expected)
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks() -> str:
+    """What two processes say: a line for each case that trains under DDP, or under FSDP2, as it does alone."""
+    worker = Path(__file__).with_name("support_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(worker)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@feature
+def test_ddp(case: Case, on_two_ranks: str) -> None:
+    """`DistributedDataParallel`, two processes."""
+    assert f"ddp {case}\n" in on_two_ranks
+
+
+@feature
+def test_fsdp2(case: Case, on_two_ranks: str) -> None:
+    """FSDP2 (`fully_shard`), two processes."""
+    assert f"fsdp2 {case}\n" in on_two_ranks
+
+
+def test_every_limit_is_of_a_feature_and_a_way() -> None:
+    assert all(f"test_{name}" in globals() for name in LIMITS)
+    assert all(set(limit.ways) <= set(WAYS) for limit in LIMITS.values())
