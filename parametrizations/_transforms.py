@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-__all__ = ["eager_form", "function_for", "is_batched_by_autograd", "is_traced_for_a_file", "may_look_at_values"]
+__all__ = [
+    "eager_form",
+    "function_for",
+    "is_batched_by_autograd",
+    "is_traced",
+    "is_traced_for_a_file",
+    "may_look_at_values",
+]
 
 
 def is_batched_by_autograd(*tensors: Tensor) -> bool:
@@ -63,6 +70,11 @@ def function_for(compiled: type[Function], transformed: type[Function], eager: t
     return transformed.apply if torch._C._are_functorch_transforms_active() else eager.apply
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` is at work, for which sizes are tensors."""
+    return torch._C._get_tracing_state() is not None
+
+
 def is_traced_for_a_file() -> bool:
     """Whether `torch.export` or `torch.jit.trace` is at work: what they save may need nothing of ours."""
-    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    return torch.compiler.is_exporting() or is_traced()

@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from parametrizations.diagonal_product import diagonal_linear
+from parametrizations.diagonals import with_diagonal
 from parametrizations.operands import require_input
 from parametrizations.parametrization import Parametrization
 from parametrizations.paths import ELEMENT_WISE, FORCED, Path
@@ -53,7 +54,7 @@ class Diagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(self.require_stored(x)).diagonal_scatter(x)
+        return with_diagonal(x.new_zeros(self.require_stored(x)), x)
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -63,9 +64,9 @@ class Diagonal(Parametrization):
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.product == "dense":
             return super().linear(input, x, bias)
-        out_features, in_features = self.require_stored(x)
-        require_input(input, x, in_features)
-        return diagonal_linear(input, x, bias, out_features)
+        shape = self.require_stored(x)
+        require_input(input, x, shape[1])
+        return diagonal_linear(input, x, bias, shape)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from parametrizations.paths import product_dtype
 __all__ = ["diagonal_linear"]
 
 
-def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
     """``F.linear(input, weight, bias)`` with ``x`` on the main diagonal of ``weight``.
 
     Half precision is computed in float32 and rounded once, as a matrix product does.
@@ -20,22 +20,23 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, out_features:
         input: ``(*, in)``.
         x: ``(min(out, in),)``.
         bias: ``(out,)``, or None.
-        out_features: The number of outputs, ``out``.
+        shape: The shape of ``weight``, ``(out, in)``.
 
     Returns:
         ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
     """
     dtype = product_dtype(x)
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    input = input if input.shape[-1] == x.shape[0] else input.narrow(-1, 0, x.shape[0])
+    input = input if shape[1] <= shape[0] else input.narrow(-1, 0, shape[0])
+    further = max(shape[0] - shape[1], 0)
     if x.dtype == dtype == wide:  # nothing to convert
-        return _multiply_add(input, x, bias, out_features)
+        return _multiply_add(input, x, bias, further)
     bias = None if bias is None else bias.to(dtype).to(wide)
-    return _multiply_add(input.to(dtype).to(wide), x.to(dtype).to(wide), bias, out_features).to(dtype)
+    return _multiply_add(input.to(dtype).to(wide), x.to(dtype).to(wide), bias, further).to(dtype)
 
 
-def _multiply_add(input: Tensor, x: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
-    further = out_features - x.shape[0]
+def _multiply_add(input: Tensor, x: Tensor, bias: Tensor | None, further: int) -> Tensor:
+    """With this many outputs further than the diagonal reaches."""
     if bias is not None and not further:
         return torch.addcmul(bias, input, x)
     output = F.pad(input * x, (0, further)) if further else input * x

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._transforms import may_look_at_values
+from parametrizations.diagonals import with_diagonal
 from parametrizations.operands import require_input
 from parametrizations.parametrization import FLOATING, Parametrization
 from parametrizations.paths import Path, replaced_diagonal_path
@@ -74,7 +75,7 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return x.diagonal_scatter(-_magnitude(x.diagonal()))
+        return with_diagonal(x, -_magnitude(x.diagonal()))
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -152,7 +153,7 @@ def _logarithm(size: Tensor) -> Tensor:
 
 def _is_plain_exp(x: Tensor) -> bool:
     """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
-    if not x.numel() or not may_look_at_values(x):
+    if not may_look_at_values(x) or not x.numel():
         return False
     smallest, largest = x.detach().diagonal().aminmax()
     return _LOWEST[x.dtype] < smallest.item() and largest.item() < _BOUND[x.dtype]

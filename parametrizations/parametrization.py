@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._caller import is_assignment, is_registration
+from parametrizations._transforms import is_traced
 from parametrizations.paths import PLAIN, Path, Product
 from parametrizations.sharding import is_sharded
 
@@ -218,7 +219,7 @@ class Parametrization(nn.Module):
             )
         if self.shape is None and x.dim() == 2:
             raise ValueError(self._has_to_come_first(x))
-        if x.shape != self.stored_shape:
+        if not is_traced() and x.shape != self.stored_shape:
             raise ValueError(
                 f"{type(self).__name__} needs a stored tensor of shape {tuple(self.stored_shape)} "
                 f"for a weight of shape {tuple(self.known_shape)}. Got shape {tuple(x.shape)}. "

@@ -52,21 +52,26 @@ STRIPS_FROM = 640 * 640
 CSR_FROM = 640 * 640
 CSR_DENSITY = 0.15
 
+AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
+"""Device types that have autocast; the meta device has not."""
+
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype that a product with ``x`` is computed in, under autocast another than its own."""
     kind = x.device.type
-    if x.dtype is torch.float64 or not x.is_floating_point() or not torch.is_autocast_enabled(kind):
+    if x.dtype is torch.float64 or not x.is_floating_point() or kind not in AUTOCAST:
         return x.dtype
-    return torch.get_autocast_dtype(kind)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
     """For a stored matrix ``(out, in)`` whose diagonal is another one in the weight."""
     if product == "dense":
         return FORCED
+    if is_traced_for_a_file():
+        return SAVED
     if x.numel() < STRIPS_FROM and product == "auto":
         return SMALL_MATRIX
     return _unfit(x) or STRIPS
@@ -79,6 +84,8 @@ def sparse_path(x: Tensor, entries: int, shape: torch.Size, product: Product) ->
     few = entries <= CSR_DENSITY * shape.numel() and shape.numel() >= CSR_FROM
     if not few and product == "auto":
         return MANY_ENTRIES
+    if is_traced_for_a_file():
+        return SAVED
     return _unfit(x) or (CSR if HAS_MKL else NO_MKL)
 
 
@@ -87,4 +94,4 @@ def _unfit(x: Tensor) -> Path | None:
         return OTHER_DEVICE
     if product_dtype(x) not in (torch.float32, torch.float64):
         return OTHER_DTYPE
-    return SAVED if is_traced_for_a_file() else None
+    return None

@@ -58,10 +58,9 @@ class Pattern:
 
     def positions(self) -> Tensor:
         """The row-major positions, sorted, int32 where they fit: ``(entries,)``."""
-        starts, columns = self.by_rows
-        every = torch.arange(self.shape[0], device=columns.device, dtype=index_dtype(self.shape.numel()))
-        rows = every.repeat_interleave(starts.diff(), output_size=columns.numel())
-        return rows * self.shape[1] + columns
+        rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))
+        rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)  # operators that ONNX has, too
+        return rows * self.shape[1] + self.by_rows.columns
 
 
 def _starts(rows: Tensor, count: int) -> Tensor:

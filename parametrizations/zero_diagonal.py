@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from parametrizations.diagonals import with_diagonal
 from parametrizations.operands import require_input
 from parametrizations.parametrization import Parametrization
 from parametrizations.paths import Path, replaced_diagonal_path
@@ -46,7 +47,7 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return x.diagonal_scatter(torch.zeros_like(x.diagonal()))
+        return with_diagonal(x, torch.zeros_like(x.diagonal()))
 
     @override
     def path(self, x: Tensor) -> Path:

@@ -1,4 +1,4 @@
-"""The support matrix: what of PyTorch works with each constraint. ``python -m tests.support`` writes it into the README.
+"""The support matrix: what of PyTorch works with each constraint. ``python -m tests.support`` writes the README's.
 
 Every cell is a test of tests/test_support.py: a feature, a constraint, and whether it was attached by PyTorch's own
 function (plain) or by `register` (fused). `LIMITS` has the cells that cannot work, with the reason; their tests are
@@ -80,14 +80,14 @@ class Limit:
 LIMITS: dict[str, Limit] = {
     "vmap_over_stacked_models": Limit(
         ("plain",),
-        "PyTorch gives each module that it registers on a class of its own, and `stack_module_state` wants one class for all: "
-        "attach with `register`, or `fuse`",
+        "PyTorch gives each module that it registers on a class of its own, and `stack_module_state` wants one class "
+        "for all: attach with `register`, or `fuse`",
         RuntimeError,
     ),
     "cached_on_deep_copies": Limit(
         ("plain",),
-        "PyTorch's cache is keyed by the module that was registered, so inside `parametrize.cached()` a deep copy is answered "
-        "with the original's weight: attach with `register`, or `fuse`",
+        "PyTorch's cache is keyed by the module that was registered, so inside `parametrize.cached()` a deep copy is "
+        "answered with the original's weight: attach with `register`, or `fuse`",
         AssertionError,
     ),
     "removing_from_deep_copies": Limit(
@@ -127,7 +127,7 @@ class _Outcomes:
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         for item in items:
-            self.titles[item.originalname] = item.function.__doc__.rstrip(".")
+            self.titles[item.originalname] = (item.function.__doc__ or "").rstrip(".")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" or report.failed:

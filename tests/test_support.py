@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
-from torch.nn.utils import parametrize, parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -224,14 +224,14 @@ def test_aotinductor(case: Case, together: Together, through_aotinductor: list[T
     torch.testing.assert_close(through_aotinductor[place], together(inputs())[place])
 
 
-@pytest.mark.filterwarnings("ignore:.*jit.*:DeprecationWarning")
 @feature
 def test_tracing(case: Case) -> None:
     """`torch.jit.trace`, saved and loaded."""
     layer, file = case.layer(), io.BytesIO()
-    torch.jit.save(torch.jit.trace(layer, (inputs(),)), file)
+    torch.jit.save(torch.jit.trace(layer, (inputs(),)), file)  # type: ignore[no-untyped-call]
     file.seek(0)
-    torch.testing.assert_close(torch.jit.load(file)(inputs(4)), layer(inputs(4)))
+    loaded = torch.jit.load(file)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(loaded(inputs(4)), layer(inputs(4)))
 
 
 @feature
@@ -298,7 +298,9 @@ def test_higher_transforms(case: Case) -> None:
     for transform in (torch.func.jacrev, torch.func.jacfwd):
         torch.testing.assert_close(transform(layer)(inputs()), transform(plain)(inputs()))
     tangent = torch.ones_like(inputs())
-    torch.testing.assert_close(torch.func.jvp(layer, (inputs(),), (tangent,)), torch.func.jvp(plain, (inputs(),), (tangent,)))
+    torch.testing.assert_close(
+        torch.func.jvp(layer, (inputs(),), (tangent,)), torch.func.jvp(plain, (inputs(),), (tangent,))
+    )
     hessians = [torch.func.hessian(lambda x, one=one: one(x).pow(3).sum())(inputs()) for one in (layer, plain)]
     torch.testing.assert_close(*hessians, rtol=1e-4, atol=1e-5)
 
@@ -307,16 +309,15 @@ def test_higher_transforms(case: Case) -> None:
 def test_double_backward(case: Case) -> None:
     """Double backward, and anomaly mode."""
     layer = case.layer().double()
-    with warnings.catch_warnings(), torch.autograd.detect_anomaly():
-        warnings.simplefilter("ignore")  # anomaly mode says that it is on
 
-        def penalty(parameter: Tensor, x: Tensor) -> Tensor:
-            output = torch.func.functional_call(layer, {"parametrizations.weight.original": parameter}, (x,))
-            (gradient,) = torch.autograd.grad(output.pow(2).sum(), x, create_graph=True)
-            return gradient.pow(2).sum()
+    def penalty(parameter: Tensor, x: Tensor) -> Tensor:
+        output = torch.func.functional_call(layer, {"parametrizations.weight.original": parameter}, (x,))
+        (gradient,) = torch.autograd.grad(output.pow(2).sum(), x, create_graph=True)
+        return gradient.pow(2).sum()
 
-        x = inputs().double().requires_grad_()
-        assert torch.autograd.gradcheck(penalty, (case.stored(layer).detach().requires_grad_(), x))
+    with torch.autograd.set_detect_anomaly(True):
+        leaves = case.stored(layer).detach().requires_grad_(), inputs().double().requires_grad_()
+        assert torch.autograd.gradcheck(penalty, leaves)
 
 
 @feature
@@ -325,7 +326,8 @@ def test_forward_mode(case: Case) -> None:
     layer, tangent = case.layer(), torch.ones(3, N)
     plain = dense(layer)
     with forward_ad.dual_level():
-        got, expected = (forward_ad.unpack_dual(one(forward_ad.make_dual(inputs(), tangent))) for one in (layer, plain))
+        dual: Tensor = forward_ad.make_dual(inputs(), tangent)  # type: ignore[no-untyped-call]
+        got, expected = (forward_ad.unpack_dual(one(dual)) for one in (layer, plain))  # type: ignore[no-untyped-call]
         torch.testing.assert_close(got.tangent, expected.tangent)
     x = inputs().requires_grad_()
     vectors = torch.eye(3 * N).view(-1, 3, N)
@@ -340,8 +342,9 @@ def test_hooks(case: Case) -> None:
     layer.register_forward_pre_hook(lambda *_: seen.append("before"))
     layer.register_forward_hook(lambda *_: seen.append("after"))
     layer.register_full_backward_hook(lambda *_: seen.append("backward"))
-    case.stored(layer).register_hook(lambda _: seen.append("gradient"))
-    case.stored(layer).register_post_accumulate_grad_hook(lambda _: seen.append("accumulated"))
+    stored: Any = case.stored(layer)
+    stored.register_hook(lambda _: seen.append("gradient"))
+    stored.register_post_accumulate_grad_hook(lambda _: seen.append("accumulated"))
     layer(inputs().requires_grad_()).sum().backward()
     assert sorted(seen) == ["accumulated", "after", "backward", "before", "gradient"]
 
@@ -351,7 +354,8 @@ def test_activation_checkpointing(case: Case) -> None:
     """`torch.utils.checkpoint`, reentrant and not."""
     layer = case.layer()
     for reentrant in (True, False):
-        require_equal(functools.partial(checkpoint, layer, use_reentrant=reentrant), layer) if not reentrant else None
+        if not reentrant:  # the other has no gradients of single tensors
+            require_equal(functools.partial(checkpoint, layer, use_reentrant=False), layer)
         x = inputs().requires_grad_()
         layer.zero_grad()
         checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
@@ -383,7 +387,8 @@ def test_cached(case: Case) -> None:
     with parametrize.cached():
         torch.testing.assert_close(layer(inputs()), expected)
         assert layer.weight is layer.weight
-        require_equal(layer, layer)
+        (gradient,) = torch.autograd.grad(layer(inputs()).sum(), case.stored(layer))
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), case.stored(layer))[0])
 
 
 @feature
@@ -403,7 +408,8 @@ def test_cached_on_deep_copies(case: Case) -> None:
 def test_copies(case: Case) -> None:
     """`copy.deepcopy` and `AveragedModel` (EMA), also over buffers."""
     layer = case.layer()
-    twin, average = copy.deepcopy(layer), AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    decay = get_ema_multi_avg_fn(0.5)  # type: ignore[no-untyped-call]
+    twin, average = copy.deepcopy(layer), AveragedModel(layer, multi_avg_fn=decay, use_buffers=True)
     with torch.no_grad():
         case.stored(layer).add_(0.5)
     for _ in range(2):
@@ -446,7 +452,7 @@ def test_moving(case: Case, swapping: bool) -> None:  # noqa: ARG001
     torch.testing.assert_close(moved.weight, weight)
 
 
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
     name: functools.partial(getattr(torch.optim, name), lr=0.01)
     for name in (
         "Adadelta",
@@ -464,7 +470,9 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
         "SGD",
     )
 }
-OPTIMIZERS |= {f"{name}, foreach": functools.partial(OPTIMIZERS[name], foreach=True) for name in ("Adam", "AdamW", "SGD")}
+OPTIMIZERS |= {
+    f"{name}, foreach": functools.partial(OPTIMIZERS[name], foreach=True) for name in ("Adam", "AdamW", "SGD")
+}
 OPTIMIZERS |= {
     f"{name}, fused": functools.partial(OPTIMIZERS[name], fused=True) for name in ("Adagrad", "Adam", "AdamW", "SGD")
 }
@@ -496,7 +504,7 @@ def test_sparse_and_matrix_optimizers(case: Case) -> None:
     """`Muon`, which takes matrices alone, where what is stored is one; `SparseAdam` says what it needs."""
     layer = case.layer()
     if case.stored(layer).dim() == 2:
-        optimizer = torch.optim.Muon([case.stored(layer)])
+        optimizer: Any = torch.optim.Muon([case.stored(layer)])
         layer(inputs()).sum().backward()
         optimizer.step()
     else:
@@ -504,7 +512,7 @@ def test_sparse_and_matrix_optimizers(case: Case) -> None:
             torch.optim.Muon([case.stored(layer)])
     layer(inputs()).sum().backward()
     with pytest.raises(RuntimeError, match="does not support dense gradients"):
-        torch.optim.SparseAdam(list(layer.parameters())).step()
+        torch.optim.SparseAdam(list(layer.parameters())).step()  # type: ignore[no-untyped-call]
 
 
 @feature
@@ -579,7 +587,7 @@ def test_threads(case: Case) -> None:
 
     def work() -> None:
         for _ in range(rounds):
-            outputs.append(layer(inputs()))  # noqa: PERF401
+            outputs.append(layer(inputs()))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:

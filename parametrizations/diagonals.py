@@ -1,0 +1,22 @@
+"""A matrix with another diagonal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["with_diagonal"]
+
+
+def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
+    """A copy of the matrix, ``(out, in)``, with these numbers, ``(min(out, in),)``, on its main diagonal.
+
+    Exported programs select instead of scattering: torch 2.13 decomposes ``diagonal_scatter`` for ONNX into a copy in
+    place, which its exporter then refuses.
+    """
+    if not torch.compiler.is_exporting():
+        return matrix.diagonal_scatter(diagonal)
+    rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape)
+    column = F.pad(diagonal, (0, matrix.shape[0] - diagonal.shape[0]))[:, None]
+    return torch.where(rows[:, None] == columns, column, matrix)
