@@ -33,18 +33,13 @@ from parametrizations.initialization import initialize
 from parametrizations.plain_checkpoints import take_plain
 from parametrizations.sharding import is_sharded
 
-__all__ = ["can_share", "has_fused_forward", "is_injected", "is_shared", "plain_class", "share"]
+__all__ = ["can_share", "has_fused_forward", "plain_class", "share"]
 
 _CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], bool], type] = weakref.WeakValueDictionary()
 
 
-def is_shared(module: nn.Module) -> bool:
-    """Whether the module has a shared class already, if only below another one."""
-    return isinstance(type(module), _Shared)
-
-
-def is_injected(module: nn.Module) -> bool:
-    """Whether the module has the class that PyTorch's `register_parametrization` gives."""
+def can_share(module: nn.Module) -> bool:
+    """Whether the module's class is PyTorch's or the shared one itself, so that the layer's class is known."""
     own = vars(type(module))
     names = module.get_submodule("parametrizations")._modules
     return len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
@@ -53,11 +48,6 @@ def is_injected(module: nn.Module) -> bool:
 def has_fused_forward(module: nn.Module) -> bool:
     """Whether the module multiplies through its parametrization."""
     return type(module).forward is _fused_forward
-
-
-def can_share(module: nn.Module) -> bool:
-    """Whether the module's class is PyTorch's or the shared one itself, so that the layer's class is known."""
-    return (is_shared(module) and "__bases__" in vars(type(module))) or is_injected(module)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:

@@ -37,7 +37,7 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
         model: Left as it is, also in training, unless ``inplace``.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape:
             an optimizer that holds state for it has to be given here, or made anew (a fused one would write
-            out of bounds).
+            out of bounds), and ``backward`` of a loss that was computed before has to be called before.
         optimizer: With ``inplace``, the optimizer of the model: the state of exactly the baked parameters is dropped.
 
     Returns:
@@ -46,7 +46,7 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If a dense weight is larger than the memory, the model is sharded over processes, or an optimizer is
-            given without ``inplace``. Nothing has changed then.
+            given without ``inplace`` or has none of the parameters. Nothing has changed then.
 
     Example:
         >>> import torch
@@ -62,7 +62,8 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
     if not isinstance(model, nn.Module):
         raise TypeError(f"bake needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     if optimizer is not None:
-        require_optimizer(optimizer, "bake")
+        stored = model.named_parameters()
+        require_optimizer(optimizer, "bake", {name: tensor for name, tensor in stored if "parametrizations." in name})
     if optimizer is not None and not inplace:
         raise ValueError(
             "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out."

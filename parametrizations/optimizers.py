@@ -12,16 +12,28 @@ from torch.optim import LBFGS, Optimizer
 __all__ = ["renew", "require_optimizer"]
 
 
-def require_optimizer(optimizer: object, caller: str) -> None:
-    """Refuse what is no optimizer.
+def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what is no optimizer of a call's parameters.
+
+    Args:
+        optimizer: What the caller was given.
+        caller: The name of the call.
+        tensors: The parameters that the call changes, by name.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is no optimizer.
+        ValueError: If it has none of the parameters.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. Pass the one that steps on "
             "the model's parameters; where there are several, make them anew afterwards."
+        )
+    known = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+    if tensors and not any(id(tensor) in known for tensor in tensors.values()):
+        raise ValueError(
+            f"{caller} needs the optimizer of the parameters that it changes, such as {next(iter(tensors))!r}. Got one "
+            "that has none of them. Pass the one that was made with this model's parameters."
         )
 
 

@@ -198,7 +198,8 @@ class Parametrization(nn.Module):
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """What `copy.deepcopy` does anyway, without the long way that it takes for each empty dictionary."""
         twin = memo[id(self)] = type(self).__new__(type(self))
-        for name, value in vars(self).items():
+        state: dict[str, object] = self.__getstate__()  # type: ignore[no-untyped-call]
+        for name, value in state.items():
             empty = isinstance(value, dict | set) and not value
             vars(twin)[name] = type(value)() if empty else copy.deepcopy(value, memo)
         return twin

@@ -35,7 +35,8 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared. The weight that
     is there is adopted, as PyTorch's `register_parametrization` does, but a gradient of the old meaning is
     dropped. Plain checkpoints of the model still load (`load_state_dict`), deep copies are independent, and
-    ``reset_parameters`` of a layer initialises what is stored.
+    ``reset_parameters`` of a layer initialises what is stored. A loss that was computed before is one of the model as
+    it was: call ``backward`` on it first.
 
     Args:
         model: Changed in place.
@@ -54,8 +55,8 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If a pattern matches nothing, two match one parameter, a parameter is tied (it has
-            two owners), sharded over processes, or not initialised yet; or if the parametrization refuses the weight.
-            The model and the optimizer are as they were.
+            two owners), sharded over processes, or not initialised yet; if the parametrization refuses the weight; or
+            if the optimizer has none of the parameters. The model and the optimizer are as they were.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -66,8 +67,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     """
     plan = _plan(model, rules)
     if optimizer is not None:
-        require_optimizer(optimizer, "register")
-        _require_in(optimizer, [place for place, _ in plan])
+        require_optimizer(optimizer, "register", {place.name: tensor for place, _ in plan for tensor in place.stored})
     modules = dict.fromkeys(place.module for place, _ in plan)
     with all_or_nothing(modules, optimizer), torch.inference_mode(False):
         for place, chain in plan:
@@ -200,15 +200,6 @@ def _require_attachable(model: nn.Module, places: list[Place]) -> None:
                     "fully_shard."
                 )
         _require_plain_class(place)
-
-
-def _require_in(optimizer: Optimizer, places: list[Place]) -> None:
-    known = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
-    if places and not any(id(tensor) in known for place in places for tensor in place.stored):
-        raise ValueError(
-            f"register needs the optimizer of the parameters that match, such as {places[0].name!r}. Got one that has "
-            "none of them. Pass the one that was made with this model's parameters."
-        )
 
 
 def _require_one_owner(names: list[str]) -> None:

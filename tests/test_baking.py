@@ -384,3 +384,7 @@ def test_wrong_arguments_are_refused() -> None:
         bake(model, inplace=True, optimizer=[])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs inplace=True to change an optimizer"):
         bake(model, optimizer=torch.optim.SGD(model.parameters()))
+    with pytest.raises(
+        ValueError, match=r"bake needs the optimizer of .* such as '0.parametrizations.weight.original'"
+    ):
+        bake(model, inplace=True, optimizer=torch.optim.SGD(plain().parameters()))

@@ -355,7 +355,9 @@ def test_an_optimizer_with_one_history_of_all_parameters_starts_anew() -> None:
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"such as '0.weight'. Got one that has none of them"):
+    with pytest.raises(
+        ValueError, match=r"register needs the optimizer .* such as '0.weight'. Got one that has none of them"
+    ):
         register(model(), {"0.weight": Diagonal()}, optimizer=torch.optim.SGD(model().parameters()))
 
 
