@@ -70,11 +70,12 @@ CASES = [Case(kind, way) for kind in KINDS for way in WAYS]
 
 @dataclass(frozen=True)
 class Limit:
-    """Why a feature does not work in some cases, and how it fails."""
+    """Why a feature does not work in some cases, how it fails, and where that was decided or discussed."""
 
     ways: tuple[str, ...]
     reason: str
     raises: type[Exception]
+    upstream: str
 
 
 LIMITS: dict[str, Limit] = {
@@ -83,27 +84,32 @@ LIMITS: dict[str, Limit] = {
         "PyTorch gives each module that it registers on a class of its own, and `stack_module_state` wants one class "
         "for all: attach with `register`, or `fuse`",
         RuntimeError,
+        "https://github.com/pytorch/torchtitan/pull/2754",
     ),
     "cached_on_deep_copies": Limit(
         ("plain",),
         "PyTorch's cache is keyed by the module that was registered, so inside `parametrize.cached()` a deep copy is "
         "answered with the original's weight: attach with `register`, or `fuse`",
         AssertionError,
+        "https://github.com/pytorch/pytorch/pull/33344",
     ),
     "removing_from_deep_copies": Limit(
         ("plain",),
         "PyTorch deletes the property from the class that both share: use `bake`, or attach with `register`, or `fuse`",
         AttributeError,
+        "https://github.com/pytorch/pytorch/pull/80811",
     ),
     "compiling_block_by_block": Limit(
         ("plain",),
         "PyTorch's class for each module makes each block compile again: attach with `register`, or `fuse`",
         AssertionError,
+        "https://github.com/pytorch/torchtitan/pull/2754",
     ),
     "loading_a_plain_checkpoint": Limit(
         ("plain",),
         "PyTorch's registration changes the names in the checkpoint: attach with `register`, or `fuse`",
         RuntimeError,
+        "https://github.com/pytorch/pytorch/pull/33344",
     ),
 }
 
@@ -151,7 +157,7 @@ def _cell(cells: dict[tuple[str, str, str], bool], feature: str, kind: str, note
     worked = {way: cells[feature, kind, way] for way in WAYS if (feature, kind, way) in cells}
     if all(worked.values()):
         return "yes"
-    note = f"{LIMITS[feature].reason}" if feature in LIMITS else "fails"
+    note = f"{LIMITS[feature].reason} ([upstream]({LIMITS[feature].upstream}))" if feature in LIMITS else "fails"
     if note not in notes:
         notes.append(note)
     sign = f"<sup>{notes.index(note) + 1}</sup>"
