@@ -27,6 +27,8 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
     """
     dtype = product_dtype(x)
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    if not input.is_contiguous():  # or the output has the input's strides, where a matrix product's is contiguous
+        input = input.contiguous()
     input = input if shape[1] <= shape[0] else input.narrow(-1, 0, shape[0])
     further = max(shape[0] - shape[1], 0)
     if x.dtype == dtype == wide:  # nothing to convert

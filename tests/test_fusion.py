@@ -317,6 +317,16 @@ def test_wrong_inputs_say_what_a_layer_needs(make: Callable[[], Parametrization]
         layer(INPUTS.to("meta"))
 
 
+@every
+@pytest.mark.parametrize("inputs", [torch.randn(6, 5).mT, torch.randn(2, 6, 3).mT, torch.randn(6).expand(3, 6)])
+def test_the_output_is_contiguous_as_that_of_a_layer(make: Callable[[], Parametrization], inputs: Tensor) -> None:
+    for rows in (4, 6, 9):
+        layer = fused(make, rows=rows)
+        output = layer(inputs)
+        assert output.stride() == F.linear(inputs, torch.ones(rows, 6)).stride()
+        torch.testing.assert_close(output, dense_output(layer, inputs))
+
+
 def test_a_hidden_entry_ignores_an_infinite_input() -> None:
     layer = fused(lambda: Diagonal(product="structured"))
     inputs = INPUTS.clone()
