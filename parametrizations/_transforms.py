@@ -13,6 +13,7 @@ __all__ = [
     "eager_form",
     "function_for",
     "is_batched_by_autograd",
+    "is_recorded",
     "is_traced",
     "is_traced_for_a_file",
     "may_look_at_values",
@@ -41,6 +42,11 @@ def may_look_at_values(x: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.is_legacy_batchedtensor(x)
     )
+
+
+def is_recorded() -> bool:
+    """Whether each operation is compiled, recorded, faked or counted, as under `make_fx` or ``FakeTensorMode``."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def eager_form(function: type[Function]) -> type[Function]:

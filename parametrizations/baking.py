@@ -17,7 +17,7 @@ from parametrizations.graphs import spare_graphs
 from parametrizations.optimizers import renew, require_optimizer
 from parametrizations.order import plain_order
 from parametrizations.parameters import give
-from parametrizations.places import constrained_modules, identity, owners
+from parametrizations.places import constrained_modules, constrained_places, full_name, identity, owners
 from parametrizations.rollback import all_or_nothing
 from parametrizations.sharding import GATHER, is_sharded
 from parametrizations.sizes import require_room
@@ -72,12 +72,12 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
     if not inplace:
         model = _copy(model)
     modules, tied = constrained_modules(model), {key for key, names in owners(model).items() if len(names) > 1}
-    weights = {chain: build(chain) for module in modules for chain in chains(module).values()}
+    weights = {chain: build(chain) for _, chain in constrained_places(model)}
     with all_or_nothing(modules, optimizer), torch.inference_mode(False):
         for module, prefix in modules.items():
             for name, old, new in _restored(module, weights, tied):
                 if optimizer is not None:
-                    renew(optimizer, old, {f"{prefix}.{name}" if prefix else name: new})
+                    renew(optimizer, old, {full_name(prefix, name): new})
         return model
 
 
@@ -89,22 +89,13 @@ def _copy(model: Model) -> Model:
 
 
 def _require_bakeable(model: nn.Module) -> None:
-    modules = constrained_modules(model)
-    for module, prefix in modules.items():
-        sharded = any(is_sharded(tensor) for chain in chains(module).values() for tensor in originals(chain).values())
-        if sharded or not can_share(module):
+    for place, _ in constrained_places(model):
+        if any(map(is_sharded, place.stored)) or not can_share(place.module):
             raise ValueError(
-                f"bake needs a model that is not sharded. Got {type(module).__name__} at {prefix!r}. {GATHER}, turn it "
-                "plain with plain_state_dict(model, gathered), and load that into a plain model."
+                f"bake needs a model that is not sharded. Got {type(place.module).__name__} with {place.name!r}. "
+                f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
             )
-    require_room(
-        [
-            (f"{prefix}.{name}" if prefix else name, chain)
-            for module, prefix in modules.items()
-            for name, chain in chains(module).items()
-        ],
-        "bake",
-    )
+    require_room([(place.name, chain) for place, chain in constrained_places(model)], "bake")
 
 
 def _restored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from parametrizations.chains import build, chains
 from parametrizations.order import plain_order
-from parametrizations.places import plain_modules
+from parametrizations.places import constrained_places, full_name, plain_modules
 from parametrizations.sharding import GATHER, is_sharded
 from parametrizations.sizes import require_room
 
@@ -49,17 +50,15 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
         )
     entries: Mapping[str, Any] = model.state_dict() if state_dict is None else state_dict
     _require_gathered(entries)
-    modules = {f"{name}." if name else "": module for name, module in plain_modules(model) if chains(module)}
-    require_room(
-        [(f"{prefix}{name}", chain) for prefix, module in modules.items() for name, chain in chains(module).items()],
-        "plain_state_dict",
-    )
+    modules = {full_name(name, ""): module for name, module in plain_modules(model) if chains(module)}
+    require_room([(place.name, chain) for place, chain in constrained_places(model)], "plain_state_dict")
+    states = _states(modules, entries)
     plain: dict[str, Any] = OrderedDict()
-    constrained = [f"{prefix}parametrizations.{name}." for prefix, module in modules.items() for name in chains(module)]
     for key in entries:
-        for prefix in [prefix for prefix in modules if key.startswith(prefix)]:
-            plain |= _own(modules.pop(prefix), prefix, entries)
-        if not any(key.startswith(inside) for inside in constrained):
+        for prefix in _prefixes(key):
+            if prefix in modules:
+                plain |= _own(modules.pop(prefix), prefix, entries, states)
+        if states.keys().isdisjoint(_prefixes(key)):
             plain.setdefault(key, entries[key])
     _require_all_known(model, plain)
     return _with_versions(plain, getattr(entries, "_metadata", {}))
@@ -72,7 +71,26 @@ def _with_versions(plain: dict[str, Any], versions: Mapping[str, Any]) -> dict[s
     return plain
 
 
-def _own(module: nn.Module, prefix: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+def _prefixes(key: str) -> list[str]:
+    """The names of the modules that an entry is in, each with a dot, outermost first."""
+    return ["", *itertools.accumulate(f"{part}." for part in key.split(".")[:-1])]
+
+
+def _states(modules: Mapping[str, nn.Module], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The state of every chain in a checkpoint, by what its entries begin with."""
+    states: dict[str, dict[str, Any]] = {
+        f"{prefix}parametrizations.{name}.": {} for prefix, module in modules.items() for name in chains(module)
+    }
+    for key, value in entries.items():
+        for inside in _prefixes(key):
+            if inside in states:
+                states[inside][key.removeprefix(inside)] = value
+    return states
+
+
+def _own(
+    module: nn.Module, prefix: str, entries: Mapping[str, Any], states: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     """The entries of a module's own tensors, in the plain order."""
     found: dict[str, Any] = {}
     for name in plain_order(module):
@@ -80,9 +98,7 @@ def _own(module: nn.Module, prefix: str, entries: Mapping[str, Any]) -> dict[str
         if chain is None:
             found |= {f"{prefix}{name}": entries[f"{prefix}{name}"]} if f"{prefix}{name}" in entries else {}
             continue
-        inside = f"{prefix}parametrizations.{name}."
-        state = {key.removeprefix(inside): value for key, value in entries.items() if key.startswith(inside)}
-        if state:
+        if state := states[f"{prefix}parametrizations.{name}."]:
             found[f"{prefix}{name}"] = _weight(chain, state, f"{prefix}{name}")
     return found
 

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.utils.parametrize import is_parametrized
 
 from parametrizations._shared_class import can_share, has_fused_forward, share
+from parametrizations.chains import chains, originals, steps
 from parametrizations.parametrization import Parametrization
 from parametrizations.paths import Path
 
@@ -72,20 +72,20 @@ def path(layer: nn.Module) -> Path:
         >>> path(fuse(layer))
         Path(name='element-wise', why='one multiply-add for each output')
     """
-    if not is_parametrized(layer, "weight"):
+    if "weight" not in chains(layer):
         return Path("dense", "the weight has no parametrization")
     if not has_fused_forward(layer):
         return Path("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         return Path("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
-    parametrizations = layer.get_submodule("parametrizations.weight")
-    first = parametrizations.get_submodule("0")
-    if len(list(parametrizations.children())) > 1:
+    chain = chains(layer)["weight"]
+    first = steps(chain)[0]
+    if len(chain) > 1:
         return Path("dense", "the weight has more than one parametrization")
     if not isinstance(first, Parametrization):
         return Path("dense", "the parametrization is not one of this library's")
-    return first.path(parametrizations.get_parameter("original"))
+    return first.path(originals(chain)["original"])
 
 
 def _can_fuse(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and is_parametrized(module, "weight") and not has_fused_forward(module)
+    return isinstance(module, nn.Linear) and "weight" in chains(module) and not has_fused_forward(module)

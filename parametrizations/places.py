@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations.chains import chains, originals
 
 __all__ = [
     "Place",
     "constrained_modules",
+    "constrained_places",
+    "full_name",
     "identity",
     "owners",
     "parameter_places",
@@ -36,13 +39,18 @@ class Place(NamedTuple):
         return list(originals(chain).values())
 
 
+def full_name(prefix: str, name: str) -> str:
+    """The name of what a module holds, by the name of the module."""
+    return f"{prefix}.{name}" if prefix else name
+
+
 def plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Every module of the plain model, under each of its names; none for the sake of a parametrization."""
     yield name, model
     hidden = "parametrizations" if chains(model) else None
     for child_name, child in model._modules.items():
         if child is not None and child_name != hidden:
-            yield from plain_modules(child, f"{name}.{child_name}" if name else child_name)
+            yield from plain_modules(child, full_name(name, child_name))
 
 
 def constrained_modules(model: nn.Module) -> dict[nn.Module, str]:
@@ -59,7 +67,14 @@ def parameter_places(model: nn.Module) -> Iterator[Place]:
     for prefix, module in plain_modules(model):
         names = [name for name, parameter in module._parameters.items() if parameter is not None]
         for name in [*names, *chains(module)]:
-            yield Place(f"{prefix}.{name}" if prefix else name, module, name)
+            yield Place(full_name(prefix, name), module, name)
+
+
+def constrained_places(model: nn.Module) -> Iterator[tuple[Place, ParametrizationList]]:
+    """Everything that is constrained, under its first name, with its parametrizations."""
+    for module, prefix in constrained_modules(model).items():
+        for name, chain in chains(module).items():
+            yield Place(full_name(prefix, name), module, name), chain
 
 
 def owners(model: nn.Module) -> dict[object, list[str]]:

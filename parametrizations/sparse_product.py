@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd
+from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd, is_recorded
 from parametrizations.pattern import Pattern
 from parametrizations.transposition import transposed
 
@@ -65,7 +66,7 @@ class _Product(torch.autograd.Function):
             pattern.by_columns if transposed else pattern.by_rows,
             pattern.shape[int(transposed)],
         )
-        multiply = csr_product if torch.compiler.is_compiling() else _csr_product
+        multiply = csr_product if is_recorded() else _csr_product
         return multiply(input, values, rows.starts, rows.columns, out_features)
 
     @staticmethod
@@ -106,7 +107,7 @@ class _TransformedProduct(_Product):
 class _Sampled(torch.autograd.Function):
     @staticmethod
     def forward(left: Tensor, right: Tensor, pattern: Pattern) -> Tensor:
-        sample = csr_sampled if torch.compiler.is_compiling() else _csr_sampled
+        sample = csr_sampled if is_recorded() else _csr_sampled
         return sample(left, right, pattern.by_rows.starts, pattern.by_rows.columns)
 
     @staticmethod
@@ -188,8 +189,8 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int])
     return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
 
 
-# Under torch.compile the two products are opaque operators: sparse tensors cannot be traced. No exported
-# program has them, as the dense product is exported.
+# Where operations are recorded the two products are opaque operators: sparse tensors cannot be traced or faked. No
+# exported program has them, as the dense product is exported.
 csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
 csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())
 
@@ -202,3 +203,8 @@ def _(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_featur
 @csr_sampled.register_fake
 def _(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:  # noqa: ARG001
     return left.new_empty(columns.shape)
+
+
+@register_flop_formula([torch.ops.parametrizations.csr_product, torch.ops.parametrizations.csr_sampled])
+def _(left: torch.Size, _: torch.Size, starts: torch.Size, columns: torch.Size, *__: Any, **___: Any) -> int:  # noqa: ARG001
+    return 2 * left[0] * columns[0]  # for each row of the batch and each entry, a multiplication and an addition

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from typing_extensions import override
 
-from parametrizations.chains import build, chains, dense_shape, is_compact, originals, steps
+from parametrizations.chains import build, dense_shape, is_compact, originals, steps
 from parametrizations.fusion import path
 from parametrizations.parametrization import Parametrization
-from parametrizations.places import constrained_modules
+from parametrizations.places import Place, constrained_places
 
 __all__ = ["Row", "Summary", "summary"]
 
@@ -81,25 +81,19 @@ def summary(model: nn.Module) -> Summary:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"summary needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    return Summary(
-        tuple(
-            _row(f"{prefix}.{name}" if prefix else name, module, name, chain)
-            for module, prefix in constrained_modules(model).items()
-            for name, chain in chains(module).items()
-        )
-    )
+    return Summary(tuple(_row(place, chain) for place, chain in constrained_places(model)))
 
 
-def _row(full_name: str, module: nn.Module, name: str, chain: ParametrizationList) -> Row:
+def _row(place: Place, chain: ParametrizationList) -> Row:
     shape = dense_shape(chain)
     return Row(
-        full_name,
+        place.name,
         ", then ".join(_kind(step) for step in steps(chain)),
         tuple(shape),
         sum(tensor.numel() for tensor in originals(chain).values()),
         shape.numel(),
         _holds(chain),
-        path(module).name if name == "weight" else "dense",
+        path(place.module).name if place.tensor_name == "weight" else "dense",
     )
 
 

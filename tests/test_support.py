@@ -18,7 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -571,12 +573,30 @@ def test_baked(case: Case) -> None:
 
 @feature
 def test_counting_operations(case: Case) -> None:
-    """`torch.utils.flop_counter`: a fused `Diagonal` counts as no matrix product."""
-    counter = FlopCounterMode(display=False)
+    """`torch.utils.flop_counter`: a fused `Diagonal` counts as no matrix product, a sparse one as its entries."""
+    layer, counter = case.layer(), FlopCounterMode(display=False)
     with counter:
-        case.layer()(inputs())
-    products = 0 if (case.kind, case.way) == ("Diagonal", "fused") else 2 * 3 * N * N
-    assert counter.get_total_flops() == products
+        layer(inputs())
+    structured = {"Diagonal": 0, "MaskedSparse": case.stored(layer).numel()} if case.way == "fused" else {}
+    assert counter.get_total_flops() == 2 * 3 * structured.get(case.kind, N * N)
+
+
+@feature
+def test_recording(case: Case) -> None:
+    """`make_fx`, forward and backward, and `FakeTensorMode`."""
+    layer, x = case.layer(), inputs()
+    parameters = {name: tensor.detach().requires_grad_() for name, tensor in layer.named_parameters()}
+
+    def step(parameters: dict[str, Tensor], x: Tensor) -> list[Tensor]:
+        output = torch.func.functional_call(layer, parameters, x)
+        return [output, *torch.autograd.grad(output.square().sum(), list(parameters.values()))]
+
+    for got, expected in zip(make_fx(step)(parameters, x)(parameters, x), step(parameters, x), strict=True):
+        torch.testing.assert_close(got, expected)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        fake = step({name: mode.from_tensor(tensor) for name, tensor in parameters.items()}, mode.from_tensor(x))
+    assert [tensor.shape for tensor in fake] == [tensor.shape for tensor in step(parameters, x)]
 
 
 @feature
