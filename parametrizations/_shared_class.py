@@ -10,8 +10,8 @@ stored where the layer has a ``reset_parameters``.
 
 PyTorch still believes that the class belongs to one module: it deletes the property from it on removal, and
 sets a new one when a second tensor is registered. The metaclass takes the first in silence and replaces the
-second by a property that works for every module of the class. Everything that relies on such internals of
-torch is in this file; its tests fail when a release changes them.
+second by a property that works for every module of the class. Everything that relies on how
+`register_parametrization` treats classes is in this file; its tests fail when a release changes that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from parametrizations._torch import answered_from_cache, buffers, children, load_hooks, parameters
 from parametrizations.graphs import spare_graphs
 from parametrizations.initialization import initialize
 from parametrizations.plain_checkpoints import take_plain
@@ -41,7 +42,7 @@ _CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], bool], type] =
 def can_share(module: nn.Module) -> bool:
     """Whether the module's class is PyTorch's or the shared one itself, so that the layer's class is known."""
     own = vars(type(module))
-    names = module.get_submodule("parametrizations")._modules
+    names = children(module.get_submodule("parametrizations"))
     return len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
 
 
@@ -63,7 +64,7 @@ def share(module: nn.Module, *, fused: bool) -> None:
         module: A module with a parametrized tensor, for which `can_share` holds.
         fused: Whether an `nn.Linear` multiplies through the parametrization of its weight.
     """
-    names = frozenset(module.get_submodule("parametrizations")._modules)
+    names = frozenset(children(module.get_submodule("parametrizations")))
     module.__class__ = _class_for(plain_class(module), names, fused)
 
 
@@ -115,25 +116,26 @@ def _make(base: Any, names: frozenset[str], fused: bool) -> type:
 
 def _fused_forward(self: Any, input: Tensor) -> Tensor:
     # By the dictionaries: attributes of modules cost a tenth of a small layer's time.
-    owner = self._modules["parametrizations"]._modules.get("weight")
-    if owner is not None and len(owner._modules) == 1 and owner.is_tensor:
-        product = getattr(owner._modules["0"], "linear", None)
+    lists: Any = children(self)["parametrizations"]
+    owner: Any = children(lists).get("weight")
+    if owner is not None and len(children(owner)) == 1 and owner.is_tensor:
+        product = getattr(children(owner)["0"], "linear", None)
         if product is not None:
             return _tensor(product(input, owner.original, self.bias))
     return F.linear(input, self.weight, self.bias)
 
 
 def _get(module: nn.Module, name: str) -> Any:
-    lists = module._modules.get("parametrizations")
-    if lists is None or name not in lists._modules:
+    lists = children(module).get("parametrizations")
+    if lists is None or name not in children(lists):
         return _get_plain(module, name)
     # The key is the module that asks: PyTorch's own answers a deep copy with the original's weight.
-    if parametrize._cache_enabled:
-        key = (id(module), name)
-        if key not in parametrize._cache:
-            parametrize._cache[key] = lists.get_submodule(name)()
-        return _tensor(parametrize._cache[key])
-    return _tensor(lists.get_submodule(name)())
+    cache, key = answered_from_cache(), (id(module), name)
+    if cache is None:
+        return _tensor(lists.get_submodule(name)())
+    if key not in cache:
+        cache[key] = lists.get_submodule(name)()
+    return _tensor(cache[key])
 
 
 def _tensor(value: object) -> Tensor:
@@ -142,18 +144,18 @@ def _tensor(value: object) -> Tensor:
 
 
 def _get_plain(module: nn.Module, name: str) -> Any:
-    for store in (module._parameters, module._buffers, module.__dict__):
+    for store in (parameters(module), buffers(module), module.__dict__):
         if name in store:
             return store[name]
     raise AttributeError(f"{type(module).__name__!r} object has no attribute {name!r}")
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:
-    lists = module._modules.get("parametrizations")
-    if lists is None or name not in lists._modules:
+    lists = children(module).get("parametrizations")
+    if lists is None or name not in children(lists):
         module.__dict__[name] = value  # what nn.Module leaves to the property is a plain attribute
         return
-    owner = lists._modules[name]
+    owner = children(lists)[name]
     assert isinstance(owner, parametrize.ParametrizationList)
     if any(is_sharded(tensor) for tensor in owner.parameters(recurse=False)):
         raise RuntimeError(
@@ -165,7 +167,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
 
 def _loader(load: Callable[..., None]) -> Callable[..., None]:
     def load_plain_too(self: nn.Module, *arguments: Any, **named: Any) -> None:
-        hooks: Any = self._load_state_dict_pre_hooks
+        hooks = load_hooks(self)
         hooks[take_plain] = functools.partial(take_plain, self)  # last, after what renames or changes the weight
         try:
             load(self, *arguments, **named)

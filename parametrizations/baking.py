@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
 from parametrizations._shared_class import can_share, plain_class
+from parametrizations._torch import buffers, children, load_hooks, parameters
 from parametrizations.chains import build, chains, originals
 from parametrizations.graphs import spare_graphs
 from parametrizations.optimizers import renew, require_optimizer
@@ -103,7 +104,7 @@ def _restored(
 ) -> Iterator[tuple[str, list[Tensor], Tensor]]:
     """Give one module its class and its tensors back; each tensor with those that it takes the place of."""
     order, baked = plain_order(module), chains(module)
-    del module._modules["parametrizations"]
+    del children(module)["parametrizations"]
     module.__class__ = plain_class(module)
     _drop_hooks(module)
     for name, chain in baked.items():
@@ -113,14 +114,14 @@ def _restored(
         else:
             module.register_buffer(name, tensor)
         yield name, [parameter for parameter in chain.parameters() if identity(parameter) not in tied], tensor
-    for tensors in (module._parameters, module._buffers):
+    for tensors in (parameters(module), buffers(module)):
         for name in [name for name in order if name in tensors]:
             _move_to_end(tensors, name)
 
 
 def _drop_hooks(module: nn.Module) -> None:
     """Drop what PyTorch's own constraints (weight_norm) put there to load old checkpoints; it does not pickle."""
-    hooks: dict[int, Any] = module._load_state_dict_pre_hooks
+    hooks = load_hooks(module)
     theirs = [key for key, hook in hooks.items() if hook.hook.__module__ == torch.nn.utils.parametrizations.__name__]
     for key in theirs:
         del hooks[key]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from parametrizations._torch import children
 from parametrizations.graphs import spare_graphs
 from parametrizations.parameters import give
 from parametrizations.parametrization import Parametrization
@@ -36,10 +37,10 @@ def chain_of(module: nn.Module, name: str) -> ParametrizationList:
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:
     """The parametrizations of each tensor of one module, by the tensor's name."""
-    holder = module._modules.get("parametrizations")  # not by attribute: wrappers may pass on what they wrap
+    holder = children(module).get("parametrizations")  # not by attribute: wrappers may pass on what they wrap
     if not isinstance(holder, nn.ModuleDict):
         return {}
-    return {name: chain for name, chain in holder._modules.items() if isinstance(chain, ParametrizationList)}
+    return {name: chain for name, chain in children(holder).items() if isinstance(chain, ParametrizationList)}
 
 
 def steps(chain: ParametrizationList) -> list[nn.Module]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from parametrizations._torch import give_versions
 from parametrizations.chains import build, chains
 from parametrizations.order import plain_order
 from parametrizations.places import constrained_places, full_name, plain_modules
@@ -67,7 +68,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 def _with_versions(plain: dict[str, Any], versions: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict with the versions of the modules, which some need to load it."""
     kept = {name: version for name, version in versions.items() if ".parametrizations." not in f".{name}."}
-    plain._metadata = kept  # type: ignore[attr-defined]
+    give_versions(plain, kept)
     return plain
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from parametrizations._torch import buffers, children, parameters
 from parametrizations.chains import build, chain_of, chains, dense_shape, originals, settle, steps
 from parametrizations.parametrization import Parametrization
 from parametrizations.rollback import all_or_nothing
@@ -40,20 +41,20 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
 def _initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], room: Room) -> None:
     before = {name: room(module, name) for name in chains(module)}
     rooms = {name: _fresh(tensor) for name, tensor in before.items()}
-    constrained, children = type(module), list(module._modules)
-    parametrizations = module._modules["parametrizations"]
+    constrained, held = type(module), children(module)
+    order, parametrizations = list(held), held["parametrizations"]
     stores = {name: _store(module, name) for name in rooms}
     with all_or_nothing([module]):
-        del module._modules["parametrizations"]
+        del held["parametrizations"]
         module.__class__ = plain
         for name, store in stores.items():
             store[name] = rooms[name]
         reset(module)
         filled = {name: store.pop(name) for name, store in stores.items()}
         module.__class__ = constrained
-        module._modules["parametrizations"] = parametrizations
-        for name in [name for name in children if name in module._modules]:
-            module._modules[name] = module._modules.pop(name)
+        held["parametrizations"] = parametrizations
+        for name in [name for name in order if name in held]:
+            held[name] = held.pop(name)
     for name, tensor in filled.items():
         if not isinstance(tensor, Selection) and not _same(tensor, before[name]):
             settle(chain_of(module, name), tensor.detach())
@@ -61,7 +62,7 @@ def _initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.M
 
 def _store(module: nn.Module, name: str) -> dict[str, Tensor]:
     stored = next(iter(originals(chain_of(module, name)).values()))
-    store: dict[str, Tensor] = module._parameters if isinstance(stored, nn.Parameter) else module._buffers  # type: ignore[assignment]
+    store: dict[str, Tensor] = parameters(module) if isinstance(stored, nn.Parameter) else buffers(module)  # type: ignore[assignment]
     return store
 
 

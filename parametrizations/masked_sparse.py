@@ -11,13 +11,13 @@ from typing_extensions import override
 
 from parametrizations import mask_state
 from parametrizations._caller import owning_list
-from parametrizations._transforms import may_look_at_values
 from parametrizations.masks import MaskRule
 from parametrizations.operands import require_input
 from parametrizations.parametrization import Infeasible, Parametrization
 from parametrizations.paths import Path, Product, sparse_path
 from parametrizations.pattern import Pattern, index_dtype
 from parametrizations.sparse_product import prepare, sparse_linear
+from parametrizations.transforms import may_look_at_values
 
 __all__ = ["MaskedSparse"]
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._transforms import may_look_at_values
 from parametrizations.diagonals import with_diagonal
 from parametrizations.operands import require_input
 from parametrizations.parametrization import FLOATING, Parametrization
 from parametrizations.paths import Path, replaced_diagonal_path
 from parametrizations.replaced_diagonal import replaced_diagonal_linear
+from parametrizations.transforms import may_look_at_values
 
 __all__ = ["FLOOR", "NegExpDiagonal"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from parametrizations._transforms import is_traced
+from parametrizations._torch import is_traced
 from parametrizations.paths import product_dtype
 
 __all__ = ["require_input"]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from parametrizations._torch import forget_size
+
 __all__ = ["renew", "require_optimizer"]
 
 
@@ -48,7 +50,7 @@ def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]
     gone = {id(tensor) for tensor in old}
     if isinstance(optimizer, LBFGS):  # its history is one of all parameters together
         optimizer.state.clear()
-        optimizer._numel_cache = None
+        forget_size(optimizer)
     moved = any("momentum_buffer" in optimizer.state.pop(tensor, {}) for tensor in list(old))
     for group in optimizer.param_groups:
         places = [place for place, tensor in enumerate(group["params"]) if id(tensor) in gone]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from parametrizations._torch import buffers, parameters, recurrent_names
 from parametrizations.chains import chains
 
 __all__ = ["keep_order", "plain_order"]
@@ -17,7 +18,7 @@ _KEPT = "plain_order"
 @contextmanager
 def keep_order(module: nn.Module) -> Iterator[None]:
     """Write down the order before the block constrains a tensor of the module."""
-    names = plain_order(module) if chains(module) else [*module._parameters, *module._buffers]
+    names = plain_order(module) if chains(module) else [*parameters(module), *buffers(module)]
     yield
     setattr(module.get_submodule("parametrizations"), _KEPT, names)
 
@@ -28,7 +29,7 @@ def plain_order(module: nn.Module) -> list[str]:
     Where PyTorch's own function was first and nobody has written the order down, constrained tensors are taken to
     have come first, as the weights of PyTorch's layers do; recurrent layers have a list of their own.
     """
-    there = [*chains(module), *module._parameters, *module._buffers]
+    there = [*chains(module), *parameters(module), *buffers(module)]
     known = getattr(module.get_submodule("parametrizations"), _KEPT, None)
-    first = known or (module._flat_weights_names if isinstance(module, nn.RNNBase) else [])
+    first = known or (recurrent_names(module) if isinstance(module, nn.RNNBase) else [])
     return [name for name in dict.fromkeys([*first, *there]) if name in there]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._caller import is_assignment, is_registration
-from parametrizations._transforms import is_traced
+from parametrizations._torch import is_traced
 from parametrizations.paths import PLAIN, Path, Product
 from parametrizations.sharding import is_sharded
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from parametrizations._torch import children, parameters
 from parametrizations.chains import chains, originals
 
 __all__ = [
@@ -34,7 +35,7 @@ class Place(NamedTuple):
         """The tensors that are stored and trained at this place: one, unless a foreign parametrization has more."""
         chain = chains(self.module).get(self.tensor_name)
         if chain is None:
-            parameter = self.module._parameters[self.tensor_name]
+            parameter = parameters(self.module)[self.tensor_name]
             return [] if parameter is None else [parameter]
         return list(originals(chain).values())
 
@@ -48,7 +49,7 @@ def plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Mo
     """Every module of the plain model, under each of its names; none for the sake of a parametrization."""
     yield name, model
     hidden = "parametrizations" if chains(model) else None
-    for child_name, child in model._modules.items():
+    for child_name, child in children(model).items():
         if child is not None and child_name != hidden:
             yield from plain_modules(child, full_name(name, child_name))
 
@@ -65,7 +66,7 @@ def constrained_modules(model: nn.Module) -> dict[nn.Module, str]:
 def parameter_places(model: nn.Module) -> Iterator[Place]:
     """Every parameter, and everything that is constrained already, under each of its names."""
     for prefix, module in plain_modules(model):
-        names = [name for name, parameter in module._parameters.items() if parameter is not None]
+        names = [name for name, parameter in parameters(module).items() if parameter is not None]
         for name in [*names, *chains(module)]:
             yield Place(full_name(prefix, name), module, name)
 

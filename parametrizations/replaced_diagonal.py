@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
+from parametrizations.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
 from parametrizations.transposition import transposed
 
 __all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from parametrizations._torch import buffers, parameters
 from parametrizations.chains import chains
 
 __all__ = ["all_or_nothing"]
@@ -62,7 +63,7 @@ class _Before(NamedTuple):
 
 
 def _before(module: nn.Module) -> _Before:
-    tensors = [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
+    tensors = [tensor for tensor in (*parameters(module).values(), *buffers(module).values()) if tensor is not None]
     return _Before(
         module,
         type(module),

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from parametrizations._torch import shell, untouched_by_torch_function
+
 __all__ = ["Selection"]
 
 _ENTRY_WISE = (
@@ -40,12 +42,12 @@ class Selection(Tensor):
     """
 
     entries: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = untouched_by_torch_function
 
     @staticmethod
     def __new__(cls, entries: Tensor, shape: torch.Size) -> Selection:
         """An empty shell of the matrix's shape around the entries."""
-        made: Selection = Tensor._make_wrapper_subclass(cls, shape, dtype=entries.dtype, device=entries.device)
+        made: Selection = shell(cls, shape, entries)
         made.entries = entries
         return made
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from parametrizations._transforms import eager_form, function_for, is_batched_by_autograd, is_recorded
 from parametrizations.pattern import Pattern
+from parametrizations.transforms import eager_form, function_for, is_batched_by_autograd, is_recorded
 from parametrizations.transposition import transposed
 
 __all__ = ["prepare", "sparse_linear"]

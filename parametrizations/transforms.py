@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from parametrizations._torch import are_transforms_active, is_dispatched, is_legacy_batched, is_traced
+
 __all__ = [
     "eager_form",
     "function_for",
     "is_batched_by_autograd",
     "is_recorded",
-    "is_traced",
     "is_traced_for_a_file",
     "may_look_at_values",
 ]
@@ -28,7 +29,7 @@ def is_batched_by_autograd(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
+    return any(is_legacy_batched(tensor) for tensor in tensors)
 
 
 def may_look_at_values(x: Tensor) -> bool:
@@ -37,16 +38,16 @@ def may_look_at_values(x: Tensor) -> bool:
         type(x) not in (Tensor, nn.Parameter)
         or torch.compiler.is_compiling()
         or x.device.type != "cpu"
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.is_legacy_batchedtensor(x)
+        or is_traced()
+        or are_transforms_active()
+        or is_dispatched()
+        or is_legacy_batched(x)
     )
 
 
 def is_recorded() -> bool:
     """Whether each operation is compiled, recorded, faked or counted, as under `make_fx` or ``FakeTensorMode``."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return torch.compiler.is_compiling() or is_dispatched()
 
 
 def eager_form(function: type[Function]) -> type[Function]:
@@ -73,12 +74,7 @@ def function_for(compiled: type[Function], transformed: type[Function], eager: t
     """
     if torch.compiler.is_compiling():
         return compiled.apply
-    return transformed.apply if torch._C._are_functorch_transforms_active() else eager.apply
-
-
-def is_traced() -> bool:
-    """Whether `torch.jit.trace` is at work, for which sizes are tensors."""
-    return torch._C._get_tracing_state() is not None
+    return transformed.apply if are_transforms_active() else eager.apply
 
 
 def is_traced_for_a_file() -> bool:

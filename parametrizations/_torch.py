@@ -1,0 +1,99 @@
+"""Every private name of torch that is used: there is no public one that tells or does the same.
+
+The tests fail when a release changes what one of them means, and when one is used anywhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import LBFGS
+
+__all__ = [
+    "answered_from_cache",
+    "are_transforms_active",
+    "buffers",
+    "children",
+    "forget_size",
+    "give_versions",
+    "is_dispatched",
+    "is_legacy_batched",
+    "is_traced",
+    "load_hooks",
+    "parameters",
+    "recurrent_names",
+    "shell",
+    "untouched_by_torch_function",
+]
+
+
+def children(module: nn.Module) -> dict[str, nn.Module | None]:
+    """A module's children, to look into without ``__getattr__``, and to put in order."""
+    return module._modules
+
+
+def parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's own parameters, to put in order; the public ways leave out what is None."""
+    return module._parameters
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own buffers."""
+    return module._buffers
+
+
+def load_hooks(module: nn.Module) -> dict[Any, Any]:
+    """The hooks that run before a module loads, to be the last of them, or to drop one without its handle."""
+    return module._load_state_dict_pre_hooks
+
+
+def recurrent_names(module: nn.RNNBase) -> list[str]:
+    """The names of a recurrent layer's weights, in their order; layers and directions are in it."""
+    return module._flat_weights_names
+
+
+def give_versions(state_dict: Any, versions: dict[str, Any]) -> None:
+    """Write the versions of the modules on a state dict, where ``load_state_dict`` looks for them."""
+    state_dict._metadata = versions
+
+
+def forget_size(optimizer: LBFGS) -> None:
+    """Let the optimizer count its parameters' entries again."""
+    optimizer._numel_cache = None
+
+
+def answered_from_cache() -> dict[tuple[int, str], Tensor | None] | None:
+    """The cache of `parametrize.cached`, inside of such a block."""
+    return parametrize._cache if parametrize._cache_enabled else None
+
+
+def are_transforms_active() -> bool:
+    """Whether a transform of `torch.func` is at work."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_legacy_batched(tensor: Tensor) -> bool:
+    """Whether autograd runs one backward pass for many gradients: by the predecessor of `torch.func.vmap`."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` is at work, for which sizes are tensors; `torch.jit.is_tracing` is slower."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_dispatched() -> bool:
+    """Whether a mode sees each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:
+    """A tensor of a subclass that has a shape, a dtype and a device, and no memory."""
+    return Tensor._make_wrapper_subclass(kind, shape, dtype=like.dtype, device=like.device)
+
+
+untouched_by_torch_function: Any = torch._C._disabled_torch_function_impl
+"""For a subclass whose operations are to arrive at ``__torch_dispatch__`` as they are."""

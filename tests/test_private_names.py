@@ -1,0 +1,47 @@
+"""Private names of torch are in one file."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import parametrizations
+
+FILES = [path for path in Path(parametrizations.__file__).parent.glob("*.py") if path.name != "_torch.py"]
+
+PYTHONS = {"_fields", "_getframe", "_slotnames"}
+OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # what nn.Module leaves to its subclasses
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def own_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def private_names(source: str) -> set[str]:
+    """What a source reads of other objects' private attributes, and imports from private modules of torch."""
+    tree = ast.parse(source)
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)]
+    modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    private = {name for name in modules if name.startswith("torch") and any(map(is_private, name.split(".")))}
+    return private | {node.attr for node in attributes} - set(own_names(tree))
+
+
+def test_private_names_of_torch_are_in_one_file() -> None:
+    found = {path.name: private_names(path.read_text()) - PYTHONS - OVERRIDDEN for path in FILES}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_the_search_sees_them() -> None:
+    assert private_names("import torch\ntorch._C._get_tracing_state()") == {"_C", "_get_tracing_state"}
+    assert private_names("from torch._dynamo import reset") == {"torch._dynamo"}
+    assert private_names("def f(self):\n    return self._modules") == {"_modules"}
+    assert private_names("class A:\n    def f(self):\n        self._own = 1\n        return self._own") == set()
