@@ -73,19 +73,22 @@ class _Shared(type):
 
     @override
     def __delattr__(cls, name: str) -> None:
-        if not isinstance(vars(cls).get(name), _TensorProperty):
+        if not _is_ours(vars(cls).get(name)):
             super().__delattr__(name)
 
     @override
     def __setattr__(cls, name: str, value: object) -> None:
-        super().__setattr__(name, _TensorProperty(name) if type(value) is property else value)
+        super().__setattr__(name, _tensor_property(name) if isinstance(value, property) else value)
 
 
-class _TensorProperty(property):
+def _tensor_property(name: str) -> property:
     """The tensor of a name: computed where the module has it parametrized, else the plain one."""
+    return property(lambda module: _get(module, name), lambda module, value: _set(module, name, value))
 
-    def __init__(self, name: str) -> None:
-        super().__init__(lambda module: _get(module, name), lambda module, value: _set(module, name, value))
+
+def _is_ours(value: object) -> bool:
+    """Told by its module: a subclass of property would stop the tracer of older releases of torch."""
+    return isinstance(value, property) and getattr(value.fget, "__module__", None) == __name__
 
 
 def _class_for(base: type, names: frozenset[str], fused: bool) -> type:
@@ -97,7 +100,7 @@ def _class_for(base: type, names: frozenset[str], fused: bool) -> type:
 
 
 def _make(base: Any, names: frozenset[str], fused: bool) -> type:
-    members: dict[str, object] = {name: _TensorProperty(name) for name in names}
+    members: dict[str, object] = {name: _tensor_property(name) for name in names}
     members["__getstate__"] = _refuse_to_pickle
     members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
     members["_load_from_state_dict"] = _loader(base._load_from_state_dict)
