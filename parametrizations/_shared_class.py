@@ -129,15 +129,15 @@ def _fused_forward(self: Any, input: Tensor) -> Tensor:
 
 
 def _get(module: nn.Module, name: str) -> Any:
-    lists = children(module).get("parametrizations")
+    lists: Any = children(module).get("parametrizations")
     if lists is None or name not in children(lists):
         return _get_plain(module, name)
     # The key is the module that asks: PyTorch's own answers a deep copy with the original's weight.
     cache, key = answered_from_cache(), (id(module), name)
     if cache is None:
-        return _tensor(lists.get_submodule(name)())
+        return _tensor(lists[name]())
     if key not in cache:
-        cache[key] = lists.get_submodule(name)()
+        cache[key] = lists[name]()
     return _tensor(cache[key])
 
 
