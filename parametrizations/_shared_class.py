@@ -132,10 +132,12 @@ def _get(module: nn.Module, name: str) -> Any:
     lists: Any = children(module).get("parametrizations")
     if lists is None or name not in children(lists):
         return _get_plain(module, name)
-    # The key is the module that asks: PyTorch's own answers a deep copy with the original's weight.
-    cache, key = answered_from_cache(), (id(module), name)
+    cache = answered_from_cache()
     if cache is None:
         return _tensor(lists[name]())
+    # The key is the module that asks: PyTorch's own answers a deep copy with the original's weight. It is asked for
+    # here alone, since a compiler that has seen it compiles anew for each module.
+    key = (id(module), name)
     if key not in cache:
         cache[key] = lists[name]()
     return _tensor(cache[key])
