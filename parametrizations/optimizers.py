@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Adagrad, Optimizer
 
 from parametrizations._torch import forget_size
 
@@ -57,6 +57,9 @@ def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]
         if places:
             _exchange(group["params"], places, list(new.values()))
             _exchange(group.get("param_names", []), places, list(new))
+            if isinstance(optimizer, Adagrad):  # before torch 2.10, it makes its state when it is made
+                options = {name: group[name] for name in optimizer.defaults}
+                optimizer.state |= Adagrad(list(new.values()), **options).state
             if group.get("fused") and moved:
                 # Fused SGD fails where only some have momentum; from zeros it starts as from nothing.
                 optimizer.state |= {tensor: {"momentum_buffer": torch.zeros_like(tensor)} for tensor in new.values()}

@@ -36,7 +36,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated",  # the compiler, about autograd functions
     "ignore:The .grad attribute of a Tensor",
     "ignore:`torch._prims_common.check` is deprecated",
-    "ignore:The given buffer is not writable",  # torch.export.load of torch 2.9
 )
 
 
