@@ -1,4 +1,35 @@
-"""Constraints on the weights of PyTorch models that cost nothing."""
+"""Constraints on the weights of PyTorch models that cost nothing.
+
+Constraints, each a map from freely trainable numbers onto a set of matrices:
+
+- `Diagonal`: zeros off the main diagonal
+- `ZeroDiagonal`: zeros on it
+- `NegExpDiagonal`: negative numbers on it
+- `MaskedSparse`: zeros outside a mask, given as a tensor or as a rule of `parametrizations.masks`
+- `Parametrization`: the base of one of your own, which `parametrizations.testing.check_parametrization` checks
+
+Calls, each on a layer or a whole model:
+
+- `register` attaches constraints by name, `bake` takes them off again and gives a plain model
+- `summary` shows what is constrained, `path` how a layer multiplies
+- `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
+- `fuse` does for layers of PyTorch's own ``register_parametrization`` what `register` does by itself
+
+Example:
+    >>> import torch
+    >>> from torch import nn
+    >>> from parametrizations import ZeroDiagonal, bake, register
+    >>> model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> _ = register(model, {"0.weight": ZeroDiagonal()})
+    >>> model[0].weight.diagonal().detach()
+    tensor([0., 0., 0.])
+    >>> bake(model)
+    Sequential(
+      (0): Linear(in_features=3, out_features=3, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=3, out_features=1, bias=True)
+    )
+"""
 
 from parametrizations import masks
 from parametrizations.baking import bake

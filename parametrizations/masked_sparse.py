@@ -86,14 +86,29 @@ class MaskedSparse(Parametrization):
 
     @property
     def positions(self) -> Tensor:
-        """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 where they fit."""
+        """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 where they fit.
+
+        Example:
+            >>> from parametrizations import masks, register
+            >>> layer = register(torch.nn.Linear(2, 2), {"weight": MaskedSparse(masks.lower_triangular())})
+            >>> layer.parametrizations.weight[0].positions
+            tensor([0, 2, 3], dtype=torch.int32)
+        """
         if self._pattern is not None:
             return self._pattern.positions()
         return self._entries.to(index_dtype(self.known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
-        """The mask as a fresh boolean tensor ``(out, in)``."""
+        """The mask as a fresh boolean tensor ``(out, in)``.
+
+        Example:
+            >>> from parametrizations import masks, register
+            >>> layer = register(torch.nn.Linear(2, 2), {"weight": MaskedSparse(masks.lower_triangular())})
+            >>> layer.parametrizations.weight[0].mask
+            tensor([[ True, False],
+                    [ True,  True]])
+        """
         positions = self.positions
         mask = torch.zeros(self.known_shape.numel(), dtype=torch.bool, device=positions.device)
         return mask.scatter(0, positions, True).view(self.known_shape)

@@ -36,6 +36,14 @@ class MaskRule:
     Args:
         name: What `repr` shows.
         build: The function.
+
+    Example:
+        >>> checkerboard = MaskRule("checkerboard", lambda weight: torch.eye(2).repeat(2, 2).bool())
+        >>> checkerboard(torch.zeros(4, 4)).int()
+        tensor([[1, 0, 1, 0],
+                [0, 1, 0, 1],
+                [1, 0, 1, 0],
+                [0, 1, 0, 1]], dtype=torch.int32)
     """
 
     name: str

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from parametrizations._caller import is_assignment, is_registration
 from parametrizations._torch import is_traced
-from parametrizations.paths import PLAIN, Path, Product
+from parametrizations.paths import OWN, PLAIN, Path, Product
 from parametrizations.sharding import is_sharded
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
@@ -83,6 +83,11 @@ class Parametrization(nn.Module):
         self._product: Product = product
         self.shape: torch.Size | None = None
 
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """The weight, ``(out, in)``, for what is stored: dense, differentiable, with the dtype of ``x``."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method forward(x).")
+
     def excess(self, weight: Tensor) -> Tensor:
         """How far each entry of ``weight``, ``(out, in)``, is outside the set; same shape, real."""
         raise NotImplementedError(f"{type(self).__name__} needs a method excess(weight).")
@@ -139,6 +144,11 @@ class Parametrization(nn.Module):
             TypeError: If ``weight`` is no dense tensor of a supported dtype.
             ValueError: If it has the wrong shape, is not finite, or is outside the set; or if this
                 object already belongs to another tensor.
+
+        Example:
+            >>> from parametrizations import Diagonal
+            >>> Diagonal().right_inverse(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+            tensor([1., 2.])
         """
         if self.shape is not None and is_registration():
             raise ValueError(self._already_registered())
@@ -162,6 +172,15 @@ class Parametrization(nn.Module):
 
         Raises:
             ValueError: If ``weight`` is on the meta device and has no values.
+
+        Example:
+            >>> from parametrizations import ZeroDiagonal, register
+            >>> layer = register(nn.Linear(2, 2), {"weight": ZeroDiagonal()})
+            >>> zero_diagonal = layer.parametrizations.weight[0]
+            >>> zero_diagonal.contains(layer.weight), zero_diagonal.contains(torch.eye(2))
+            (True, False)
+            >>> zero_diagonal.contains(1e-6 * torch.eye(2), atol=1e-5)
+            True
         """
         if weight.is_meta:
             raise ValueError(
@@ -175,7 +194,7 @@ class Parametrization(nn.Module):
 
     def path(self, x: Tensor) -> Path:  # noqa: ARG002
         """How `linear` multiplies with a stored tensor such as ``x``, and why."""
-        return PLAIN
+        return PLAIN if type(self).linear is Parametrization.linear else OWN
 
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         """``F.linear(input, forward(x), bias)``, without building the weight where that is cheaper.

@@ -16,6 +16,7 @@ __all__ = [
     "CSR",
     "ELEMENT_WISE",
     "FORCED",
+    "OWN",
     "PLAIN",
     "STRIPS",
     "Path",
@@ -37,6 +38,7 @@ class Path(NamedTuple):
 
 FORCED = Path("dense", "asked for with product='dense'")
 PLAIN = Path("dense", "the parametrization has no product of its own")
+OWN = Path("own", "the parametrization has a product of its own")
 SAVED = Path("dense", "what torch.export and torch.jit.trace save needs nothing of this library")
 OTHER_DTYPE = Path("dense", "only float32 and float64 products have a cheaper path that loses no digits")
 OTHER_DEVICE = Path("dense", "cheaper paths are measured on the CPU alone; elsewhere the dense one is conservative")

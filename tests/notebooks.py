@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import nbformat
 from nbclient import NotebookClient
 from rich.progress import track
 
-__all__ = ["FOLDER", "PATHS", "run"]
+__all__ = ["FOLDER", "PATHS", "PICTURES", "pictures", "run"]
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+PICTURES = {"1_first_steps": "four_constraints.png"}
+"""Whose first picture the README shows, and the file that it is in."""
 
 
 def run(notebook: Any) -> Any:
@@ -25,8 +28,15 @@ def run(notebook: Any) -> Any:
     Raises:
         nbclient.exceptions.CellExecutionError: At the first cell that fails and is not tagged ``raises-exception``.
     """
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": FOLDER}}, record_timing=False)
+    where = {"metadata": {"path": FOLDER}}
+    client = NotebookClient(notebook, timeout=300, resources=where, record_timing=False, coalesce_streams=True)
     return client.execute()
+
+
+def pictures(notebook: Any) -> list[bytes]:
+    """The pictures that a notebook shows, as PNG files."""
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
 
 
 def main() -> None:
@@ -36,7 +46,10 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [path for path in PATHS if not options.names or path.name.startswith(tuple(options.names))]
     for path in track(chosen, "running"):
-        nbformat.write(run(nbformat.read(path, as_version=4)), path)  # type: ignore[no-untyped-call]
+        ran = run(nbformat.read(path, as_version=4))  # type: ignore[no-untyped-call]
+        nbformat.write(ran, path)  # type: ignore[no-untyped-call]
+        if path.stem in PICTURES:
+            (FOLDER / PICTURES[path.stem]).write_bytes(pictures(ran)[0])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""The notebooks run as they are committed, and say what their committed outputs say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from tests.notebooks import FOLDER, PATHS, PICTURES, pictures, run
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def notebook_of(*sources: str) -> Any:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
+    return nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def errors(notebook: Any) -> list[str]:
+    return [output.ename for output in outputs(notebook) if output.output_type == "error"]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_notebook(path: Path) -> None:
+    committed = read(path)
+    ran = run(read(path))
+    assert [output.text for output in outputs(ran) if output.get("name") == "stderr"] == []
+    assert errors(ran) == errors(committed)
+    assert [output.output_type for output in outputs(ran)] == [output.output_type for output in outputs(committed)]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_notebook_is_short_asserts_and_has_its_outputs(path: Path) -> None:
+    cells = read(path).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert len(cells) < 20
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert sum(cell.source.count("assert ") for cell in code) >= 3
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+
+
+def test_the_readme_shows_pictures_that_are_in_notebooks() -> None:
+    readme = (FOLDER.parent / "README.md").read_text()
+    for stem, picture in PICTURES.items():
+        assert f"(notebooks/{picture})" in readme
+        assert (FOLDER / picture).read_bytes() == pictures(read(FOLDER / f"{stem}.ipynb"))[0]
+
+
+def test_the_readme_leads_to_every_notebook() -> None:
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert [path.name for path in PATHS if f"(notebooks/{path.name})" not in readme] == []
+
+
+def test_there_are_notebooks() -> None:
+    assert [path.name.split("_")[0] for path in PATHS] == list("12345678")
+
+
+def test_a_number_that_moved_fails() -> None:
+    with pytest.raises(CellExecutionError, match="AssertionError"):
+        run(notebook_of("number = 5.98", "assert number < 5"))
+
+
+def test_a_warning_is_seen() -> None:
+    ran = run(notebook_of("import warnings; warnings.warn('old')"))
+    assert [output.name for output in outputs(ran)] == ["stderr"]
