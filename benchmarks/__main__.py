@@ -7,10 +7,11 @@ import platform
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.progress import track
 from torch import nn
@@ -249,27 +250,39 @@ def _registering() -> float:
 
 
 def _figure(results: Results) -> Figure:
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, constraint in zip(axes, ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"), strict=True):
-        _lines(
-            axis, {case.n: times for case, times in results.items() if case.constraint == constraint and _main(case)}
-        )
-        axis.set_title(f"{constraint}, batch 32 (128 at 4096)")
+    """Time as a multiple of `nn.Linear`'s: against features, and for a sparse weight against its density."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    *by_size, by_density = figure.subplots(1, 4)
+    for axis, constraint in zip(by_size, ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"), strict=True):
+        cases = sorted({case.n for case in results if case.constraint == constraint and case.n <= 4096})
+        _lines(axis, {n: _at(results, constraint, n) for n in cases})
+        axis.set(title=f"{constraint}, batch 32", xlabel="features")
+    _lines(by_density, {100 * case.density: results[case] for case in results if case.density and _is_large(case)})
+    by_density.set(title="MaskedSparse, 4096, batch 128", xlabel="entries kept, %")
+    for axis in by_size[1:]:
+        axis.set(ylim=(0.8, 4), yticks=(1, 2, 3))
+    by_size[0].set_ylabel("forward and backward, nn.Linear = 1")
     return figure
 
 
-def _main(case: Case) -> bool:
-    return case.batch == (128 if case.n == 4096 else 32)
+def _is_large(case: Case) -> bool:
+    return (case.n, case.batch) == (4096, 128)
 
 
-def _lines(axis: object, timings: dict[int, dict[str, Timing]]) -> None:
-    for name in next(iter(timings.values())):
-        points = {n: median(times[name].times) for n, times in timings.items() if name in times}
-        axis.loglog(list(points), list(points.values()), "o-", label=name)  # type: ignore[attr-defined]
-    axis.set_xlabel("features")  # type: ignore[attr-defined]
-    axis.set_ylabel("milliseconds, forward and backward")  # type: ignore[attr-defined]
-    axis.legend(fontsize=7)  # type: ignore[attr-defined]
+def _at(results: Results, constraint: str, n: int) -> dict[str, Timing]:
+    """At batch 32, or at the only one that a quick run has."""
+    return results.get(Case(constraint, n, 32)) or results[Case(constraint, n, 128)]
+
+
+def _lines(axis: Any, timings: dict[float, dict[str, Timing]]) -> None:
+    axis.axhline(1, color="grey", linestyle="--")
+    for name in [name for name in next(iter(timings.values())) if name not in (PLAIN, "ours, registered")]:
+        ratios = {at: times[name].median / times[PLAIN].median for at, times in timings.items() if name in times}
+        style = {"color": "black", "linewidth": 2.5} if name == OURS else {"linewidth": 1, "alpha": 0.8}
+        axis.loglog(list(ratios), list(ratios.values()), "o-", markersize=4, label=name, **style)
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.legend(fontsize=7)
 
 
 if __name__ == "__main__":
