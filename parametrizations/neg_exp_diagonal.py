@@ -49,8 +49,8 @@ class NegExpDiagonal(Parametrization):
 
     Limits: a negative diagonal alone does *not* make a matrix stable; registered on top of a
     lower-triangular `MaskedSparse` it does, since the eigenvalues are then the diagonal. Weight decay on
-    ``x`` pulls the diagonal to -1, not to 0; exempt ``x`` from decay where that matters, as Mamba exempts
-    its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752).
+    ``x`` pulls the diagonal to -1, not to 0; exempt ``x`` from decay where that matters, as the code
+    of Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752; ``mamba_simple.py``).
 
     Args:
         on_infeasible: See `Parametrization`.
