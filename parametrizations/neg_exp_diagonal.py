@@ -122,8 +122,9 @@ def _magnitude(x: Tensor) -> Tensor:
             "Convert the layer back with .to()."
         )
     bound = _BOUND[x.dtype]
-    # Below the bound the second factor is exactly 1. relu, not clamp: its gradient at the joint is 0.
-    size = x.clamp(max=bound).exp() * (1 + (x - bound).relu().log1p())
+    # Below the bound the second factor is exactly 1. At the joint the gradient of relu is 0, so the first factor has to
+    # have the whole of it; that of clamp is 1 or 0 there, by the release of torch.
+    size = torch.where(x > bound, bound, x).exp() * (1 + (x - bound).relu().log1p())
     if size.dtype != x.dtype:  # autocast on CUDA computes exp in float32
         size = size.to(x.dtype)
     return size.clamp(min=torch.finfo(x.dtype).tiny)
