@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def run(notebook: Any) -> Any:
     """
     where = {"metadata": {"path": FOLDER}}
     client = NotebookClient(notebook, timeout=300, resources=where, record_timing=False, coalesce_streams=True)
-    return client.execute()
+    # Threads that wait let others work: on a busy machine small layers take a tenth of the time.
+    return client.execute(env=os.environ | {"OMP_WAIT_POLICY": "passive"})
 
 
 def pictures(notebook: Any) -> list[bytes]:
