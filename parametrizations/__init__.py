@@ -1,4 +1,4 @@
-"""Constraints on the weights of PyTorch models that cost nothing.
+"""Exact constraints on the weights of PyTorch models, at the cost of their structure.
 
 Constraints, each a map from freely trainable numbers onto a set of matrices:
 
@@ -14,6 +14,8 @@ Calls, each on a layer or a whole model:
 - `summary` shows what is constrained, `path` how a layer multiplies
 - `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
 - `fuse` does for layers of PyTorch's own ``register_parametrization`` what `register` does by itself
+
+Public are these names and the modules `masks` and `testing`; every other module is internal.
 
 Example:
     >>> import torch

@@ -32,7 +32,8 @@ class Diagonal(Parametrization):
         product: See `Parametrization`.
 
     Raises:
-        ValueError: See `Parametrization.right_inverse`, for this and for `TypeError`.
+        TypeError: When attached or assigned; see `Parametrization.right_inverse`.
+        ValueError: Likewise.
 
     Example:
         >>> from torch import nn

@@ -27,7 +27,7 @@ def run(notebook: Any) -> Any:
         The same notebook, with what its cells show.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: At the first cell that fails and is not tagged ``raises-exception``.
+        nbclient.exceptions.CellExecutionError: At the first cell that fails.
     """
     where = {"metadata": {"path": FOLDER}}
     client = NotebookClient(notebook, timeout=300, resources=where, record_timing=False, coalesce_streams=True)

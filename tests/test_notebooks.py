@@ -25,16 +25,11 @@ def outputs(notebook: Any) -> list[Any]:
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def errors(notebook: Any) -> list[str]:
-    return [output.ename for output in outputs(notebook) if output.output_type == "error"]
-
-
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebook(path: Path) -> None:
     committed = read(path)
     ran = run(read(path))
     assert [output.text for output in outputs(ran) if output.get("name") == "stderr"] == []
-    assert errors(ran) == errors(committed)
     assert [output.output_type for output in outputs(ran)] == [output.output_type for output in outputs(committed)]
 
 
@@ -45,7 +40,8 @@ def test_notebook_is_short_asserts_and_has_its_outputs(path: Path) -> None:
     assert len(cells) < 20
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert sum(cell.source.count("assert ") for cell in code) >= 3
-    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+    assert pictures(read(path))
+    assert "site-packages" not in path.read_text()  # a traceback, with paths of the machine that it ran on
 
 
 def test_the_readme_shows_pictures_that_are_in_notebooks() -> None:
