@@ -5,6 +5,7 @@ The tests fail when a release changes what one of them means, and when one is us
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim import LBFGS
 __all__ = [
     "answered_from_cache",
     "are_transforms_active",
+    "as_own",
     "buffers",
     "children",
     "forget_size",
@@ -88,6 +90,15 @@ def is_traced() -> bool:
 def is_dispatched() -> bool:
     """Whether a mode sees each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor whose memory nobody else holds, in another shape and no view, as matrix products return theirs.
+
+    A view that an autograd function returns cannot be changed in place, and FSDP2 loses sight of one that is.
+    """
+    own: Tensor = torch.ops.aten._unsafe_view(tensor, shape)
+    return own
 
 
 def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:

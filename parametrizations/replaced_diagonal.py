@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parametrizations._torch import as_own
 from parametrizations.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
 from parametrizations.transposition import transposed
 
@@ -158,16 +159,24 @@ def _by_rows(input: Tensor, x: Tensor, bias: Tensor | None, true: Tensor) -> Ten
     columns = transposed(input)
     output = x.new_zeros(x.shape[0], input.shape[0]) if bias is None else bias[:, None].repeat(1, input.shape[0])
     for row, column, part in _parts(x, true):
-        output.narrow(0, row, part.shape[0]).addmm_(part, columns.narrow(0, column, part.shape[1]))
-    return transposed(output)
+        _add_product(output.narrow(0, row, part.shape[0]), part, columns.narrow(0, column, part.shape[1]))
+    return as_own(transposed(output), (input.shape[0], x.shape[0]))
 
 
 def _by_columns(input: Tensor, x: Tensor, true: Tensor) -> Tensor:
     """``input @ weight``."""
     output = x.new_zeros(input.shape[0], x.shape[1])
     for row, column, part in _parts(x, true):
-        output.narrow(1, column, part.shape[1]).addmm_(input.narrow(1, row, part.shape[0]), part)
+        _add_product(output.narrow(1, column, part.shape[1]), input.narrow(1, row, part.shape[0]), part)
     return output
+
+
+def _add_product(output: Tensor, left: Tensor, right: Tensor) -> None:
+    """In place; ``FlopCounterMode`` does not know ``addmm_``, and compilers want no ``out`` that is a part."""
+    if torch.compiler.is_compiling():
+        output.addmm_(left, right)
+    else:
+        torch.addmm(output, left, right, out=output)
 
 
 def _parts(x: Tensor, true: Tensor) -> Iterator[tuple[int, int, Tensor]]:

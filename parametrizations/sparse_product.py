@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from parametrizations._torch import as_own
 from parametrizations.pattern import Pattern
 from parametrizations.transforms import eager_form, function_for, is_batched_by_autograd, is_recorded
 from parametrizations.transposition import transposed
@@ -35,7 +36,7 @@ def sparse_linear(input: Tensor, values: Tensor, bias: Tensor | None, pattern: P
     """
     output = transposed(_product(_by_columns(input.reshape(-1, pattern.shape[1])), values, pattern, False).mT)
     output = output if bias is None else output + bias
-    return output.view(*input.shape[:-1], pattern.shape[0])
+    return as_own(output, (*input.shape[:-1], pattern.shape[0]))
 
 
 def _by_columns(rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks, path
@@ -29,6 +30,11 @@ PRODUCTS: dict[str, Callable[[], Parametrization]] = {
     "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="structured"),
 }
 every = pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+of_the_compiler = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated",
+    "ignore:The .grad attribute of a Tensor",
+    "ignore:`torch._prims_common.check` is deprecated",
+)
 INPUTS = torch.linspace(-1, 1, 12).view(2, 6)
 
 
@@ -214,6 +220,26 @@ def test_a_class_that_something_else_changed_is_refused_before_any_change() -> N
     assert type(first) is before
 
 
+class Unconstrained(Parametrization):
+    """Every matrix, with a product of its own."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return torch.zeros_like(weight)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return weight
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, x, bias)
+
+
 @pytest.mark.parametrize(
     ("layer", "name", "why"),
     [
@@ -222,10 +248,11 @@ def test_a_class_that_something_else_changed_is_refused_before_any_change() -> N
         (fused(Diagonal), "element-wise", "one multiply-add for each output"),
         (fused(lambda: Diagonal(product="dense")), "dense", "asked for with product='dense'"),
         (fused(ZeroDiagonal), "dense", "the matrix is too small for anything else to be faster"),
-        (fused(ZeroDiagonal, 1024, 1024), "strips", "of a large matrix only blocks"),
+        (fused(ZeroDiagonal, 1024, 1024), "strips", "a matrix of up to 1024 x 1024"),
         (fused(ZeroDiagonal, 1024, 1024).half(), "dense", "only float32 and float64 products .* loses no digits"),
         (fused(lambda: MaskedSparse(masks.random(0.01)), 1024, 1024), "CSR", "the cost follows the kept entries"),
         (fused(lambda: MaskedSparse(masks.random(0.9)), 1024, 1024), "dense", "so many entries are kept"),
+        (fused(Unconstrained), "own", "the parametrization has a product of its own"),
         (fused(Doubled), "dense", "the parametrization is not one of this library's"),
     ],
 )
@@ -327,6 +354,55 @@ def test_the_output_is_contiguous_as_that_of_a_layer(make: Callable[[], Parametr
         torch.testing.assert_close(output, dense_output(layer, inputs))
 
 
+@every
+@of_the_compiler
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (2, 6), (2, 3, 6)])
+def test_the_output_may_be_changed_in_place(
+    make: Callable[[], Parametrization],
+    bias: bool,
+    shape: tuple[int, ...],
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr(strips, "COPIED", 0)
+    monkeypatch.setattr(strips, "BLOCK", 2)
+    layer: Any = fuse(register_parametrization(nn.Linear(6, 4, bias=bias), "weight", make()))
+    inputs = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_()
+    leaves = [inputs, *layer.parameters()]
+    model: Any = nn.Sequential(layer, nn.ReLU(inplace=True))
+    output = torch.compile(model, backend="aot_eager", fullgraph=True)(inputs) if compiled else model(inputs)  # type: ignore[no-untyped-call]
+    got = torch.autograd.grad(output.sum(), leaves)
+    expected = torch.autograd.grad(dense_output(layer, inputs).relu().sum(), leaves)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_output_is_no_view_of_which_fsdp2_would_lose_sight(
+    make: Callable[[], Parametrization], batch: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "COPIED", 0)
+    layer: Any = fuse(register_parametrization(nn.Linear(6, 4, bias=bias), "weight", make()))
+    assert not layer(torch.ones(batch, 6))._is_view()
+
+
+@pytest.mark.parametrize("make", [ZeroDiagonal, NegExpDiagonal])
+def test_strips_count_as_the_dense_product(
+    make: Callable[[], Parametrization], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "COPIED", 0)
+    monkeypatch.setattr(strips, "BLOCK", 2)
+    layer, inputs = fused(PRODUCTS[make.__name__]), INPUTS.clone().requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        layer(inputs).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 2 * 6 * 4
+
+
 def test_a_hidden_entry_ignores_an_infinite_input() -> None:
     layer = fused(lambda: Diagonal(product="structured"))
     inputs = INPUTS.clone()
@@ -373,11 +449,6 @@ def graphs_of_twelve_blocks(make: Callable[[], nn.Module] | None, batches: tuple
 
 # The compiler warns about itself: it instantiates autograd functions, looks at gradients of its inputs, and
 # calls what torch has deprecated.
-of_the_compiler = pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated",
-    "ignore:The .grad attribute of a Tensor",
-    "ignore:`torch._prims_common.check` is deprecated",
-)
 
 
 @of_the_compiler
