@@ -90,13 +90,14 @@ def _copy(model: Model) -> Model:
 
 
 def _require_bakeable(model: nn.Module) -> None:
-    for place, _ in constrained_places(model):
+    places = list(constrained_places(model))
+    for place, _ in places:
         if any(map(is_sharded, place.stored)) or not can_share(place.module):
             raise ValueError(
                 f"bake needs a model that is not sharded. Got {type(place.module).__name__} with {place.name!r}. "
                 f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
             )
-    require_room([(place.name, chain) for place, chain in constrained_places(model)], "bake")
+    require_room([(place.name, chain) for place, chain in places], "bake")
 
 
 def _restored(

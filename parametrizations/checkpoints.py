@@ -56,10 +56,11 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     states = _states(modules, entries)
     plain: dict[str, Any] = OrderedDict()
     for key in entries:
-        for prefix in _prefixes(key):
+        prefixes = _prefixes(key)
+        for prefix in prefixes:
             if prefix in modules:
                 plain |= _own(modules.pop(prefix), prefix, entries, states)
-        if states.keys().isdisjoint(_prefixes(key)):
+        if states.keys().isdisjoint(prefixes):
             plain.setdefault(key, entries[key])
     _require_all_known(model, plain)
     return _with_versions(plain, getattr(entries, "_metadata", {}))

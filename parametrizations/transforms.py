@@ -36,11 +36,10 @@ def may_look_at_values(x: Tensor) -> bool:
     """Whether a shortcut may depend on the values of ``x``: eager, on the CPU, and nothing is recorded."""
     return not (
         type(x) not in (Tensor, nn.Parameter)
-        or torch.compiler.is_compiling()
+        or is_recorded()
         or x.device.type != "cpu"
         or is_traced()
         or are_transforms_active()
-        or is_dispatched()
         or is_legacy_batched(x)
     )
 

@@ -12,12 +12,17 @@ import nbformat
 from nbclient import NotebookClient
 from rich.progress import track
 
-__all__ = ["FOLDER", "PATHS", "PICTURES", "pictures", "run"]
+__all__ = ["FOLDER", "PATHS", "PICTURES", "outputs", "pictures", "read", "run"]
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 PICTURES = {"1_first_steps": "four_constraints.png"}
 """Whose first picture the README shows, and the file that it is in."""
+
+
+def read(path: Path) -> Any:
+    """A notebook as it is in its file."""
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
 def run(notebook: Any) -> Any:
@@ -35,9 +40,14 @@ def run(notebook: Any) -> Any:
     return client.execute(env=os.environ | {"OMP_WAIT_POLICY": "passive"})
 
 
+def outputs(notebook: Any) -> list[Any]:
+    """What the cells of a notebook show, in order."""
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
 def pictures(notebook: Any) -> list[bytes]:
     """The pictures that a notebook shows, as PNG files."""
-    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output.get("data", {}) for output in outputs(notebook)]
     return [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
 
 
@@ -48,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [path for path in PATHS if not options.names or path.name.startswith(tuple(options.names))]
     for path in track(chosen, "running"):
-        ran = run(nbformat.read(path, as_version=4))  # type: ignore[no-untyped-call]
+        ran = run(read(path))
         nbformat.write(ran, path)  # type: ignore[no-untyped-call]
         if path.stem in PICTURES:
             (FOLDER / PICTURES[path.stem]).write_bytes(pictures(ran)[0])

@@ -9,20 +9,12 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from tests.notebooks import FOLDER, PATHS, PICTURES, pictures, run
-
-
-def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+from tests.notebooks import FOLDER, PATHS, PICTURES, outputs, pictures, read, run
 
 
 def notebook_of(*sources: str) -> Any:
     cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
     return nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-
-
-def outputs(notebook: Any) -> list[Any]:
-    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
