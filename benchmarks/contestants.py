@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse
-from parametrizations.paths import Product
+from parametrizations._products.choice import Product
 
 __all__ = ["CONSTRAINTS", "PLAIN", "Case", "contestants", "registered"]
 

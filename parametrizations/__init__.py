@@ -15,7 +15,14 @@ Calls, each on a layer or a whole model:
 - `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
 - `fuse` does for layers of PyTorch's own ``register_parametrization`` what `register` does by itself
 
-Public are these names and the modules `masks` and `testing`; every other module is internal.
+Modules:
+
+- `masks`: rules for `MaskedSparse`
+- `positive`: the map behind `NegExpDiagonal`, for constraints of your own
+- `testing`: `check_parametrization`
+- `typing`: what calls return and take, to annotate with
+
+Everything else is internal, and its name begins with an underscore.
 
 Example:
     >>> import torch
@@ -33,16 +40,16 @@ Example:
     )
 """
 
-from parametrizations import masks
-from parametrizations.baking import bake
-from parametrizations.checkpoints import plain_state_dict
+from parametrizations import masks, positive
+from parametrizations._models.bake import bake
+from parametrizations._models.fuse import fuse, path
+from parametrizations._models.plain_state_dict import plain_state_dict
+from parametrizations._models.register import register
+from parametrizations._models.summary import summary
 from parametrizations.diagonal import Diagonal
-from parametrizations.fusion import fuse, path
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.neg_exp_diagonal import NegExpDiagonal
 from parametrizations.parametrization import Parametrization
-from parametrizations.registration import register
-from parametrizations.summaries import summary
 from parametrizations.zero_diagonal import ZeroDiagonal
 
 __all__ = [
@@ -56,6 +63,12 @@ __all__ = [
     "masks",
     "path",
     "plain_state_dict",
+    "positive",
     "register",
     "summary",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return [*__all__, "testing", "typing"]

@@ -6,20 +6,28 @@ A mask is structure, not data. As a buffer it would be averaged by EMA, re-broad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations.parameters import give
+from parametrizations._products.pattern import index_dtype
+from parametrizations._torch.parameters import give
 from parametrizations.parametrization import COMPLEX, FLOATING
-from parametrizations.pattern import index_dtype
-
-if TYPE_CHECKING:
-    from parametrizations.masked_sparse import MaskedSparse
 
 __all__ = ["from_mask", "load_together", "pack", "unpack"]
+
+
+class _Masked(Protocol):
+    """What a parametrization with a mask lets its checkpoint do."""
+
+    @property
+    def known_shape(self) -> torch.Size: ...
+
+    def set_positions(self, positions: Tensor) -> None: ...
+
+    def get_extra_state(self) -> Tensor: ...
 
 
 def from_mask(mask: Tensor) -> Tensor:
@@ -69,7 +77,7 @@ def load_together(
     """
     assert isinstance(owner, ParametrizationList)
     metadata, errors = arguments[0], arguments[-1]
-    sparse: MaskedSparse = owner[0]  # type: ignore[assignment]  # where this hook was installed
+    sparse: _Masked = owner[0]  # type: ignore[assignment]  # where this hook was installed
     values_key, mask_key = f"{prefix}original", f"{prefix}0._extra_state"
     if values_key not in state_dict and mask_key not in state_dict:
         return

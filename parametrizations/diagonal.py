@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations.diagonal_product import diagonal_linear
-from parametrizations.diagonals import with_diagonal
-from parametrizations.operands import require_input
+from parametrizations._products.choice import ELEMENT_WISE, FORCED, Path
+from parametrizations._products.diagonal import diagonal_linear
+from parametrizations._products.operands import require_input
+from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
-from parametrizations.paths import ELEMENT_WISE, FORCED, Path
 
 __all__ = ["Diagonal"]
 

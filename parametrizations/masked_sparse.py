@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations import mask_state
-from parametrizations._caller import owning_list
+from parametrizations._mask_checkpoint import from_mask, load_together, pack, unpack
+from parametrizations._products.choice import Path, Product, sparse_path
+from parametrizations._products.operands import require_input
+from parametrizations._products.pattern import Pattern, index_dtype
+from parametrizations._products.sparse import prepare, sparse_linear
+from parametrizations._torch.caller import owning_list
+from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.masks import MaskRule
-from parametrizations.operands import require_input
 from parametrizations.parametrization import Infeasible, Parametrization
-from parametrizations.paths import Path, Product, sparse_path
-from parametrizations.pattern import Pattern, index_dtype
-from parametrizations.sparse_product import prepare, sparse_linear
-from parametrizations.transforms import may_look_at_values
 
 __all__ = ["MaskedSparse"]
 
@@ -156,7 +156,7 @@ class MaskedSparse(Parametrization):
         mask = self._rule(weight)
         _require_mask(mask, weight.shape)
         super().adopt(weight)
-        self._arrange(mask_state.from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
+        self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
         self._rule = None  # a mask of its own would weigh as much as a byte for every entry
 
     @override
@@ -164,7 +164,7 @@ class MaskedSparse(Parametrization):
         x = super().right_inverse(weight)
         owner = owning_list()
         if owner is not None:
-            owner.register_load_state_dict_pre_hook(mask_state.load_together)  # type: ignore[no-untyped-call]
+            owner.register_load_state_dict_pre_hook(load_together)  # type: ignore[no-untyped-call]
         return x
 
     @override
@@ -174,12 +174,12 @@ class MaskedSparse(Parametrization):
     @override
     def get_extra_state(self) -> Tensor:
         """The weight's shape and the positions, as one fresh integer tensor ``(2 + nnz,)``."""
-        return mask_state.pack(self.known_shape, self.positions)
+        return pack(self.known_shape, self.positions)
 
     @override
     def set_extra_state(self, state: Any) -> None:
         """Take the mask of a checkpoint; a `ValueError` if it is damaged or does not fit the values."""
-        positions = mask_state.unpack(state, self.known_shape)
+        positions = unpack(state, self.known_shape)
         if positions.shape != self.stored_shape:
             raise ValueError(
                 f"MaskedSparse needs a mask of {self.stored_shape.numel()} positions for the values it has. "

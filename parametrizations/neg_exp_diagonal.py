@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations.diagonals import with_diagonal
-from parametrizations.operands import require_input
+from parametrizations import positive
+from parametrizations._products.choice import Path, replaced_diagonal_path
+from parametrizations._products.operands import require_input
+from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
+from parametrizations._products.with_diagonal import with_diagonal
+from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.parametrization import FLOATING, Parametrization
-from parametrizations.paths import Path, replaced_diagonal_path
-from parametrizations.replaced_diagonal import replaced_diagonal_linear
-from parametrizations.transforms import may_look_at_values
 
 __all__ = ["FLOOR", "NegExpDiagonal"]
 
@@ -22,12 +21,6 @@ FLOOR = 1e-4
 """Smallest absolute value that a diagonal entry gets when it was not negative: a normal number in every
 dtype, small beside any usual weight, and large enough for a gradient to move it (``exp`` has the gradient
 ``|w|``)."""
-
-# Where -exp(x) is continued by a logarithm: far from overflow, for the gradient's sake too.
-_BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
-
-# Above these exp is a normal number.
-_LOWEST = {dtype: math.log(torch.finfo(dtype).tiny) + 0.1 for dtype in _BOUND}
 
 
 class NegExpDiagonal(Parametrization):
@@ -76,7 +69,7 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x, -_magnitude(x.diagonal()))
+        return with_diagonal(x, -positive.exp(x.diagonal()))
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -93,20 +86,20 @@ class NegExpDiagonal(Parametrization):
     @override
     def excess(self, weight: Tensor) -> Tensor:
         diagonal = weight.diagonal()
-        smallest, largest = _range(diagonal)
+        smallest, largest = positive.limits(diagonal)
         outside = torch.maximum(diagonal + smallest, -diagonal - largest).clamp(min=0)
         return torch.zeros_like(weight).diagonal_scatter(outside)
 
     @override
     def project(self, weight: Tensor) -> Tensor:
         diagonal = weight.diagonal()
-        smallest, largest = _range(diagonal)
+        smallest, largest = positive.limits(diagonal)
         size = torch.where(diagonal < 0, -diagonal, diagonal.clamp(min=FLOOR))
         return weight.diagonal_scatter(-size.clamp(smallest, largest))
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
-        return weight.diagonal_scatter(_logarithm(-weight.diagonal()))
+        return weight.diagonal_scatter(positive.log(-weight.diagonal()))
 
     @override
     def rounding(self, weight: Tensor) -> Tensor:
@@ -115,28 +108,10 @@ class NegExpDiagonal(Parametrization):
         return torch.zeros_like(weight).diagonal_scatter(epsilons * diagonal.abs())
 
 
-def _magnitude(x: Tensor) -> Tensor:
-    """``exp``, continued beyond the bound, at least the smallest normal number."""
-    if x.dtype not in _BOUND:
-        raise TypeError(
-            f"NegExpDiagonal needs a stored tensor of a real floating dtype, float16 to float64. Got {x.dtype}. "
-            "Convert the layer back with .to()."
-        )
-    bound = _BOUND[x.dtype]
-    # Below the bound the second factor is exactly 1. At the joint the gradient of relu is 0, so the first factor has to
-    # have the whole of it; that of clamp is 1 or 0 there, by the release of torch.
-    size = torch.where(x > bound, bound, x).exp() * (1 + (x - bound).relu().log1p())
-    if size.dtype != x.dtype:  # autocast on CUDA computes exp in float32
-        size = size.to(x.dtype)
-    return size.clamp(min=torch.finfo(x.dtype).tiny)
-
-
 def _diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
     """The diagonal of the weight, and its derivative by the stored one."""
-    bound, size = _BOUND[x.dtype], _magnitude(x)
-    beyond = size.new_tensor(bound).exp() / (1 + (x - bound).relu())
-    slope = torch.where(x > bound, beyond, size) * (size > torch.finfo(x.dtype).tiny)
-    return -size, -slope
+    size = positive.exp(x)
+    return -size, -positive.slope(x, size)
 
 
 def _plain_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,24 +120,9 @@ def _plain_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
     return true, true
 
 
-def _logarithm(size: Tensor) -> Tensor:
-    """The inverse of `_magnitude`."""
-    bound = _BOUND[size.dtype]
-    unit = size.new_tensor(bound).exp()
-    beyond = bound - 1 + (size / unit - 1).exp()
-    return torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
-
-
 def _is_plain_exp(x: Tensor) -> bool:
     """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
     if not may_look_at_values(x) or not x.numel():
         return False
     smallest, largest = x.detach().diagonal().aminmax()
-    return _LOWEST[x.dtype] < smallest.item() and largest.item() < _BOUND[x.dtype]
-
-
-def _range(like: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest absolute value that `_magnitude` reaches in a dtype."""
-    limits = torch.finfo(like.dtype)
-    smallest, largest = _magnitude(like.new_tensor([limits.min, limits.max])).unbind()
-    return smallest, largest
+    return positive.LOWEST[x.dtype] < smallest.item() and largest.item() < positive.BOUND[x.dtype]

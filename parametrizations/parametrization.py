@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._caller import is_assignment, is_registration
-from parametrizations._torch import is_traced
-from parametrizations.paths import OWN, PLAIN, Path, Product
-from parametrizations.sharding import is_sharded
+from parametrizations._products.choice import OWN, PLAIN, Path, Product
+from parametrizations._torch.caller import is_assignment, is_registration
+from parametrizations._torch.private import is_traced
+from parametrizations._torch.sharding import is_sharded
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
 

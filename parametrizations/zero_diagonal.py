@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations.diagonals import with_diagonal
-from parametrizations.operands import require_input
+from parametrizations._products.choice import Path, replaced_diagonal_path
+from parametrizations._products.operands import require_input
+from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
+from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
-from parametrizations.paths import Path, replaced_diagonal_path
-from parametrizations.replaced_diagonal import replaced_diagonal_linear
 
 __all__ = ["ZeroDiagonal"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
-from parametrizations.laws import Subject
 from parametrizations.parametrization import COMPLEX, FLOATING
+from parametrizations.testing.subject import Subject
 
 SHAPES = {"square": (4, 4), "tall": (5, 3), "wide": (3, 5), "single": (1, 1)}
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 import parametrizations
 
 OURS = Path(parametrizations.__file__).parent
-FILES = {str(path) for path in OURS.glob("*.py") if path.name != "rollback.py"} | {parametrize.__file__}
+FILES = {str(path) for path in OURS.rglob("*.py") if path.name != "rollback.py"} | {parametrize.__file__}
 
 
 class Injected(Exception):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks
 
 
 def constrained(parametrization: nn.Module, weight: Tensor) -> Any:
@@ -45,3 +51,38 @@ def some_finite(dtype: torch.dtype, count: int = 10**6) -> Tensor:
 
 def every_number(dtype: torch.dtype) -> Tensor:
     return all_finite(dtype) if dtype.itemsize == 2 else some_finite(dtype)
+
+
+PRODUCTS: dict[str, Callable[[], Parametrization]] = {
+    "Diagonal": lambda: Diagonal(product="structured"),
+    "ZeroDiagonal": lambda: ZeroDiagonal(product="structured"),
+    "NegExpDiagonal": lambda: NegExpDiagonal(product="structured"),
+    "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="structured"),
+}
+
+
+every = pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+
+
+of_the_compiler = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated",
+    "ignore:The .grad attribute of a Tensor",
+    "ignore:`torch._prims_common.check` is deprecated",
+)
+
+
+INPUTS = torch.linspace(-1, 1, 12).view(2, 6)
+
+
+def fused(make: Callable[[], nn.Module], columns: int = 6, rows: int = 4) -> Any:
+    return fuse(register_parametrization(nn.Linear(columns, rows), "weight", make()))
+
+
+def dense_output(layer: Any, inputs: Tensor = INPUTS) -> Tensor:
+    return F.linear(inputs, layer.weight, layer.bias)
+
+
+class Doubled(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from parametrizations import MaskedSparse, masks
-from parametrizations.pattern import index_dtype
+from parametrizations._products.pattern import index_dtype
 from tests.cases import checkerboard
 from tests.layers import constrained, linear, stored
 

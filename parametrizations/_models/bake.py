@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
-from parametrizations._shared_class import can_share, plain_class
-from parametrizations._torch import buffers, children, load_hooks, parameters
-from parametrizations.chains import build, chains, originals
-from parametrizations.graphs import spare_graphs
-from parametrizations.optimizers import renew, require_optimizer
-from parametrizations.order import plain_order
-from parametrizations.parameters import give
-from parametrizations.places import constrained_modules, constrained_places, full_name, identity, owners
-from parametrizations.rollback import all_or_nothing
-from parametrizations.sharding import GATHER, is_sharded
-from parametrizations.sizes import require_room
+from parametrizations._models.optimizers import renew, require_optimizer
+from parametrizations._models.order import plain_order
+from parametrizations._models.places import constrained_modules, constrained_places, full_name, identity, owners
+from parametrizations._models.rollback import all_or_nothing
+from parametrizations._models.sizes import require_room
+from parametrizations._torch.chains import build, chains, originals
+from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.parameters import give
+from parametrizations._torch.private import buffers, children, load_hooks, parameters
+from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations._torch.shared_class import can_share, plain_class
 
 __all__ = ["bake"]
 

@@ -7,10 +7,11 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from parametrizations._shared_class import can_share, has_fused_forward, share
-from parametrizations.chains import chains, originals, steps
+from parametrizations._models.layer import become_constrained, has_fused_forward
+from parametrizations._products.choice import Path
+from parametrizations._torch.chains import chains, originals, steps
+from parametrizations._torch.shared_class import can_share
 from parametrizations.parametrization import Parametrization
-from parametrizations.paths import Path
 
 __all__ = ["fuse", "path"]
 
@@ -53,7 +54,7 @@ def fuse(model: Model) -> Model:
                 f"Got {type(layer).__name__}. Fuse before fully_shard, or whatever else changed the class."
             )
     for layer in layers:
-        share(layer, fused=True)
+        become_constrained(layer, fused=True)
     return model
 
 

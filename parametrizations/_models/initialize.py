@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from parametrizations._torch import buffers, children, parameters
-from parametrizations.chains import build, chain_of, chains, dense_shape, originals, settle, steps
+from parametrizations._models.rollback import all_or_nothing
+from parametrizations._models.selection import Selection
+from parametrizations._models.sizes import require_room
+from parametrizations._models.weights import dense_shape, settle
+from parametrizations._torch.chains import build, chain_of, chains, originals, steps
+from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
-from parametrizations.rollback import all_or_nothing
-from parametrizations.selection import Selection
-from parametrizations.sizes import require_room
 
 __all__ = ["initialize"]
 

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations.chains import build, chains, copied, originals, steps, stored_for
+from parametrizations._models.weights import stored_for
+from parametrizations._torch.chains import build, chains, copied, originals, steps
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["take_plain"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Adagrad, Optimizer
 
-from parametrizations._torch import forget_size
+from parametrizations._torch.private import forget_size
 
 __all__ = ["renew", "require_optimizer"]
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from parametrizations._torch import buffers, parameters, recurrent_names
-from parametrizations.chains import chains
+from parametrizations._torch.chains import chains
+from parametrizations._torch.private import buffers, parameters, recurrent_names
 
 __all__ = ["keep_order", "plain_order"]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._torch import children, parameters
-from parametrizations.chains import chains, originals
+from parametrizations._torch.chains import chains, originals
+from parametrizations._torch.private import children, parameters
 
 __all__ = [
     "Place",

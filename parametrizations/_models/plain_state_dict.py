@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parametrizations._torch import give_versions
-from parametrizations.chains import build, chains
-from parametrizations.order import plain_order
-from parametrizations.places import constrained_places, full_name, plain_modules
-from parametrizations.sharding import GATHER, is_sharded
-from parametrizations.sizes import require_room
+from parametrizations._models.order import plain_order
+from parametrizations._models.places import constrained_places, full_name, plain_modules
+from parametrizations._models.sizes import require_room
+from parametrizations._torch.chains import build, chains
+from parametrizations._torch.private import give_versions
+from parametrizations._torch.sharding import GATHER, is_sharded
 
 __all__ = ["plain_state_dict"]
 

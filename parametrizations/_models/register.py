@@ -14,14 +14,16 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
-from parametrizations._shared_class import can_share, share
-from parametrizations.chains import chain_of, chains, settle, steps
-from parametrizations.optimizers import renew, require_optimizer
-from parametrizations.order import keep_order
-from parametrizations.parameters import give
-from parametrizations.places import Place, identity, owners, parameter_places
-from parametrizations.rollback import all_or_nothing
-from parametrizations.sharding import is_sharded
+from parametrizations._models.layer import become_constrained
+from parametrizations._models.optimizers import renew, require_optimizer
+from parametrizations._models.order import keep_order
+from parametrizations._models.places import Place, identity, owners, parameter_places
+from parametrizations._models.rollback import all_or_nothing
+from parametrizations._models.weights import settle
+from parametrizations._torch.chains import chain_of, chains, steps
+from parametrizations._torch.parameters import give
+from parametrizations._torch.sharding import is_sharded
+from parametrizations._torch.shared_class import can_share
 
 __all__ = ["Rules", "register"]
 
@@ -76,7 +78,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
             if optimizer is not None:
                 renew(optimizer, old, _parameters(place))
         for module in modules:
-            share(module, fused=fuse)
+            become_constrained(module, fused=fuse)
         return model
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parametrizations._torch import buffers, parameters
-from parametrizations.chains import chains
+from parametrizations._torch.chains import chains
+from parametrizations._torch.private import buffers, parameters
 
 __all__ = ["all_or_nothing"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations._torch import shell, untouched_by_torch_function
+from parametrizations._torch.private import shell, untouched_by_torch_function
 
 __all__ = ["Selection"]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations.chains import dense_shape, is_compact, originals
+from parametrizations._models.weights import dense_shape, is_compact
+from parametrizations._torch.chains import originals
 
 __all__ = ["require_room"]
 

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from typing_extensions import override
 
-from parametrizations.chains import build, dense_shape, is_compact, originals, steps
-from parametrizations.fusion import path
+from parametrizations._models.fuse import path
+from parametrizations._models.places import Place, constrained_places
+from parametrizations._models.weights import dense_shape, is_compact
+from parametrizations._torch.chains import build, originals, steps
 from parametrizations.parametrization import Parametrization
-from parametrizations.places import Place, constrained_places
 
 __all__ = ["Row", "Summary", "summary"]
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from parametrizations.transforms import is_traced_for_a_file
+from parametrizations._torch.transforms import is_traced_for_a_file
 
 __all__ = [
     "CSR",

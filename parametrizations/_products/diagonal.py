@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations.paths import product_dtype
+from parametrizations._products.choice import product_dtype
 
 __all__ = ["diagonal_linear"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from parametrizations._torch import is_traced
-from parametrizations.paths import product_dtype
+from parametrizations._products.choice import product_dtype
+from parametrizations._torch.private import is_traced
 
 __all__ = ["require_input"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations._torch import as_own
-from parametrizations.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
-from parametrizations.transposition import transposed
+from parametrizations._products.transposed import transposed
+from parametrizations._torch.private import as_own
+from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
 
 __all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear"]
 

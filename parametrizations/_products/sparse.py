@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from parametrizations._torch import as_own
-from parametrizations.pattern import Pattern
-from parametrizations.transforms import eager_form, function_for, is_batched_by_autograd, is_recorded
-from parametrizations.transposition import transposed
+from parametrizations._products.pattern import Pattern
+from parametrizations._products.transposed import transposed
+from parametrizations._torch.private import as_own
+from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, is_recorded
 
 __all__ = ["prepare", "sparse_linear"]
 

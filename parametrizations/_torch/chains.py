@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._torch import children
-from parametrizations.graphs import spare_graphs
-from parametrizations.parameters import give
-from parametrizations.parametrization import Parametrization
+from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.private import children
 
 __all__ = [
     "build",
     "chain_of",
     "chains",
     "copied",
-    "dense_shape",
-    "is_compact",
     "originals",
-    "settle",
     "steps",
-    "stored_for",
 ]
 
 
@@ -52,20 +46,6 @@ def originals(chain: ParametrizationList) -> dict[str, Tensor]:
     """What is stored, by PyTorch's names: ``original``, or ``original0`` and so on."""
     names = ["original"] if chain.is_tensor else [f"original{place}" for place in range(chain.ntensors)]
     return {name: getattr(chain, name) for name in names}
-
-
-def is_compact(chain: ParametrizationList) -> bool:
-    """Whether fewer numbers are stored than the weight has."""
-    first = steps(chain)[0]
-    return isinstance(first, Parametrization) and first.stored_shape.numel() < first.known_shape.numel()
-
-
-def dense_shape(chain: ParametrizationList) -> torch.Size:
-    """The shape of the weight, ``(out, in)``: known to this library's parametrizations, else built if it has values."""
-    first, stored = steps(chain)[0], next(iter(originals(chain).values()))
-    if isinstance(first, Parametrization):
-        return first.known_shape
-    return stored.shape if stored.is_meta else build(chain).shape
 
 
 def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -96,48 +76,3 @@ def copied(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None
     for part in chain.modules():
         spare_graphs(held, vars(part).values())
     return copy.deepcopy(chain, held)
-
-
-def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
-    """What has to be stored for the chain to give ``weight``, through all the inverses.
-
-    Args:
-        chain: The parametrizations.
-        weight: A matrix, ``(out, in)``, of the dtype that is to be stored.
-        project: Whether to go to the set from outside, and take a missing inverse for none needed, as registering does;
-            else the one follows ``on_infeasible``, and the other is refused.
-
-    Raises:
-        ValueError: If a parametrization has no inverse, or refuses the weight.
-    """
-    value = weight
-    with torch.inference_mode(False), torch.no_grad():
-        for step in reversed(steps(chain)):
-            value = _inverse(step, value, project)
-    return dict(zip(originals(chain), [value] if chain.is_tensor else value, strict=True))
-
-
-def settle(chain: ParametrizationList, weight: Tensor) -> None:
-    """Make the chain give ``weight``, or a member of its set that is near; no tensor is written into."""
-    taken = stored_for(chain, weight, project=True)
-    for name, tensor in originals(chain).items():
-        give(tensor, taken[name].to(tensor.device))
-
-
-def _inverse(step: nn.Module, value: Tensor, project: bool) -> Tensor:
-    if isinstance(step, Parametrization):
-        return step.right_inverse(step.project(value) if project else value)
-    try:
-        inverse: Callable[[Tensor], Tensor] = getattr(step, "right_inverse", _missing)
-        return inverse(value)
-    except NotImplementedError:
-        if project:  # as PyTorch does when it registers
-            return value
-        raise ValueError(
-            f"{type(step).__name__} needs a method right_inverse to give this weight. Got none. "
-            "Load or assign what it stores."
-        ) from None
-
-
-def _missing(value: Tensor) -> Tensor:
-    raise NotImplementedError

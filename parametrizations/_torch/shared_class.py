@@ -5,8 +5,7 @@ compiled block is traced again for every layer, `torch.func.stack_module_state` 
 removing a parametrization from a deep copy deletes the property that the original needs, because the two
 share the class. So `register` and `fuse` put a class here that all modules with the same layer class and the
 same parametrized names share. It is derived from the layer's class directly, since PyTorch restores
-``__bases__[0]`` when the last parametrization goes. It loads plain checkpoints, and initialises what is
-stored where the layer has a ``reset_parameters``.
+``__bases__[0]`` when the last parametrization goes.
 
 PyTorch still believes that the class belongs to one module: it deletes the property from it on removal, and
 sets a new one when a second tensor is registered. The metaclass takes the first in silence and replaces the
@@ -18,25 +17,24 @@ from __future__ import annotations
 
 import copy
 import copyreg
-import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from parametrizations._torch import answered_from_cache, buffers, children, load_hooks, parameters
-from parametrizations.graphs import spare_graphs
-from parametrizations.initialization import initialize
-from parametrizations.plain_checkpoints import take_plain
-from parametrizations.sharding import is_sharded
+from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
+from parametrizations._torch.sharding import is_sharded
 
-__all__ = ["can_share", "has_fused_forward", "plain_class", "share"]
+__all__ = ["Extend", "can_share", "plain_class", "share"]
 
-_CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], bool], type] = weakref.WeakValueDictionary()
+Extend = Callable[[type[nn.Module]], Mapping[str, object]]
+"""From a layer's class to further members of the one that takes its place."""
+
+_CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], Extend], type] = weakref.WeakValueDictionary()
 
 
 def can_share(module: nn.Module) -> bool:
@@ -46,26 +44,22 @@ def can_share(module: nn.Module) -> bool:
     return len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
 
 
-def has_fused_forward(module: nn.Module) -> bool:
-    """Whether the module multiplies through its parametrization."""
-    return type(module).forward is _fused_forward
-
-
 def plain_class(module: nn.Module) -> type[nn.Module]:
     """The class that the module had before anything was registered on it."""
     plain: type[nn.Module] = type(module).__bases__[0]
     return plain
 
 
-def share(module: nn.Module, *, fused: bool) -> None:
+def share(module: nn.Module, extend: Extend) -> None:
     """Put the shared class in the place of PyTorch's.
 
     Args:
         module: A module with a parametrized tensor, for which `can_share` holds.
-        fused: Whether an `nn.Linear` multiplies through the parametrization of its weight.
+        extend: What the class does beside computing its tensors: its further members, by the layer's class.
+            Modules share a class where this is the same function.
     """
     names = frozenset(children(module.get_submodule("parametrizations")))
-    module.__class__ = _class_for(plain_class(module), names, fused)
+    module.__class__ = _class_for(plain_class(module), names, extend)
 
 
 class _Shared(type):
@@ -91,41 +85,24 @@ def _is_ours(value: object) -> bool:
     return isinstance(value, property) and getattr(value.fget, "__module__", None) == __name__
 
 
-def _class_for(base: type, names: frozenset[str], fused: bool) -> type:
-    fused = fused and getattr(base, "forward", None) is nn.Linear.forward and "weight" in names
-    shared = _CLASSES.get((base, names, fused))
+def _class_for(base: type[nn.Module], names: frozenset[str], extend: Extend) -> type:
+    shared = _CLASSES.get((base, names, extend))
     if shared is None:
-        shared = _CLASSES[base, names, fused] = _make(base, names, fused)
+        shared = _CLASSES[base, names, extend] = _make(base, names, extend)
     return shared
 
 
-def _make(base: Any, names: frozenset[str], fused: bool) -> type:
+def _make(base: Any, names: frozenset[str], extend: Extend) -> type:
     members: dict[str, object] = {name: _tensor_property(name) for name in names}
     members["__getstate__"] = _refuse_to_pickle
     members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
-    members["_load_from_state_dict"] = _loader(base._load_from_state_dict)
     if not hasattr(base, "__deepcopy__"):
         members["__deepcopy__"] = _deepcopy
-    for name in ("reset_parameters", "_reset_parameters"):  # the second is nn.MultiheadAttention's
-        if hasattr(base, name):
-            members[name] = _initializer(base, getattr(base, name))
-    if fused:
-        members["forward"] = _fused_forward
+    members |= extend(base)
     own = type(base)
     metaclass = _Shared if own is type else type(f"Shared{own.__name__}", (_Shared, own), {})
     made: type = metaclass(f"Parametrized{base.__name__}", (base,), members)
     return made
-
-
-def _fused_forward(self: Any, input: Tensor) -> Tensor:
-    # By the dictionaries: attributes of modules cost a tenth of a small layer's time.
-    lists: Any = children(self)["parametrizations"]
-    owner: Any = children(lists).get("weight")
-    if owner is not None and len(children(owner)) == 1 and owner.is_tensor:
-        product = getattr(children(owner)["0"], "linear", None)
-        if product is not None:
-            return _tensor(product(input, owner.original, self.bias))
-    return F.linear(input, self.weight, self.bias)
 
 
 def _get(module: nn.Module, name: str) -> Any:
@@ -168,25 +145,6 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
             "Assign before fully_shard, or load a gathered checkpoint."
         )
     owner.right_inverse(value)
-
-
-def _loader(load: Callable[..., None]) -> Callable[..., None]:
-    def load_plain_too(self: nn.Module, *arguments: Any, **named: Any) -> None:
-        hooks = load_hooks(self)
-        hooks[take_plain] = functools.partial(take_plain, self)  # last, after what renames or changes the weight
-        try:
-            load(self, *arguments, **named)
-        finally:
-            del hooks[take_plain]
-
-    return load_plain_too
-
-
-def _initializer(base: type[nn.Module], reset: Callable[..., None]) -> Callable[..., None]:
-    def reset_parameters(self: nn.Module, *arguments: Any, **named: Any) -> None:
-        initialize(self, base, lambda module: reset(module, *arguments, **named))
-
-    return reset_parameters
 
 
 def _refuse_to_pickle(self: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from parametrizations._torch import are_transforms_active, is_dispatched, is_legacy_batched, is_traced
+from parametrizations._torch.private import are_transforms_active, is_dispatched, is_legacy_batched, is_traced
 
 __all__ = [
     "eager_form",

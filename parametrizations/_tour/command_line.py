@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _prepare(options.out)
         except OSError as error:
             parser.error(f"argument --out: needs a folder to write to. Got '{options.out}': {error.strerror}.")
-    from parametrizations import tour
+    from parametrizations._tour.run import run
 
     names = list(dict.fromkeys(options.constraint or CONSTRAINTS))
-    tour.run(names, options.epochs, options.device, options.out)
+    run(names, options.epochs, options.device, options.out)
 
 
 def _command_line() -> argparse.ArgumentParser:
@@ -96,7 +96,3 @@ def _prepare(folder: Path) -> None:
     for name in ("weights.png", "baked.safetensors"):
         if (folder / name).exists():
             (folder / name).open("ab").close()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from parametrizations.laws import LAWS, Law, Skipped, Subject
+from parametrizations.testing.laws import LAWS, Law
+from parametrizations.testing.requirements import Skipped
+from parametrizations.testing.subject import Subject
 
 __all__ = ["check_parametrization"]
 
@@ -33,8 +35,8 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         AssertionError: If a promise is broken; the message has each of them, with figures.
 
     Example:
-        >>> import parametrizations
-        >>> outcome = check_parametrization(parametrizations.ZeroDiagonal(), torch.randn(3, 4))
+        >>> from parametrizations import ZeroDiagonal
+        >>> outcome = check_parametrization(ZeroDiagonal(), torch.randn(3, 4))
         >>> outcome["gradients_are_right"]
         'held'
     """

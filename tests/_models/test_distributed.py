@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from parametrizations import bake, plain_state_dict
-from tests.distributed_worker import batch, model, plain, train
+from tests._models.distributed_worker import batch, model, plain, train
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 

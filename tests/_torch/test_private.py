@@ -8,7 +8,8 @@ from pathlib import Path
 
 import parametrizations
 
-FILES = [path for path in Path(parametrizations.__file__).parent.glob("*.py") if path.name != "_torch.py"]
+PACKAGE = Path(parametrizations.__file__).parent
+FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / "private.py"]
 
 PYTHONS = {"_fields", "_getframe", "_slotnames"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # what nn.Module leaves to its subclasses
@@ -36,7 +37,7 @@ def private_names(source: str) -> set[str]:
 
 
 def test_private_names_of_torch_are_in_one_file() -> None:
-    found = {path.name: private_names(path.read_text()) - PYTHONS - OVERRIDDEN for path in FILES}
+    found = {str(path): private_names(path.read_text()) - PYTHONS - OVERRIDDEN for path in FILES}
     assert {name: names for name, names in found.items() if names} == {}
 
 

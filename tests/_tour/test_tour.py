@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from parametrizations.__main__ import CONSTRAINTS, main
+from parametrizations._tour.command_line import CONSTRAINTS, main
 
 
 def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,7 +120,7 @@ def limit_of(feature: str, case: Case) -> Limit | None:
     return limit if limit is not None and case.way in limit.ways else None
 
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->"
 
 
@@ -182,7 +182,3 @@ def main() -> None:
         sys.exit("The README's support matrix is out of date. Run: python -m tests.support")
     if not options.check:
         README.write_text(updated)
-
-
-if __name__ == "__main__":
-    main()

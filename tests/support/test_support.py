@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from parametrizations import bake, plain_state_dict
-from tests.support import CASES, LIMITS, WAYS, Case, N, inputs, limit_of
+from tests.support.matrix import CASES, LIMITS, WAYS, Case, N, inputs, limit_of
 
 Test = Callable[..., None]
 
@@ -622,7 +622,7 @@ def test_threads(case: Case) -> None:
 @pytest.fixture(scope="module")
 def on_two_ranks() -> str:
     """What two processes say: a line for each case that trains under DDP, or under FSDP2, as it does alone."""
-    worker = Path(__file__).with_name("support_worker.py")
+    worker = Path(__file__).with_name("worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(worker)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

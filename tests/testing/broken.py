@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import Diagonal, NegExpDiagonal, ZeroDiagonal
-from parametrizations.laws import Subject
+from parametrizations.testing.subject import Subject
 from tests.cases import weight
 
 

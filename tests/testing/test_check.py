@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks
-from parametrizations.laws import LAWS
 from parametrizations.testing import check_parametrization
-from tests import broken
+from parametrizations.testing.laws import LAWS
 from tests.cases import checkerboard, weight
+from tests.testing import broken
 
 
 def test_every_law_has_something_that_breaks_it() -> None:

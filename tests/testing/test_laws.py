@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 
-from parametrizations.laws import LAWS, Skipped
+from parametrizations.testing.laws import LAWS
+from parametrizations.testing.requirements import Skipped
 from tests.cases import CASES
 
 # Tracing takes a second a case and does not look at the dtype: one real and one complex dtype are enough.

@@ -1,0 +1,1 @@
+"""Calls on whole models, and what only they need."""

@@ -1,0 +1,81 @@
+"""What a constrained layer does beside computing its weight.
+
+It multiplies through the structure of its weight, loads plain checkpoints, and initialises what is stored where
+the layer has a ``reset_parameters``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from parametrizations._models.initialize import initialize
+from parametrizations._models.load_plain import take_plain
+from parametrizations._torch.chains import chains
+from parametrizations._torch.private import children, load_hooks
+from parametrizations._torch.shared_class import plain_class, share
+
+__all__ = ["become_constrained", "has_fused_forward"]
+
+
+def become_constrained(module: nn.Module, *, fused: bool) -> None:
+    """Give a module the class that all constrained modules of its kind share.
+
+    Args:
+        module: A module with a parametrized tensor, whose class can be shared.
+        fused: Whether an `nn.Linear` multiplies through the parametrization of its weight. A subclass that
+            overrides ``forward`` keeps its own.
+    """
+    is_linear = getattr(plain_class(module), "forward", None) is nn.Linear.forward and "weight" in chains(module)
+    share(module, _fused_members if fused and is_linear else _members)
+
+
+def has_fused_forward(module: nn.Module) -> bool:
+    """Whether the module multiplies through its parametrization."""
+    return type(module).forward is _fused_forward
+
+
+def _fused_members(base: type[nn.Module]) -> dict[str, object]:
+    return _members(base) | {"forward": _fused_forward}
+
+
+def _members(base: type[nn.Module]) -> dict[str, object]:
+    # The second initialisation is nn.MultiheadAttention's.
+    resets = [name for name in ("reset_parameters", "_reset_parameters") if hasattr(base, name)]
+    members: dict[str, object] = {name: _initializer(base, getattr(base, name)) for name in resets}
+    return members | {"_load_from_state_dict": _loader(base._load_from_state_dict)}
+
+
+def _fused_forward(self: Any, input: Tensor) -> Tensor:
+    # By the dictionaries: attributes of modules cost a tenth of a small layer's time.
+    lists: Any = children(self)["parametrizations"]
+    owner: Any = children(lists).get("weight")
+    if owner is not None and len(children(owner)) == 1 and owner.is_tensor:
+        product = getattr(children(owner)["0"], "linear", None)
+        if product is not None:
+            output: Tensor = product(input, owner.original, self.bias)
+            return output
+    return F.linear(input, self.weight, self.bias)
+
+
+def _loader(load: Callable[..., None]) -> Callable[..., None]:
+    def load_plain_too(self: nn.Module, *arguments: Any, **named: Any) -> None:
+        hooks = load_hooks(self)
+        hooks[take_plain] = functools.partial(take_plain, self)  # last, after what renames or changes the weight
+        try:
+            load(self, *arguments, **named)
+        finally:
+            del hooks[take_plain]
+
+    return load_plain_too
+
+
+def _initializer(base: type[nn.Module], reset: Callable[..., None]) -> Callable[..., None]:
+    def reset_parameters(self: nn.Module, *arguments: Any, **named: Any) -> None:
+        initialize(self, base, lambda module: reset(module, *arguments, **named))
+
+    return reset_parameters

@@ -1,0 +1,1 @@
+"""How to multiply with a constrained weight, and which way to choose."""

@@ -1,0 +1,1 @@
+"""What PyTorch leaves to us."""

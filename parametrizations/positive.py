@@ -1,0 +1,93 @@
+"""A smooth map from all numbers onto the positive ones, which `NegExpDiagonal` and constraints of your own can use."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["exp", "limits", "log", "slope"]
+
+BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
+"""From where on `exp` grows as a logarithm, by dtype: far from overflow, for the gradient's sake too."""
+
+LOWEST = {dtype: math.log(torch.finfo(dtype).tiny) + 0.1 for dtype in BOUND}
+"""Above this the exponential is a normal number, by dtype."""
+
+
+def exp(x: Tensor) -> Tensor:
+    """The exponential, but finite and positive for every finite number.
+
+    ``exp(x)`` up to ``c`` (8 in float16, 80 in bfloat16 and float32, 700 in float64), and
+    ``exp(c) (1 + log(1 + x - c))`` beyond it, which joins with the same value and slope; never below the smallest
+    normal number. `torch.exp` alone overflows and underflows.
+
+    Args:
+        x: A tensor of any shape, in float16, bfloat16, float32 or float64.
+
+    Returns:
+        A tensor of the same shape and dtype, differentiable to any order.
+
+    Raises:
+        TypeError: If the dtype is another one.
+
+    Example:
+        >>> exp(torch.tensor([0.0, -1000.0, 1000.0])) > 0
+        tensor([True, True, True])
+    """
+    bound = _bound(x)
+    # Below the bound the second factor is exactly 1. At the joint the gradient of relu is 0, so the first factor has to
+    # have the whole of it; that of clamp is 1 or 0 there, by the release of torch.
+    size = torch.where(x > bound, bound, x).exp() * (1 + (x - bound).relu().log1p())
+    if size.dtype != x.dtype:  # autocast on CUDA computes exp in float32
+        size = size.to(x.dtype)
+    return size.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def slope(x: Tensor, size: Tensor) -> Tensor:
+    """The derivative of `exp` at ``x``, where its value is ``size``: finite, and 0 only at the smallest normal number.
+
+    Example:
+        >>> x = torch.tensor([0.0, 1.0])
+        >>> torch.equal(slope(x, exp(x)), x.exp())
+        True
+    """
+    bound = _bound(x)
+    beyond = size.new_tensor(bound).exp() / (1 + (x - bound).relu())
+    return torch.where(x > bound, beyond, size) * (size > torch.finfo(x.dtype).tiny)
+
+
+def log(size: Tensor) -> Tensor:
+    """The inverse of `exp`, for positive finite numbers; to a relative error of ``1 + |log size|`` machine epsilons.
+
+    Example:
+        >>> log(exp(torch.tensor([-3.0, 2.0])))
+        tensor([-3.,  2.])
+    """
+    bound = _bound(size)
+    unit = size.new_tensor(bound).exp()
+    beyond = bound - 1 + (size / unit - 1).exp()
+    return torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
+
+
+def limits(like: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest number that `exp` gives, in the dtype and on the device of a tensor.
+
+    Example:
+        >>> smallest, largest = limits(torch.zeros(1))
+        >>> print(f"{smallest:.1e} {largest:.1e}")
+        1.2e-38 4.9e+36
+    """
+    ends = torch.finfo(like.dtype)
+    smallest, largest = exp(like.new_tensor([ends.min, ends.max])).unbind()
+    return smallest, largest
+
+
+def _bound(x: Tensor) -> float:
+    if x.dtype not in BOUND:
+        raise TypeError(
+            f"positive.exp needs a stored tensor of a real floating dtype, float16 to float64. Got {x.dtype}. "
+            "Convert the layer back with .to()."
+        )
+    return BOUND[x.dtype]

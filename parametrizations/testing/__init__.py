@@ -1,0 +1,9 @@
+"""`check_parametrization`: every promise of the contract, run against any parametrization."""
+
+from parametrizations.testing.check import check_parametrization
+
+__all__ = ["check_parametrization"]
+
+
+def __dir__() -> list[str]:
+    return __all__

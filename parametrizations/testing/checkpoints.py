@@ -1,0 +1,53 @@
+"""Laws about checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parametrizations.testing.requirements import require, require_equal
+from parametrizations.testing.subject import Subject, dense, stored
+
+
+def state_dict_reloads(subject: Subject) -> None:
+    """A strict state dict gives a layer that was registered on another weight the same weight."""
+    saved = subject.layer()
+    for other in (subject.weight.flip(0), torch.zeros_like(subject.weight), subject.weight.flip(1)):
+        layer = subject.layer(other)
+        layer.load_state_dict(saved.state_dict())
+        require_equal(dense(layer), dense(saved), "The reloaded weight")
+
+
+def checkpoint_files(subject: Subject) -> None:
+    """torch.save with weights_only=True, and safetensors where installed, give the same weight back."""
+    saved = subject.layer()
+    for read in _round_trips(saved.state_dict()):
+        layer = subject.layer(subject.weight.flip(1))
+        layer.load_state_dict(read)
+        require_equal(dense(layer), dense(saved), "The weight read from a file")
+
+
+def checkpoint_is_compact(subject: Subject) -> None:
+    """The checkpoint holds the stored numbers and at most 12 bytes of structure for each."""
+    layer = subject.layer()
+    size = sum(t.untyped_storage().nbytes() for t in layer.state_dict().values() if isinstance(t, Tensor))
+    x = stored(layer)
+    allowed = x.numel() * (x.element_size() + 12) + layer.bias.numel() * layer.bias.element_size() + 64
+    require(size <= allowed, f"The checkpoint holds {size} bytes for {x.numel()} stored numbers.")
+
+
+def _round_trips(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    yield torch.load(file, weights_only=True)
+    unknown_to_safetensors = any(tensor.dtype is torch.complex128 for tensor in state.values())
+    if importlib.util.find_spec("safetensors") and not unknown_to_safetensors:
+        from safetensors.torch import load, save
+
+        yield load(save(state))

@@ -1,0 +1,55 @@
+"""Laws about gradients, of the weight and of products with it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from parametrizations.testing.requirements import require, require_close, require_equal
+from parametrizations.testing.subject import Subject, gradient_of, loss, outcome_of, parametrization_of, stored, widest
+
+
+def gradients_are_right(subject: Subject) -> None:
+    """Gradcheck and gradgradcheck pass: reverse, forward and batched."""
+    layer = subject.layer(subject.weight.detach().to(widest(subject)))
+    x = stored(layer).detach().clone().requires_grad_()
+    fast = subject.weight.numel() > 100
+    options: dict[str, Any] = {"fast_mode": fast, "check_forward_ad": True}
+    torch.autograd.gradcheck(parametrization_of(layer), (x,), check_batched_grad=True, **options)
+    torch.autograd.gradgradcheck(parametrization_of(layer), (x,), fast_mode=fast)
+
+
+def backward_works_at_every_step(subject: Subject) -> None:
+    """Any number of forward and backward passes give the same finite gradient."""
+    layer = subject.layer()
+    gradients = [gradient_of(layer, subject.inputs(3)) for _ in range(3)]
+    require(bool(gradients[0].isfinite().all()), "The gradient of the stored tensor is not finite.")
+    for gradient in gradients:
+        require_equal(gradient, gradients[0], "The gradient of a later pass")
+
+
+def linear_is_differentiable_to_any_order(subject: Subject) -> None:
+    """Gradcheck and gradgradcheck of ``linear`` pass for every argument; also forward and batched."""
+    layer = subject.layer(subject.weight.detach().to(widest(subject)))
+    leaves = [t.detach().clone() for t in (subject.inputs(2).to(layer.bias), stored(layer), layer.bias)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    linear, fast = parametrization_of(layer).linear, subject.weight.numel() > 16
+    torch.autograd.gradcheck(linear, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(linear, leaves, fast_mode=fast)
+
+
+def linear_works_for_only_some_gradients(subject: Subject) -> None:
+    """Whatever is frozen, the other gradients are what they are when nothing is."""
+    parametrization = parametrization_of(layer := subject.layer())
+    leaves = [subject.inputs(3), stored(layer).detach(), layer.bias.detach()]
+    every = outcome_of(parametrization.linear, leaves)[1:]
+    for frozen in itertools.product([True, False], repeat=3):
+        taken = [leaf.clone().requires_grad_(not stays) for leaf, stays in zip(leaves, frozen, strict=True)]
+        if not all(frozen):
+            loss(parametrization.linear(*taken)).backward()  # type: ignore[no-untyped-call]
+        for leaf, gradient, stays in zip(taken, every, frozen, strict=True):
+            require((leaf.grad is None) == stays, "A gradient is missing, or was computed for nothing.")
+            if leaf.grad is not None:
+                require_close(leaf.grad, gradient, f"With {frozen} frozen, a gradient")

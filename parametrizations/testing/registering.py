@@ -1,0 +1,128 @@
+"""Laws about registering, assigning, and taking off again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+
+from parametrizations.testing.requirements import Skipped, most, require, require_equal, require_raises
+from parametrizations.testing.subject import Subject, dense, parametrization_of, set_stored, stored
+
+
+def registering_enters_the_set(subject: Subject) -> None:
+    """Registering on any finite weight gives a finite weight in the set."""
+    layer = subject.layer()
+    weight, x = dense(layer), stored(layer)
+    require(bool(x.isfinite().all()), f"{int((~x.isfinite()).sum())} stored numbers are not finite.")
+    require(bool(weight.isfinite().all()), f"{int((~weight.isfinite()).sum())} entries are not finite.")
+    require(parametrization_of(layer).contains(weight), "The registered weight is not in the set.")
+
+
+def registering_keeps_a_member(subject: Subject) -> None:
+    """Registering does not move a weight that is already in the set (beyond `rounding`, zero by default)."""
+    member = subject.member()
+    layer = subject.layer(member)
+    if not parametrization_of(layer).contains(member):
+        raise Skipped("registering twice gives two different sets")
+    _require_unmoved(layer, member, "A member that is registered")
+
+
+def contains_refuses_what_the_map_misses(subject: Subject) -> None:
+    """Whatever `contains` accepts, registering reproduces: no matrix outside the map's reach is a member."""
+    layer = subject.layer()
+    contains = parametrization_of(layer).contains
+    for candidate in (
+        torch.zeros_like(subject.weight),
+        subject.weight.detach().clone(),
+        -subject.weight.detach(),
+    ):
+        if contains(candidate):
+            layer.weight = candidate
+            _require_unmoved(layer, candidate, "A weight that contains accepts")
+
+
+def assigning_keeps_a_member(subject: Subject) -> None:
+    """Assigning a weight in the set gives that weight (beyond `rounding`, zero by default)."""
+    layer = subject.layer()
+    member = dense(layer)
+    set_stored(layer, stored(layer) / 2)
+    layer.weight = member
+    _require_unmoved(layer, member, "A member that is assigned")
+
+
+def assigning_an_outsider_follows_the_policy(subject: Subject) -> None:
+    """Assigning a weight outside the set raises a ValueError and changes nothing, or projects if asked to."""
+    outsider, layer = subject.outsider(), subject.layer()
+    if getattr(parametrization_of(layer), "on_infeasible", "raise") == "project":
+        copied = outsider.clone()
+        layer.weight = outsider
+        require_equal(outsider, copied, "The assigned tensor, after its projection,")
+        require(parametrization_of(layer).contains(dense(layer)), "The projected weight is not in the set.")
+        return
+    before = dense(layer)
+    require_raises(partial(setattr, layer, "weight", outsider), "Assigning a weight outside the set")
+    require_equal(dense(layer), before, "After a refused assignment the weight")
+
+
+def assigning_shares_no_memory(subject: Subject) -> None:
+    """After ``layer.weight = W`` nothing that happens to the layer changes W, nor the other way round."""
+    layer = subject.layer()
+    member = dense(layer)
+    copied = member.clone()
+    layer.weight = member
+    set_stored(layer, stored(layer) * 2 + 1)
+    require_equal(member, copied, "The assigned tensor, after a step on the layer,")
+    changed = dense(layer)
+    member.fill_(3)
+    require_equal(dense(layer), changed, "The layer's weight, after a write to the assigned tensor,")
+
+
+def bad_input_changes_nothing(subject: Subject) -> None:
+    """Integers, 3 dimensions, another shape, NaN and infinity raise TypeError or ValueError, first of all."""
+    layer = subject.layer()
+    before, member = stored(layer).detach().clone(), dense(layer)
+    poisoned = {"NaN": member.clone().fill_(torch.nan), "infinity": member.clone().fill_(torch.inf)}
+    shapes = {"another shape": torch.cat([member, member]), "3 dimensions": member.unsqueeze(0)}
+    for what, value in {**poisoned, **shapes, "integers": member.abs().int()}.items():
+        require_raises(partial(setattr, layer, "weight", value), f"Assigning {what}")
+        require_equal(stored(layer), before, f"After assigning {what}, the stored tensor")
+    buffers = nn.Module()
+    for what, value in {**poisoned, "3 dimensions": shapes["3 dimensions"]}.items():
+        buffers.register_buffer("weight", value, persistent=False)
+        register = partial(register_parametrization, buffers, "weight", subject.fresh())
+        require_raises(register, f"Registering on {what}")
+
+
+def one_object_for_one_tensor(subject: Subject) -> None:
+    """Registering an object that belongs to a tensor on a second one is an error."""
+    parametrization = parametrization_of(subject.layer())
+    second = subject.plain()
+    register = partial(register_parametrization, second, "weight", parametrization)
+    require_raises(register, "Registering one object on a second tensor")
+    require(type(second) is nn.Linear, "The refused layer was changed.")
+
+
+def removal_gives_a_plain_layer(subject: Subject) -> None:
+    """remove_parametrizations gives back a plain contiguous nn.Linear with the same output."""
+    layer, inputs = subject.layer(), subject.inputs(3)
+    expected = layer(inputs).detach()
+    remove_parametrizations(layer, "weight")
+    require(type(layer) is nn.Linear, f"What is left is a {type(layer).__name__}.")
+    require(sorted(layer.state_dict()) == ["bias", "weight"], f"What is left saves {list(layer.state_dict())}.")
+    require(layer.weight.is_contiguous(), f"The weight that is left has strides {layer.weight.stride()}.")
+    require_equal(layer(inputs), expected, "The output after removal")
+
+
+def _require_unmoved(layer: Any, member: Tensor, what: str) -> None:
+    rounding = getattr(parametrization_of(layer), "rounding", None)
+    allowed = rounding(member) if rounding else torch.zeros_like(member.abs())
+    moved = (dense(layer) - member).abs()
+    beyond = ~(moved <= allowed)  # NaN is beyond
+    require(
+        not bool(beyond.any()),
+        f"{what} moved in {int(beyond.sum())} of {member.numel()} entries, by at most {most(moved):.3g}.",
+    )

@@ -1,0 +1,108 @@
+"""Laws about what else of PyTorch goes on working: dtypes and devices, transforms, compilers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils.parametrize import register_parametrization
+
+from parametrizations.testing.requirements import Skipped, most, require, require_close, require_equal
+from parametrizations.testing.subject import (
+    STORED,
+    Subject,
+    dense,
+    gradient_of,
+    loss,
+    parametrization_of,
+    set_stored,
+    stored,
+)
+
+
+def dtype_moves(subject: Subject) -> None:
+    """The layer moves through every dtype; the weight follows, stays in the set, and moves by rounding."""
+    if subject.weight.is_complex():
+        raise Skipped("PyTorch's dtype moves drop the imaginary part")
+    layer = subject.layer()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        before = dense(layer)
+        layer.to(dtype)
+        require(layer.weight.dtype == dtype, f"After .to({dtype}) the weight is {layer.weight.dtype}.")
+        inside = parametrization_of(layer).contains(dense(layer))
+        require(inside, f"After .to({dtype}) the weight is not in the set.")
+        apart = most(dense(layer).double() - before.double()) / (most(before) + torch.finfo(dtype).tiny)
+        require(apart <= 0.1, f"After .to({dtype}) the weight is off by {apart:.3g} of its largest entry.")
+
+
+def device_moves(subject: Subject) -> None:
+    """What is kept besides the values survives the meta device and back, and a GPU if there is one."""
+    layer = subject.layer()
+    weight, x = dense(layer), stored(layer).detach().clone()
+    if torch.cuda.is_available():
+        layer.cuda()
+        require_equal(dense(layer).to(weight.device), weight, "The weight on the GPU")
+    with _garbage_in_new_memory():
+        layer.to("meta").to_empty(device=weight.device)
+    set_stored(layer, x)
+    require_equal(dense(layer), weight, "After meta, to_empty and restored values the weight")
+
+
+def meta_registration(subject: Subject) -> None:
+    """Registered on the meta device, a layer loads a checkpoint and has its weight."""
+    saved = subject.layer()
+    try:
+        layer: Any = register_parametrization(subject.plain().to("meta"), "weight", subject.fresh())
+    except ValueError as error:
+        raise Skipped(f"it cannot be registered on meta: {error}") from error
+    with _garbage_in_new_memory():
+        layer.to_empty(device=subject.weight.device)
+    layer.load_state_dict(saved.state_dict())
+    require_equal(dense(layer), dense(saved), "The weight of a layer built on meta and loaded")
+
+
+def func_transforms_work(subject: Subject) -> None:
+    """functional_call under grad, and vmap over stored tensors, agree with plain autograd and a loop."""
+    layer, inputs = subject.layer(), subject.inputs(3)
+    if not subject.weight.is_complex():
+        got = grad(lambda x: loss(functional_call(layer, {STORED: x}, (inputs,))))(stored(layer).detach())
+        require_close(got, gradient_of(layer, inputs), "The gradient through functional_call")
+    stack = torch.stack([stored(layer).detach(), stored(layer).detach() / 2])
+    each = torch.stack([parametrization_of(layer)(x) for x in stack])
+    require_close(vmap(parametrization_of(layer))(stack), each, "The weights under vmap")
+
+
+def compiles(subject: Subject) -> None:
+    """torch.compile(fullgraph=True) gives the same output and gradient."""
+    layer, inputs = subject.layer(), subject.inputs(3)
+    expected, gradient = layer(inputs).detach(), gradient_of(layer, inputs)
+    torch.compiler.reset()
+    compiled: Callable[[Tensor], Tensor] = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    require_close(compiled(inputs), expected, "The compiled output")
+    require_close(gradient_of(layer, inputs, compiled), gradient, "The compiled gradient")
+
+
+def exports(subject: Subject) -> None:
+    """torch.export gives a program with the same output."""
+    layer, inputs = subject.layer(), subject.inputs(3)
+    program = torch.export.export(layer, (inputs,))
+    run: Callable[[Tensor], Tensor] = program.module()
+    require_close(run(inputs), layer(inputs), "The exported program's output")
+
+
+@contextlib.contextmanager
+def _garbage_in_new_memory() -> Iterator[None]:
+    """Have PyTorch fill uninitialised memory with NaN, so that no stale number looks right by luck."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

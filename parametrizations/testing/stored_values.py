@@ -1,0 +1,82 @@
+"""Laws about what is stored, and the weight that is computed from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from parametrizations.testing.requirements import require, require_equal
+from parametrizations.testing.subject import Subject, dense, parametrization_of, set_stored, stored
+
+
+def has_the_contract(subject: Subject) -> None:
+    """It has forward, right_inverse, contains, linear and extra_repr."""
+    names = ("forward", "right_inverse", "contains", "linear", "extra_repr")
+    missing = [name for name in names if not callable(getattr(subject.parametrization, name, None))]
+    require(not missing, f"Missing: {', '.join(missing)}.")
+
+
+def repr_is_complete(subject: Subject) -> None:
+    """Printed, it shows the weight's shape and how many numbers are stored."""
+    layer = subject.layer()
+    text = parametrization_of(layer).extra_repr()
+    for number in (*subject.weight.shape, stored(layer).numel()):
+        require(str(number) in text, f"The number {number} is not in {text!r}.")
+
+
+def forward_gives_a_plain_tensor(subject: Subject) -> None:
+    """The weight is a dense tensor with the dtype and device of the stored one, the same at every call."""
+    layer = subject.layer()
+    x, weight = stored(layer), layer.weight
+    require(type(weight) is Tensor, f"The weight is a {type(weight).__name__}, not a torch.Tensor.")
+    require(weight.layout is torch.strided, f"The weight's layout is {weight.layout}.")
+    require(weight.dtype == x.dtype, f"The weight is {weight.dtype}, the stored tensor {x.dtype}.")
+    require(weight.device == x.device, f"The weight is on {weight.device}, the stored tensor on {x.device}.")
+    require_equal(layer.weight, weight, "The weight, asked for twice,")
+
+
+def right_inverse_is_fresh(subject: Subject) -> None:
+    """The stored tensor is contiguous, holds no more memory than its numbers, and shares none."""
+    weight = subject.weight.detach().clone()
+    x = subject.fresh().right_inverse(weight)
+    require(x.is_contiguous(), f"The stored tensor has strides {x.stride()}.")
+    held, needed = x.untyped_storage().nbytes(), x.numel() * x.element_size()
+    require(held == needed, f"The stored tensor holds {held} bytes for {needed} bytes of numbers.")
+    shared = held > 0 and x.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+    require(not shared, "The stored tensor shares memory with the weight that it was computed from.")
+
+
+def every_stored_value_is_in_the_set(subject: Subject) -> None:
+    """For every finite stored value, however extreme, the weight is in the set and its gradient finite."""
+    layer = subject.layer()
+    contains, limits = parametrization_of(layer).contains, torch.finfo(subject.weight.dtype)
+    sizes = [0.0, limits.tiny, limits.eps, 1e-3, 1.0, 11.5, 90.0, 710.0, limits.max**0.5, limits.max]
+    values = torch.tensor([sign * size for size in sizes for sign in (1, -1)], dtype=torch.float64)
+    values = values.clamp(limits.min, limits.max).to(subject.weight)
+    for value in values:
+        set_stored(layer, torch.full_like(stored(layer), value))
+        require(contains(dense(layer)), f"Stored values of {value.item():.6g} give a weight outside the set.")
+        layer.zero_grad()
+        layer.weight.real.sum().backward()
+        gradient = stored(layer).grad
+        finite = gradient is not None and bool(gradient.isfinite().all())
+        require(finite, f"Stored values of {value.item():.6g} have a gradient that is not finite.")
+
+
+def contains_tells_members(subject: Subject) -> None:
+    """`contains` is True for the layer's own weight, False for one outside, False for one with a NaN."""
+    layer = subject.layer()
+    contains, inside = parametrization_of(layer).contains, dense(layer)
+    answer = contains(inside)
+    require(isinstance(answer, bool), f"contains returns a {type(answer).__name__}, not a bool.")
+    require(answer, "contains is False for the weight that registering gave.")
+    require(not contains(torch.full_like(inside, torch.nan)), "contains is True for a weight of NaN.")
+    require(not contains(subject.outsider()), "contains is True for every matrix tried.")
+
+
+def contains_takes_a_tolerance(subject: Subject) -> None:
+    """``contains(weight, atol)`` grows with ``atol``, which is 0 if it is not given."""
+    contains, outsider = parametrization_of(subject.layer()).contains, subject.outsider()
+    far = 4 * float(outsider.abs().max())
+    require(contains(outsider, atol=far), f"contains is False at atol={far:.3g} for a weight that is not that far off.")
+    require(not contains(outsider, atol=0.0), "contains is True at atol=0 for a weight that is outside.")

@@ -1,0 +1,13 @@
+"""What calls of this library return and take, to annotate with."""
+
+from parametrizations._models.register import Rules
+from parametrizations._models.summary import Row, Summary
+from parametrizations._products.choice import Path, Product
+from parametrizations.masks import MaskRule
+from parametrizations.parametrization import Infeasible
+
+__all__ = ["Infeasible", "MaskRule", "Path", "Product", "Row", "Rules", "Summary"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,136 @@
+"""The class that constrained layers of a kind share: others, copies, removal, second tensors, tracing."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+
+from parametrizations import Diagonal, Parametrization, ZeroDiagonal, fuse, path
+from tests.layers import INPUTS, Doubled, dense_output, every, fused
+
+
+def test_layers_of_a_kind_share_one_class_and_others_do_not() -> None:
+    one, other, biased = fused(Diagonal), fused(ZeroDiagonal), fused(Diagonal)
+    register_parametrization(biased, "bias", nn.Identity())
+    assert type(one) is type(other)
+    assert type(one).__bases__ == (nn.Linear,)
+    assert type(one).__module__ == nn.Linear.__module__
+
+
+@every
+def test_removing_pytorchs_way_leaves_every_other_layer_whole(make: Callable[[], Parametrization]) -> None:
+    layer, neighbour = fused(make), fused(make)
+    twin = copy.deepcopy(layer)
+    expected = [dense_output(one).detach() for one in (layer, neighbour, twin)]
+    remove_parametrizations(twin, "weight")
+    assert type(twin) is nn.Linear
+    assert not hasattr(twin, "parametrizations")
+    assert type(twin.weight) is nn.Parameter
+    for one, output in zip((layer, neighbour, twin), expected, strict=True):
+        torch.testing.assert_close(one(INPUTS), output)
+        torch.testing.assert_close(dense_output(one), output)
+
+
+@every
+def test_a_parametrization_on_the_bias_joins_and_leaves(make: Callable[[], Parametrization]) -> None:
+    layer, neighbour = fused(make), fused(make)
+    bias = layer.bias.detach().clone()
+    register_parametrization(layer, "bias", Doubled())
+    assert torch.equal(layer.bias, 2 * bias)
+    assert type(neighbour.bias) is nn.Parameter
+    for one in (layer, neighbour, fuse(layer)):
+        torch.testing.assert_close(one(INPUTS), dense_output(one))
+    remove_parametrizations(layer, "weight")
+    assert type(layer.weight) is nn.Parameter
+    torch.testing.assert_close(layer(INPUTS), dense_output(layer))
+    remove_parametrizations(layer, "bias")
+    assert type(layer) is nn.Linear
+    assert torch.equal(layer.bias, 2 * bias)
+    torch.testing.assert_close(neighbour(INPUTS), dense_output(neighbour))
+
+
+def test_a_bias_that_was_parametrized_first_is_kept() -> None:
+    layer: Any = register_parametrization(nn.Linear(6, 4), "bias", Doubled())
+    layer = fuse(register_parametrization(layer, "weight", Diagonal()))
+    remove_parametrizations(layer, "bias")
+    torch.testing.assert_close(layer(INPUTS), dense_output(layer))
+    assert path(layer).name == "element-wise"
+
+
+def test_assigning_goes_through_the_parametrization() -> None:
+    layer = fused(ZeroDiagonal)
+    layer.weight = torch.ones(4, 6).fill_diagonal_(0)
+    assert torch.equal(layer.weight, torch.ones(4, 6).fill_diagonal_(0))
+    with pytest.raises(ValueError, match="needs every entry on the main diagonal to be 0"):
+        layer.weight = torch.ones(4, 6)
+
+
+def test_after_removal_beside_another_tensor_plain_attributes_still_work() -> None:
+    layer = fused(ZeroDiagonal)
+    register_parametrization(layer, "bias", Doubled())
+    remove_parametrizations(layer, "weight")
+    prune.l1_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]  # moves the tensor to a plain attribute
+    assert int((layer.weight == 0).sum()) >= 12
+    assert not hasattr(layer, "absent")
+
+
+class Abstract(nn.Linear, ABC):
+    pass
+
+
+class Slotted(nn.Linear):
+    __slots__ = ("note",)
+
+
+def test_an_abc_layer_works() -> None:
+    layer: Any = fuse(register_parametrization(Abstract(6, 4), "weight", Diagonal()))
+    assert path(layer).name == "element-wise"
+    torch.testing.assert_close(layer(INPUTS), dense_output(layer))
+    remove_parametrizations(layer, "weight")
+    assert type(layer) is Abstract
+
+
+def test_a_deep_copy_keeps_slots_and_is_answered_with_its_own_weight_while_cached() -> None:
+    layer: Any = Slotted(6, 4)
+    layer.note = ["kept"]
+    fuse(register_parametrization(layer, "weight", ZeroDiagonal()))
+    with parametrize.cached():
+        weight = layer.weight
+        assert layer.weight is weight
+        twin = copy.deepcopy(layer)
+        with torch.no_grad():
+            twin.parametrizations.weight.original.mul_(2)
+        assert torch.equal(twin.weight, 2 * weight)
+    assert twin.note == ["kept"]
+    assert twin.note is not layer.note
+
+
+def test_pickling_is_refused_with_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r"cannot be pickled.* Save its state_dict\(\), or take"):
+        torch.save(fused(Diagonal), "/dev/null")
+
+
+def test_models_of_fused_layers_stack() -> None:
+    models = [nn.Sequential(fused(Diagonal), nn.Linear(4, 2)) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(models)
+
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        output: Tensor = torch.func.functional_call(models[0], (parameters, buffers), (INPUTS,))
+        return output
+
+    together = torch.func.vmap(call)(parameters, buffers)
+    torch.testing.assert_close(together, torch.stack([model(INPUTS) for model in models]))
+
+
+@every
+def test_fx_sees_a_leaf(make: Callable[[], Parametrization]) -> None:
+    graph = torch.fx.symbolic_trace(nn.Sequential(fused(make), nn.ReLU())).graph
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
