@@ -84,10 +84,10 @@ def write(folder: Path, outcomes: Sequence[Outcome], digits: Digits, console: Co
     plain.load_state_dict(load_file(folder / "baked.safetensors"))
     images = digits.test[0]
     plain.to(images.device)
-    apart = max(apart(outputs_of(baked[name], images), outputs_of(plain[name], images)) for name in baked)
+    difference = max(apart(outputs_of(baked[name], images), outputs_of(plain[name], images)) for name in baked)
     console.print(f"Wrote {folder / 'weights.png'}: the weights as attached and as trained.", soft_wrap=True)
     console.print(
-        f"Wrote {folder / 'baked.safetensors'}: plain models load it, their outputs differ by {apart:.1e}.",
+        f"Wrote {folder / 'baked.safetensors'}: plain models load it, their outputs differ by {difference:.1e}.",
         soft_wrap=True,
     )
 
