@@ -77,7 +77,7 @@ def limits(like: Tensor) -> tuple[Tensor, Tensor]:
     Example:
         >>> smallest, largest = limits(torch.zeros(1))
         >>> print(f"{smallest:.1e} {largest:.1e}")
-        1.2e-38 4.9e+36
+        1.2e-38 5.0e+36
     """
     ends = torch.finfo(like.dtype)
     smallest, largest = exp(like.new_tensor([ends.min, ends.max])).unbind()

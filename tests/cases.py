@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
-from parametrizations.parametrization import COMPLEX, FLOATING
 from parametrizations.testing.subject import Subject
 
 SHAPES = {"square": (4, 4), "tall": (5, 3), "wide": (3, 5), "single": (1, 1)}
@@ -46,17 +45,15 @@ def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor
     return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
 
 
-def _dtypes(kind: str) -> tuple[torch.dtype, ...]:
+def _dtypes(kind: str, made: Parametrization) -> tuple[torch.dtype, ...]:
     """Every dtype for the classes and their products, one for the variants that differ by another option."""
-    if "-" in kind and "structured" not in kind:
-        return (torch.float32,)
-    return FLOATING if kind.startswith("NegExpDiagonal") else FLOATING + COMPLEX
+    return (torch.float32,) if "-" in kind and "structured" not in kind else made.dtypes
 
 
 def _cases() -> Iterator[tuple[str, Subject]]:
     for kind, make in KINDS.items():
         for name, shape in SHAPES.items():
-            for dtype in _dtypes(kind):
+            for dtype in _dtypes(kind, make(shape)):
                 label = f"{kind}-{name}-{str(dtype).removeprefix('torch.')}"
                 yield label, Subject(make(shape), weight(shape, dtype))
 

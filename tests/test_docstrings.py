@@ -6,11 +6,15 @@ import inspect
 import pydoc
 
 import pytest
+from torch import nn
 
 import parametrizations
-from parametrizations import masks, testing
+from parametrizations import Parametrization, masks, positive, testing, typing
 
-PUBLIC = [(module, name) for module in (parametrizations, masks, testing) for name in module.__all__ if name != "masks"]
+MODULES = (parametrizations, masks, positive, testing)
+PUBLIC = [
+    (module, name) for module in MODULES for name in module.__all__ if not inspect.ismodule(getattr(module, name))
+]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda part: getattr(part, "__name__", part))
@@ -18,8 +22,33 @@ def test_every_public_name_has_an_example(module: object, name: str) -> None:
     assert ">>> " in (inspect.getdoc(getattr(module, name)) or "")
 
 
-def test_the_help_page_names_everything_and_nothing_of_torch_for_the_main_method() -> None:
-    page = pydoc.render_doc(parametrizations, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+@pytest.fixture
+def page() -> str:
+    return pydoc.render_doc(parametrizations, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
+
+
+def test_the_help_page_names_everything_and_nothing_of_torch_for_the_main_method(page: str) -> None:
     overview = page.split("PACKAGE CONTENTS")[0]
-    assert [name for name in parametrizations.__all__ if f"`{name}" not in overview and name != "masks"] == []
+    own = [value for value in vars(parametrizations).values() if inspect.isclass(value)]
+    constraints = {value.__name__ for value in own if issubclass(value, Parametrization)}  # the page lists classes
+    assert [name for name in {*parametrizations.__all__} - constraints if f"`{name}" not in overview] == []
     assert "Define the computation performed at every call" not in page
+
+
+def test_nothing_internal_shows(page: str) -> None:
+    assert dir(parametrizations) == sorted([*parametrizations.__all__, "testing", "typing"])
+    lines = page.split("PACKAGE CONTENTS")[1].split("\n\n")[0].splitlines()
+    shown = {line.split()[0] for line in lines if line.strip()}
+    classes = {
+        value.__module__.rpartition(".")[2] for value in vars(parametrizations).values() if inspect.isclass(value)
+    }
+    public = {"masks", "positive", "testing", "typing"}
+    assert {name for name in shown if not name.startswith("_")} == classes | public
+
+
+def test_what_calls_return_can_be_annotated_with() -> None:
+    layer = parametrizations.register(nn.Linear(2, 2), {"weight": parametrizations.Diagonal()})
+    shown = parametrizations.summary(layer)
+    assert (type(shown), type(shown.rows[0])) == (typing.Summary, typing.Row)
+    assert type(parametrizations.path(layer)) is typing.Path
+    assert type(masks.random(0.5)) is typing.MaskRule

@@ -76,45 +76,54 @@ def _unconstrained(model: nn.Sequential, digits: Digits, epochs: int, progress: 
     task = progress.add_task("unconstrained copy", total=epochs * digits.steps)
     milliseconds = train(twin, digits, epochs, lambda: progress.advance(task))
     before, after = accuracy_of(model, digits.test), accuracy_of(twin, digits.test)
-    size = sum(_weight(twin.get_submodule(layer)).numel() for layer in CONSTRAINED)
+    size = sum(weight.numel() for weight in _weights(twin))
     return Outcome("none", size, size, before, after, 0, epochs * digits.steps, milliseconds, 0.0, [], twin)
 
 
 def _constrain(name: str, model: nn.Sequential, digits: Digits, epochs: int, progress: Progress) -> Outcome:
     """Attach one constraint to a copy of the classifier, train on, and bake the copy."""
     rules = {f"{layer}.weight": PARAMETRIZATIONS[name]() for layer in CONSTRAINED}
-    twin = register(copy.deepcopy(model), rules)
-    layers = [twin.get_submodule(layer) for layer in CONSTRAINED]
+    twin, test = register(copy.deepcopy(model), rules), digits.test
+    before, attached = _weights(twin), accuracy_of(twin, test)
     task = progress.add_task(name, total=epochs * digits.steps)
-    broken: list[bool] = []
-
-    def check() -> None:
-        broken.append(not all(map(_holds, layers)))
-        progress.advance(task)
-
-    before, accuracy = [_weight(layer) for layer in layers], accuracy_of(twin, digits.test)
-    milliseconds = train(twin, digits, epochs, check)
-    images = list(zip(before, [_weight(layer) for layer in layers], strict=True))
+    milliseconds, held = _train_and_watch(twin, digits, epochs, lambda: progress.advance(task))
     rows, baked = summary(twin).rows, bake(twin)
     return Outcome(
         name=name,
         stored=sum(row.stored for row in rows),
         dense=sum(row.dense for row in rows),
-        attached_accuracy=accuracy,
-        trained_accuracy=accuracy_of(twin, digits.test),
-        violations=sum(broken),
-        steps=epochs * digits.steps,
+        attached_accuracy=attached,
+        trained_accuracy=accuracy_of(twin, test),
+        violations=held.count(False),
+        steps=len(held),
         milliseconds=milliseconds,
-        baking_difference=apart(outputs_of(baked, digits.test[0]), outputs_of(twin, digits.test[0])),
-        images=images,
+        baking_difference=apart(outputs_of(baked, test[0]), outputs_of(twin, test[0])),
+        images=list(zip(before, _weights(twin), strict=True)),
         baked=baked,
     )
+
+
+def _train_and_watch(
+    model: nn.Sequential, digits: Digits, epochs: int, after_step: Callable[[], None]
+) -> tuple[float, list[bool]]:
+    """The median milliseconds of a step, and for each step whether every constraint held after it."""
+    held: list[bool] = []
+
+    def watch() -> None:
+        held.append(all(_holds(model.get_submodule(layer)) for layer in CONSTRAINED))
+        after_step()
+
+    return train(model, digits, epochs, watch), held
 
 
 def _holds(layer: nn.Module) -> bool:
     parametrization = layer.get_submodule("parametrizations.weight.0")
     assert isinstance(parametrization, Parametrization)
     return parametrization.contains(_weight(layer))
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [_weight(model.get_submodule(layer)) for layer in CONSTRAINED]
 
 
 def _weight(layer: nn.Module) -> Tensor:
