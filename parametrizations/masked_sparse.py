@@ -46,13 +46,14 @@ class MaskedSparse(Parametrization):
     Args:
         mask: A boolean tensor ``(out, in)``, True where an entry is kept, or a mask rule: a callable that
             is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
-        on_infeasible: See `Parametrization`.
-        product: See `Parametrization`.
+        on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
+        product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
+            the built weight; or ``"structured"``, without it wherever that is possible.
 
     Raises:
         TypeError: If ``mask`` is neither, or its dtype is not bool.
-        ValueError: If ``mask`` does not have 2 dimensions, or, at registration, the weight's shape. See
-            also `Parametrization.right_inverse`.
+        ValueError: If ``mask`` does not have 2 dimensions, or, at registration, the weight's shape; and for weights
+            as in `Parametrization.right_inverse`.
 
     Example:
         >>> from torch import nn
@@ -188,7 +189,7 @@ class MaskedSparse(Parametrization):
         self.set_positions(positions)
 
     def set_positions(self, positions: Tensor) -> None:
-        """Take positions that `mask_state.unpack` has checked, as a copy."""
+        """Take positions that `unpack` has checked, as a copy."""
         own = self.positions
         if not torch.equal(positions.to(own), own):
             self._origin = "loaded"

@@ -42,6 +42,8 @@ class Parametrization(nn.Module):
 
     Where the map rounds, `rounding` says by how much. Where ``x`` has another shape than the weight,
     `stored_shape` says which. Where the set depends on the weight it is first shown, `adopt` learns it.
+    What it learns, such as a vector of signs, is structure and no buffer: a plain attribute, used as
+    ``self.signs.to(x)``, that travels through ``get_extra_state`` and ``set_extra_state`` (see CONTRIBUTING.md).
 
     Args:
         on_infeasible: What assigning a weight outside the set does, once registered: ``"raise"`` a

@@ -29,12 +29,14 @@ class ZeroDiagonal(Parametrization):
     Data*, 2019, arXiv 1905.03375.
 
     Args:
-        on_infeasible: See `Parametrization`.
-        product: See `Parametrization`.
+        on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
+        product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
+            the built weight; or ``"structured"``, without it wherever that is possible.
 
     Raises:
-        TypeError: When attached or assigned; see `Parametrization.right_inverse`.
-        ValueError: Likewise.
+        TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
+        ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
+            assigned, if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn
