@@ -2,6 +2,9 @@
 
 Two functions are each other's derivative: the product with the matrix or its transpose, and the outer
 product sampled at the matrix's entries. So every order of differentiation costs what the entries cost.
+
+Some CPUs add the terms of each sum one after another, where a dense product adds blocks of them: for long rows the
+mean error is then larger than the dense product's, but never larger than that of such a plain sum.
 """
 
 from __future__ import annotations
