@@ -310,8 +310,8 @@ class Parametrization(nn.Module):
 
     def _has_to_come_first(self, x: Tensor) -> str:
         return (
-            f"{type(self).__name__} stores another shape than the weight's, so it needs to be the first "
-            f"parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
+            f"{type(self).__name__} stores another shape than the weight's, or learns from it, so it needs to be the "
+            f"first parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
             "Register it first and the others on top of it."
         )
 

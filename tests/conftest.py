@@ -1,14 +1,32 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 
+from parametrizations._products import choice
+
 # No test asserts a time.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-mkl", action="store_true", help="choose products as if torch had been built without MKL"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In CI every warning is an error; elsewhere only those of this project are."""
+    filters = config.getini("filterwarnings")
+    if "CI" in os.environ:
+        filters[:] = [line for line in filters if not line.startswith("default:::")]
+    if config.getoption("--without-mkl"):
+        choice.HAS_MKL = False
 
 
 @pytest.fixture(autouse=True)

@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is out of date")
     options = parser.parse_args()
     outcomes = _Outcomes()
-    code = pytest.main(["-q", str(Path(__file__).with_name("test_support.py"))], plugins=[outcomes])
+    code = pytest.main(["-q", "-m", "matrix", str(Path(__file__).with_name("test_support.py"))], plugins=[outcomes])
     text = README.read_text()
     before, rest = text.split(BEGIN)
     updated = before + BEGIN + table(outcomes) + END + rest.split(END)[1]

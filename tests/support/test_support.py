@@ -32,11 +32,12 @@ from tests.support.matrix import CASES, LIMITS, WAYS, Case, N, inputs, limit_of
 
 Test = Callable[..., None]
 
-pytestmark = pytest.mark.filterwarnings(
+of_the_compiler = pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated",  # the compiler, about autograd functions
     "ignore:The .grad attribute of a Tensor",
     "ignore:`torch._prims_common.check` is deprecated",
 )
+pytestmark = [pytest.mark.matrix, of_the_compiler]
 
 
 def feature(function: Test, cases: list[Case] = CASES) -> Test:
