@@ -1,0 +1,51 @@
+"""Everything that is measured, one after the other."""
+
+from __future__ import annotations
+
+import platform
+from datetime import date
+
+import torch
+from rich.progress import track
+
+from benchmarks.cases import Case, cases
+from benchmarks.contestants import OURS, contestants
+from benchmarks.further import further
+from benchmarks.goals import GOALS
+from benchmarks.measure import step_of, take_turns
+from benchmarks.memory import memory
+from benchmarks.profiles import profiles
+from benchmarks.results import Measured, Results
+from parametrizations import path
+
+__all__ = ["run"]
+
+
+def run(device: torch.device, *, quick: bool) -> Results:
+    """Measure every case, and what else the report shows."""
+    found = {case: _measured(case, device, quick) for case in track(list(cases(quick=quick)), "measuring")}
+    timings = {case: measured.timings for case, measured in found.items()}
+    return Results(
+        origin=_origin(device, quick),
+        cases=found,
+        goals={goal: goal.ratio(timings[goal.case]) for goal in GOALS if goal.case in timings},
+        further=further(timings),
+        memory=memory(),
+        profiles=tuple(profiles()),
+    )
+
+
+def _measured(case: Case, device: torch.device, quick: bool) -> Measured:
+    """Contestants take turns; the compiled ones only where that was asked for by a full run."""
+    torch.compiler.reset()
+    compiled = not quick and case.batch == 32 and case.n in (256, 1024, 4096)
+    layers = contestants(case, device, compiled)
+    steps = {name: step_of(layer, case.n, case.batch, device) for name, layer in layers.items()}
+    return Measured(path(layers[OURS]), take_turns(steps, 0.4 if quick else 1.5))
+
+
+def _origin(device: torch.device, quick: bool) -> str:
+    return (
+        f"Written by `python -m benchmarks{' --quick' if quick else ''}` on {date.today()}: torch "
+        f"{torch.__version__}, {platform.machine()}, {device}, two threads of a shared machine."
+    )

@@ -1,0 +1,66 @@
+"""The times of all contestants: a table for each constraint, and for each batch size where densities are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+from benchmarks.cases import Case
+from benchmarks.contestants import CONSTRAINTS, PLAIN
+from benchmarks.results import Measured
+from benchmarks.tables import table
+
+__all__ = ["times"]
+
+Cases = Mapping[Case, Measured]
+
+
+def times(cases: Cases) -> Iterator[str]:
+    """The parts of the section, one after the other."""
+    ordered = sorted(cases.items(), key=lambda item: _place(item[0]))
+    for heading, group in groupby(ordered, key=lambda item: _heading(*item)):
+        together = dict(group)
+        yield f"### {heading}"
+        yield _table(together)
+        yield _paths(together)
+
+
+def _place(case: Case) -> tuple[int, bool, int, int, float]:
+    return list(CONSTRAINTS).index(case.constraint), not case.fits_densely, case.batch, case.n, case.density
+
+
+def _heading(case: Case, measured: Measured) -> str:
+    parts = [case.constraint]
+    if case.density:
+        parts.append(f"batch {case.batch}")
+    if measured.base != PLAIN:
+        parts.append(f"multiples of `{measured.base}`")
+    return ", ".join(parts)
+
+
+def _table(cases: Cases) -> str:
+    base, *others = dict.fromkeys(name for measured in cases.values() for name in measured.timings)
+    work = list(dict.fromkeys(name for case in cases for name in _work(case)))
+    rows = ([*_work(case).values(), *_cells(measured, others)] for case, measured in cases.items())
+    return table([*work, "path", f"{base}, ms", *others], rows)
+
+
+def _work(case: Case) -> dict[str, str]:
+    work = {"features": f"{case.n}", "batch": f"{case.batch}"}
+    return work | {"kept": f"{case.density:.1%}"} if case.density else work
+
+
+def _cells(measured: Measured, others: list[str]) -> list[str]:
+    base = measured.timings[measured.base]
+    multiples = (_multiple(measured.multiple(name)) if name in measured.timings else "" for name in others)
+    return [measured.path.name, f"{base.median:.3f} ({base.low:.3f} to {base.high:.3f})", *multiples]
+
+
+def _multiple(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+def _paths(cases: Cases) -> str:
+    """Why each path was taken."""
+    taken = dict.fromkeys(measured.path for measured in cases.values())
+    return "Paths: " + "; ".join(f"{path.name} ({path.why})" for path in taken) + "."
