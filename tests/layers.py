@@ -86,3 +86,14 @@ class Doubled(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x
+
+
+class Counter:
+    """A compiler that compiles nothing and counts the graphs."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:  # noqa: ARG002
+        self.graphs += 1
+        return graph.forward

@@ -67,8 +67,8 @@ def forget_size(optimizer: LBFGS) -> None:
     optimizer._numel_cache = None
 
 
-def answered_from_cache() -> dict[tuple[int, str], Tensor | None] | None:
-    """The cache of `parametrize.cached`, inside of such a block."""
+def answered_from_cache() -> dict[Any, Tensor | None] | None:
+    """The cache of `parametrize.cached`, inside of such a block; what its keys are is up to who asks."""
     return parametrize._cache if parametrize._cache_enabled else None
 
 

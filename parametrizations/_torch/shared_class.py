@@ -112,12 +112,12 @@ def _get(module: nn.Module, name: str) -> Any:
     cache = answered_from_cache()
     if cache is None:
         return _tensor(lists[name]())
-    # The key is the module that asks: PyTorch's own answers a deep copy with the original's weight. It is asked for
-    # here alone, since a compiler that has seen it compiles anew for each module.
-    key = (id(module), name)
-    if key not in cache:
-        cache[key] = lists[name]()
-    return _tensor(cache[key])
+    # PyTorch's own key is the id of the module that was registered: a deep copy is answered with the original's weight,
+    # a later module with that of one that is gone, and a compiler that has seen it compiles anew for each module.
+    chain = lists[name]
+    if chain not in cache:
+        cache[chain] = chain()
+    return _tensor(cache[chain])
 
 
 def _tensor(value: object) -> Tensor:
@@ -144,6 +144,9 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
             f"Assigning {name!r} needs what is stored in one piece. Got a tensor that is sharded over processes. "
             "Assign before fully_shard, or load a gathered checkpoint."
         )
+    cache = answered_from_cache()
+    if cache is not None:
+        cache.pop(owner, None)
     owner.right_inverse(value)
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks, path
-from tests.layers import INPUTS, Doubled, dense_output, every, fused, of_the_compiler
+from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler
 
 
 @every
@@ -107,17 +107,6 @@ def test_a_layer_says_its_path_and_why(layer: nn.Module, name: str, why: str) ->
     taken = path(layer)
     assert taken.name == name
     assert taken.why.startswith(why) or why.split(" .* ")[1] in taken.why
-
-
-class Counter:
-    """A compiler that compiles nothing and counts the graphs."""
-
-    def __init__(self) -> None:
-        self.graphs = 0
-
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:  # noqa: ARG002
-        self.graphs += 1
-        return graph.forward
 
 
 class Block(nn.Module):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from typing_extensions import override
 
-from parametrizations import Diagonal, Parametrization, ZeroDiagonal, fuse, path
-from tests.layers import INPUTS, Doubled, dense_output, every, fused
+from parametrizations import Diagonal, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, path, register
+from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler
 
 
 def test_layers_of_a_kind_share_one_class_and_others_do_not() -> None:
@@ -111,6 +112,46 @@ def test_a_deep_copy_keeps_slots_and_is_answered_with_its_own_weight_while_cache
         assert torch.equal(twin.weight, 2 * weight)
     assert twin.note == ["kept"]
     assert twin.note is not layer.note
+
+
+def test_while_cached_no_layer_is_answered_with_the_weight_of_one_that_is_gone() -> None:
+    with parametrize.cached():
+        for _ in range(50):
+            layer = fused(ZeroDiagonal)
+            assert torch.equal(layer.weight, layer.parametrizations.weight())
+            del layer
+
+
+def test_while_cached_assigning_replaces_the_weight() -> None:
+    layer = fused(ZeroDiagonal)
+    with parametrize.cached():
+        assert bool(layer.weight.any())
+        layer.weight = torch.zeros(4, 6)
+        assert not bool(layer.weight.any())
+        assert layer.weight is layer.weight
+
+
+class OwnCache(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), NegExpDiagonal()]})
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        with parametrize.cached():
+            output: Tensor = input + self.linear(self.linear(input))
+            return output
+
+
+@of_the_compiler
+def test_compiled_blocks_with_a_cache_of_their_own_compile_once() -> None:
+    torch.compiler.reset()
+    counter, blocks = Counter(), [OwnCache() for _ in range(4)]
+    for block in blocks:
+        block.compile(backend=counter, fullgraph=True)
+    for block in blocks:
+        torch.testing.assert_close(block(torch.ones(2, 4)), block.forward(torch.ones(2, 4)))
+    assert counter.graphs == 1
 
 
 def test_pickling_is_refused_with_what_to_do() -> None:
