@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from parametrizations._mask_checkpoint import from_mask, load_together, pack, unpack
-from parametrizations._products.choice import Path, Product, sparse_path
+from parametrizations._products.choice import CSR, Path, Product, sparse_form, sparse_path
 from parametrizations._products.operands import require_input
 from parametrizations._products.pattern import Pattern, index_dtype
 from parametrizations._products.sparse import prepare, sparse_linear
@@ -212,9 +212,8 @@ class MaskedSparse(Parametrization):
             self._hold(positions.to(device).clone())
 
     def _hold(self, positions: Tensor) -> None:
-        shape, device = self.known_shape, positions.device
-        like = torch.empty(0, device=device)
-        dense = sparse_path(like, positions.numel(), shape, self.product).name == "dense"
+        shape = self.known_shape
+        dense = sparse_form(positions.device, positions.numel(), shape, self.product) is not CSR
         if not dense:
             prepare()
         self._pattern = None if dense else Pattern.of(shape, positions)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from parametrizations import MaskedSparse, masks
+from parametrizations import MaskedSparse, masks, register
 from parametrizations._products.pattern import index_dtype
 from tests.cases import checkerboard
-from tests.layers import constrained, linear, stored
+from tests.layers import INPUTS, constrained, dense_output, linear, stored
 
 SHAPE = (4, 6)
 VALUES = "parametrizations.weight.original"
@@ -138,6 +139,28 @@ def test_every_rule_of_shape_starts_on_meta_also_under_a_meta_default() -> None:
         parametrization = layer.get_submodule("parametrizations.weight.0")
         assert isinstance(parametrization, MaskedSparse)
         assert parametrization.positions.device.type == "cpu"
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("around", [torch.autocast("cpu", torch.bfloat16), default_dtype(torch.bfloat16)])
+def test_what_is_set_while_registering_does_not_choose_the_product(
+    around: contextlib.AbstractContextManager[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer: Any = nn.Linear(6, 4)
+    with around:
+        register(layer, {"weight": MaskedSparse(checkerboard(SHAPE), product="structured")})
+    expected = dense_output(layer)
+    monkeypatch.setattr(MaskedSparse, "forward", None)  # nobody builds the weight
+    torch.testing.assert_close(layer(INPUTS), expected)
 
 
 def test_a_mask_rule_of_values_cannot_start_on_meta() -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Product",
     "product_dtype",
     "replaced_diagonal_path",
+    "sparse_form",
     "sparse_path",
 ]
 
@@ -57,6 +58,9 @@ CSR_DENSITY = 0.15
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 """Device types that have autocast; the meta device has not."""
 
+PRECISE = (torch.float32, torch.float64)
+"""What a cheaper product loses no digits in."""
+
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -76,24 +80,26 @@ def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
         return SAVED
     if x.numel() < STRIPS_FROM and product == "auto":
         return SMALL_MATRIX
-    return _unfit(x) or STRIPS
+    if x.device.type != "cpu":
+        return OTHER_DEVICE
+    return STRIPS if product_dtype(x) in PRECISE else OTHER_DTYPE
 
 
 def sparse_path(x: Tensor, entries: int, shape: torch.Size, product: Product) -> Path:
     """For a tensor like the stored one, and the number of kept entries of a sparse weight."""
+    form = sparse_form(x.device, entries, shape, product)
+    if form is CSR and is_traced_for_a_file():
+        return SAVED
+    return form if form is not CSR or product_dtype(x) in PRECISE else OTHER_DTYPE
+
+
+def sparse_form(device: torch.device, entries: int, shape: torch.Size, product: Product) -> Path:
+    """The path that the entries' places are kept for on a device: whatever dtype, and whoever asks, comes later."""
     if product == "dense":
         return FORCED
     few = entries <= CSR_DENSITY * shape.numel() and shape.numel() >= CSR_FROM
     if not few and product == "auto":
         return MANY_ENTRIES
-    if is_traced_for_a_file():
-        return SAVED
-    return _unfit(x) or (CSR if HAS_MKL else NO_MKL)
-
-
-def _unfit(x: Tensor) -> Path | None:
-    if x.device.type != "cpu":
+    if device.type != "cpu":
         return OTHER_DEVICE
-    if product_dtype(x) not in (torch.float32, torch.float64):
-        return OTHER_DTYPE
-    return None
+    return CSR if HAS_MKL else NO_MKL
