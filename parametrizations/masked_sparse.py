@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from parametrizations._products.choice import CSR, Path, Product, sparse_form, s
 from parametrizations._products.operands import require_input
 from parametrizations._products.pattern import Pattern, index_dtype
 from parametrizations._products.sparse import prepare, sparse_linear
+from parametrizations._torch.arrays import Array, from_array, is_array
 from parametrizations._torch.caller import owning_list
 from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.masks import MaskRule
@@ -44,8 +46,8 @@ class MaskedSparse(Parametrization):
     An average of models, such as `AveragedModel`, is one of values: all have to have the same mask.
 
     Args:
-        mask: A boolean tensor ``(out, in)``, True where an entry is kept, or a mask rule: a callable that
-            is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
+        mask: A boolean tensor or array ``(out, in)``, True where an entry is kept, or a mask rule: a callable
+            that is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
             the built weight; or ``"structured"``, without it wherever that is possible.
@@ -72,7 +74,7 @@ class MaskedSparse(Parametrization):
 
     def __init__(
         self,
-        mask: Tensor | Callable[[Tensor], Tensor],
+        mask: Tensor | Array | Callable[[Tensor], Tensor],
         *,
         on_infeasible: Infeasible = "raise",
         product: Product = "auto",
@@ -139,7 +141,14 @@ class MaskedSparse(Parametrization):
         return sparse_linear(input, x, bias, self._pattern)
 
     @override
+    def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
+        given = self._given
+        return (given is None or given.shape == weight.shape) and super().contains(weight, atol)
+
+    @override
     def excess(self, weight: Tensor) -> Tensor:
+        if self._given is not None:
+            return weight.abs().masked_fill(self._given.to(weight.device), 0)
         size = weight.abs().flatten()
         return size.scatter(0, self._positions_for(weight), 0).view(weight.shape)
 
@@ -154,11 +163,10 @@ class MaskedSparse(Parametrization):
     @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
-        mask = self._rule(weight)
-        _require_mask(mask, weight.shape)
+        mask = _as_mask(self._rule(weight), weight.shape)
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
-        self._rule = None  # a mask of its own would weigh as much as a byte for every entry
+        self._origin, self._rule = _Name(self._origin), None  # a mask of its own takes a byte for every entry
 
     @override
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -220,6 +228,12 @@ class MaskedSparse(Parametrization):
         self._positions = positions.long() if dense else None
 
     @property
+    def _given(self) -> Tensor | None:
+        """A mask that is known before there is a weight; None from then on."""
+        build = None if self._rule is None else self._rule.build
+        return build.mask if isinstance(build, _Given) else None
+
+    @property
     def _entries(self) -> Tensor:
         """One number for each kept entry, whichever form is kept."""
         entries = self._positions if self._pattern is None else self._pattern.order
@@ -233,11 +247,27 @@ class MaskedSparse(Parametrization):
         return positions if positions.device == tensor.device else positions.to(tensor.device)
 
 
+class _Name(str):
+    """Shown without quotes: what is left of a rule once its mask is made, since the rule may hold a mask, too."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """The rule that is a mask: it can be pickled, where a closure cannot."""
+
+    mask: Tensor
+
+    def __call__(self, weight: Tensor) -> Tensor:  # noqa: ARG002
+        return self.mask
+
+
 def _as_rule(mask: object) -> MaskRule:
-    if isinstance(mask, Tensor):
-        _require_mask(mask, mask.shape if mask.dim() == 2 else None)
-        kept = mask.clone()
-        return MaskRule(f"tensor of shape {tuple(mask.shape)}", lambda _: kept)
+    if isinstance(mask, Tensor) or is_array(mask):
+        given = _as_mask(mask, None).clone()
+        return MaskRule(f"tensor of shape {tuple(given.shape)}", _Given(given))
     if isinstance(mask, MaskRule):
         return mask
     if not callable(mask):
@@ -248,7 +278,9 @@ def _as_rule(mask: object) -> MaskRule:
     return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
 
 
-def _require_mask(mask: object, shape: torch.Size | None) -> None:
+def _as_mask(mask: object, shape: torch.Size | None) -> Tensor:
+    """The mask as a tensor; refused unless it has this shape, or just 2 dimensions."""
+    mask = from_array(mask) if is_array(mask) else mask
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool. Got {got}. Pass e.g. `mask != 0`.")
@@ -257,8 +289,9 @@ def _require_mask(mask: object, shape: torch.Size | None) -> None:
             f"MaskedSparse needs a dense mask that has values. Got one of layout {mask.layout} on "
             f"{mask.device}. Make the mask on the CPU."
         )
-    if mask.shape != shape:
+    if mask.dim() != 2 or shape not in (None, mask.shape):
         expected = "2 dimensions" if shape is None else f"the weight's shape, {tuple(shape)}"
         raise ValueError(
             f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
         )
+    return mask

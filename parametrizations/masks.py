@@ -13,6 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from parametrizations._torch.arrays import numbers
+
 __all__ = [
     "MaskRule",
     "autoregressive",
@@ -203,7 +205,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
         tensor([[False, False,  True],
                 [ True, False, False]])
     """
-    pairs = _numbers("from_edges", edges)
+    pairs = numbers("from_edges", edges)
     if pairs.numel() == 0:
         pairs = pairs.new_zeros((0, 2), dtype=torch.int64)
     if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point() or pairs.is_complex():
@@ -236,7 +238,7 @@ def autoregressive(
                 [ True, False, False],
                 [ True,  True, False]])
     """
-    inputs, outputs = (_numbers("autoregressive", degrees) for degrees in (in_degrees, out_degrees))
+    inputs, outputs = (numbers("autoregressive", degrees) for degrees in (in_degrees, out_degrees))
     if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):
         raise ValueError("autoregressive needs degrees that can be ordered. Got complex numbers or NaN.")
     name = f"autoregressive({inputs.numel()} inputs, {outputs.numel()} outputs, strict={strict})"
@@ -316,17 +318,6 @@ def _keep(weight: Tensor, positions: Tensor) -> Tensor:
     mask = torch.zeros(weight.numel(), dtype=torch.bool, device=_home(weight))
     mask[positions.to(mask.device)] = True
     return mask.view(weight.shape)
-
-
-def _numbers(name: str, values: object) -> Tensor:
-    """A CPU tensor of its own from a tensor, an array or anything that can be iterated over."""
-    try:
-        listed = values if isinstance(values, Tensor) or hasattr(values, "__array__") else list(values)  # type: ignore[call-overload]
-        return torch.as_tensor(listed, device="cpu").clone()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(
-            f"{name} needs numbers. Got {type(values).__name__}: {error}. Number the units from 0 first."
-        ) from error
 
 
 def _require_integers(name: str, *values: object) -> None:

@@ -4,10 +4,12 @@ import contextlib
 import copy
 import io
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -27,7 +29,7 @@ VALUES = "parametrizations.weight.original"
 MASK = "parametrizations.weight.0._extra_state"
 
 
-def sparse(mask: Tensor | Callable[[Tensor], Tensor] | None = None) -> Any:
+def sparse(mask: Any = None) -> Any:
     return constrained(MaskedSparse(checkerboard(SHAPE) if mask is None else mask), torch.randn(SHAPE))
 
 
@@ -64,6 +66,37 @@ def test_the_callers_mask_is_copied() -> None:
     mask.fill_(True)
     layer = constrained(parametrization, torch.randn(SHAPE))
     assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+def test_an_array_is_a_mask_too() -> None:
+    array = numpy.asarray(checkerboard(SHAPE))[::-1]
+    array.flags.writeable = False
+    mask = torch.tensor(array.copy())
+    for given in (array, lambda _: array):
+        assert torch.equal(mask_of(sparse(given)), mask)
+    with pytest.raises(TypeError, match=r"needs a mask of dtype torch.bool. Got torch.int64"):
+        MaskedSparse(array.astype(int))
+
+
+def test_the_mask_is_not_kept_beside_the_positions() -> None:
+    mask = torch.zeros(100, 100, dtype=torch.bool)
+    layer = constrained(MaskedSparse(mask), torch.randn(100, 100))
+    assert len(pickle.dumps(layer.parametrizations.weight[0])) < mask.numel()
+    assert "mask=tensor of shape (100, 100)," in repr(layer.parametrizations.weight[0])
+
+
+def test_before_registration_it_can_be_sent_to_another_process() -> None:
+    read = pickle.loads(pickle.dumps(MaskedSparse(checkerboard(SHAPE))))
+    assert torch.equal(mask_of(constrained(read, torch.randn(SHAPE))), checkerboard(SHAPE))
+
+
+def test_before_registration_it_knows_its_members_if_it_knows_its_mask() -> None:
+    parametrization, inside = MaskedSparse(checkerboard(SHAPE)), torch.where(checkerboard(SHAPE), torch.randn(SHAPE), 0)
+    assert parametrization.contains(inside)
+    assert not parametrization.contains(torch.ones(SHAPE))
+    assert not parametrization.contains(inside.mT)
+    with pytest.raises(ValueError, match="needs to know its weight"):
+        MaskedSparse(masks.random(0.5)).contains(inside)
 
 
 def test_copies_before_registration_draw_different_masks_from_one_generator() -> None:

@@ -1,0 +1,39 @@
+"""Tensors from arrays of other libraries, such as NumPy, without importing any."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor
+
+__all__ = ["Array", "from_array", "is_array", "numbers"]
+
+
+class Array(Protocol):
+    """An array by NumPy's protocol."""
+
+    def __array__(self, *arguments: Any, **named: Any) -> Any: ...
+
+
+def is_array(values: object) -> TypeGuard[Array]:
+    """Whether this is an array of another library."""
+    return hasattr(values, "__array__") and not isinstance(values, Tensor)
+
+
+def from_array(values: Array) -> Tensor:
+    """A CPU tensor with a copy of the values: PyTorch would share their memory, and takes no negative strides."""
+    return torch.as_tensor(values.__array__().copy(), device="cpu")
+
+
+def numbers(name: str, values: object) -> Tensor:
+    """A CPU tensor of its own from a tensor, an array or anything that can be iterated over, for who needs it."""
+    try:
+        if is_array(values):
+            return from_array(values)
+        listed = values if isinstance(values, Tensor) else list(values)  # type: ignore[call-overload]
+        return torch.as_tensor(listed, device="cpu").clone()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(
+            f"{name} needs numbers. Got {type(values).__name__}: {error}. Number the units from 0 first."
+        ) from error
