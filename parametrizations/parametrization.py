@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import torch
@@ -213,8 +214,8 @@ class Parametrization(nn.Module):
 
     def options(self) -> dict[str, object]:
         """The options that this object was made with, as `extra_repr` shows them: kept under their own names."""
-        names = list(inspect.signature(type(self).__init__).parameters)[1:]
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        found = {name: getattr(self, name) for name in _option_names(type(self)) if hasattr(self, name)}
+        return {name: value for name, value in found.items() if not inspect.ismethod(value)}
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """What `copy.deepcopy` does anyway, without the long way that it takes for each empty dictionary."""
@@ -322,6 +323,17 @@ class Parametrization(nn.Module):
 
     def _recipe(self) -> str:
         return f'register_parametrization(layer, "weight", {type(self).__name__}(...))'
+
+
+def _option_names(kind: type) -> Iterator[str]:
+    """The names of a class's options, its bases' among them as far as it passes on what it does not name."""
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            passed_on = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            yield from (p.name for p in parameters if p not in passed_on)
+            if not passed_on:
+                return
 
 
 def _is_finite(weight: Tensor) -> bool:

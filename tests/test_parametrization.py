@@ -261,6 +261,17 @@ def test_repr_shows_options_shape_and_stored_numbers() -> None:
     )
 
 
+class Passing(Diagonal):
+    def __init__(self, size: int, linear: str, **options: Any) -> None:  # noqa: ARG002
+        super().__init__(**options)
+        self.size = size
+
+
+def test_repr_shows_the_options_that_are_passed_on_and_no_method() -> None:
+    expected = "Passing(size=3, on_infeasible='raise', product='dense', not registered)"
+    assert repr(Passing(3, "not kept", product="dense")) == expected
+
+
 def test_contains_takes_a_tolerance() -> None:
     parametrization = ZeroDiagonal()
     weight = torch.ones(2, 2).fill_diagonal_(1e-3)
