@@ -111,17 +111,15 @@ def _get(module: nn.Module, name: str) -> Any:
         return _get_plain(module, name)
     cache = answered_from_cache()
     if cache is None:
-        return _tensor(lists[name]())
+        return lists[name]()  # a tensor, or what a tracer takes for one
     # PyTorch's own key is the id of the module that was registered: a deep copy is answered with the original's weight,
     # a later module with that of one that is gone, and a compiler that has seen it compiles anew for each module.
     chain = lists[name]
-    if chain not in cache:
-        cache[chain] = chain()
-    return _tensor(cache[chain])
-
-
-def _tensor(value: object) -> Tensor:
-    assert isinstance(value, Tensor)
+    if chain in cache:
+        return cache[chain]
+    value = chain()
+    if isinstance(value, Tensor):  # a tracer's stand-in is of no use later
+        cache[chain] = value
     return value
 
 

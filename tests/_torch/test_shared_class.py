@@ -175,3 +175,20 @@ def test_models_of_fused_layers_stack() -> None:
 def test_fx_sees_a_leaf(make: Callable[[], Parametrization]) -> None:
     graph = torch.fx.symbolic_trace(nn.Sequential(fused(make), nn.ReLU())).graph
     assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(6, 6))
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return input @ self.scale
+
+
+def test_fx_traces_through_a_module_with_a_constrained_parameter_of_its_own() -> None:
+    model = register(Scaled(), {"scale": ZeroDiagonal()})
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(INPUTS), model(INPUTS))
+    with parametrize.cached():
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(INPUTS), model(INPUTS))
