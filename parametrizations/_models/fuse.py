@@ -23,9 +23,10 @@ def fuse(model: Model) -> Model:
 
     The output and every gradient stay what they are; the weight is not built where its structure makes
     something cheaper. A layer takes part that was registered with PyTorch's own function, and whose
-    parametrization has a method ``linear``. A subclass of `nn.Linear` that overrides ``forward`` keeps its
-    own. As soon as a second parametrization is registered on the weight, the layer multiplies densely again;
-    PyTorch's `remove_parametrizations` gives back the plain layer.
+    parametrization is a `Parametrization`: its ``linear`` multiplies. With any other one the layer multiplies
+    densely. A subclass of `nn.Linear` that overrides ``forward`` keeps its own. As soon as a second parametrization
+    is registered on the weight, the layer multiplies densely again; PyTorch's `remove_parametrizations` gives back the
+    plain layer.
 
     Args:
         model: Changed in place. Fusing again changes nothing.

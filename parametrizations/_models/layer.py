@@ -18,6 +18,7 @@ from parametrizations._models.load_plain import take_plain
 from parametrizations._torch.chains import chains
 from parametrizations._torch.private import children, load_hooks
 from parametrizations._torch.shared_class import plain_class, share
+from parametrizations.parametrization import Parametrization
 
 __all__ = ["become_constrained", "has_fused_forward"]
 
@@ -55,10 +56,9 @@ def _fused_forward(self: Any, input: Tensor) -> Tensor:
     lists: Any = children(self)["parametrizations"]
     owner: Any = children(lists).get("weight")
     if owner is not None and len(children(owner)) == 1 and owner.is_tensor:
-        product = getattr(children(owner)["0"], "linear", None)
-        if product is not None:
-            output: Tensor = product(input, owner.original, self.bias)
-            return output
+        first = children(owner)["0"]
+        if isinstance(first, Parametrization):  # whatever else has an attribute `linear` may mean anything by it
+            return first.linear(input, owner.original, self.bias)
     return F.linear(input, self.weight, self.bias)
 
 

@@ -14,7 +14,17 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks, path
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    Parametrization,
+    ZeroDiagonal,
+    fuse,
+    masks,
+    path,
+    register,
+)
 from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler
 
 
@@ -65,6 +75,23 @@ def test_a_class_that_something_else_changed_is_refused_before_any_change() -> N
     with pytest.raises(ValueError, match=r"register_parametrization gives them. Got Sharded. Fuse before fully_shard"):
         fuse(nn.Sequential(first, second))
     assert type(first) is before
+
+
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = x + self.linear.weight
+        return weight
+
+
+@pytest.mark.parametrize("attach", [fused, lambda make: register(nn.Linear(6, 4), {"weight": make()})])
+def test_only_a_parametrization_of_this_library_is_asked_for_a_product(attach: Callable[..., Any]) -> None:
+    layer = attach(LowRank)
+    torch.testing.assert_close(layer(INPUTS), dense_output(layer))
 
 
 class Unconstrained(Parametrization):
