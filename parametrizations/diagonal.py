@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from parametrizations._products.choice import ELEMENT_WISE, FORCED, Path
 from parametrizations._products.diagonal import diagonal_linear
-from parametrizations._products.operands import require_input
+from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
 
@@ -65,10 +65,10 @@ class Diagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.product == "dense":
+        if self.product == "dense" or not has_rows(input):
             return super().linear(input, x, bias)
         shape = self.require_stored(x)
-        require_input(input, x, shape[1])
+        require_operands(input, x, bias, shape[1])
         return diagonal_linear(input, x, bias, shape)
 
     @override

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from parametrizations._mask_checkpoint import from_mask, load_together, pack, unpack
 from parametrizations._products.choice import CSR, Path, Product, sparse_form, sparse_path
-from parametrizations._products.operands import require_input
+from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.pattern import Pattern, index_dtype
 from parametrizations._products.sparse import prepare, sparse_linear
 from parametrizations._torch.arrays import Array, from_array, is_array
@@ -135,9 +135,9 @@ class MaskedSparse(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self._pattern is None or self.path(x).name == "dense":
+        if self._pattern is None or not has_rows(input) or self.path(x).name == "dense":
             return super().linear(input, x, bias)
-        require_input(input, x, self.require_stored(x)[1])
+        require_operands(input, x, bias, self.require_stored(x)[1])
         return sparse_linear(input, x, bias, self._pattern)
 
     @override

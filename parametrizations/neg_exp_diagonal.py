@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from parametrizations import positive
 from parametrizations._products.choice import Path, replaced_diagonal_path
-from parametrizations._products.operands import require_input
+from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
 from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations._torch.transforms import may_look_at_values
@@ -80,9 +80,9 @@ class NegExpDiagonal(Parametrization):
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         plain = _is_plain_exp(x)
-        if self.path(x).name == "dense":
+        if not has_rows(input) or self.path(x).name == "dense":
             return F.linear(input, x.diagonal_scatter(-x.diagonal().exp()) if plain else self(x), bias)
-        require_input(input, x, x.shape[1])
+        require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
 
     @override

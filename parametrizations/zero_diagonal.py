@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from parametrizations._products.choice import Path, replaced_diagonal_path
-from parametrizations._products.operands import require_input
+from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
 from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
@@ -58,9 +58,9 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.path(x).name == "dense":
+        if not has_rows(input) or self.path(x).name == "dense":
             return super().linear(input, x, bias)
-        require_input(input, x, x.shape[1])
+        require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _zeros)
 
     @override

@@ -1,25 +1,38 @@
-"""What a fused product checks first: that its input fits, as `nn.Linear` would."""
+"""What a fused product takes, and what it refuses first, as `nn.Linear` would."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from parametrizations._products.choice import product_dtype
 from parametrizations._torch.private import is_traced
 
-__all__ = ["require_input"]
+__all__ = ["has_rows", "require_operands", "rows_of"]
 
 
-def require_input(input: Tensor, x: Tensor, in_features: int) -> None:
+def has_rows(input: Tensor) -> bool:
+    """Whether this is a dense tensor of rows; `nn.Linear` takes sparse and nested ones, too."""
+    return input.layout is torch.strided and not input.is_nested
+
+
+def rows_of(input: Tensor) -> Tensor:
+    """``(*, in)`` as ``(rows, in)``, also for rows without entries, which `reshape` cannot count."""
+    return input.unsqueeze(0) if input.dim() == 1 else input.flatten(0, -2)
+
+
+def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> None:
     """Refuse what an element-wise or reshaping product would broadcast or convert in silence.
 
     Args:
         input: ``(*, in)``.
         x: The stored tensor.
+        bias: ``(out,)``, or None.
         in_features: The number of inputs, ``in``.
 
     Raises:
-        RuntimeError: If the input's width, dtype or device does not fit: the type that `nn.Linear` raises.
+        RuntimeError: If the input's width, or the dtype or device of the input or the bias, does not fit: the type that
+            `nn.Linear` raises.
     """
     if is_traced():
         return
@@ -28,8 +41,14 @@ def require_input(input: Tensor, x: Tensor, in_features: int) -> None:
             f"A layer with {in_features} inputs needs an input of shape (*, {in_features}). "
             f"Got shape {tuple(input.shape)}. Check the width of what comes before it."
         )
-    if input.device != x.device or product_dtype(input) != product_dtype(x):
+    _require_kind("an input", input, x)
+    if bias is not None:
+        _require_kind("a bias", bias, x)
+
+
+def _require_kind(what: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.device != x.device or product_dtype(tensor) != product_dtype(x):
         raise RuntimeError(
-            f"A layer needs an input of its own dtype and device, {x.dtype} on {x.device}. "
-            f"Got {input.dtype} on {input.device}. Convert the input or the layer with .to()."
+            f"A layer needs {what} of its own dtype and device, {x.dtype} on {x.device}. "
+            f"Got {tensor.dtype} on {tensor.device}. Convert one or the other with .to()."
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parametrizations._products.operands import rows_of
 from parametrizations._products.transposed import transposed
 from parametrizations._torch.private import as_own
 from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
@@ -44,7 +45,7 @@ def replaced_diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, diag
     Returns:
         ``(*, out)``.
     """
-    rows = input if input.dim() == 2 else input.reshape(-1, x.shape[1])
+    rows = rows_of(input)
     with torch.no_grad():
         true, slope = diagonal(x.diagonal())
         weight = _whole(x, true)

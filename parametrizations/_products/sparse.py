@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from parametrizations._products.operands import rows_of
 from parametrizations._products.pattern import Pattern
 from parametrizations._products.transposed import transposed
 from parametrizations._torch.private import as_own
@@ -37,7 +38,7 @@ def sparse_linear(input: Tensor, values: Tensor, bias: Tensor | None, pattern: P
     Returns:
         ``(*, out)``.
     """
-    output = transposed(_product(_by_columns(input.reshape(-1, pattern.shape[1])), values, pattern, False).mT)
+    output = transposed(_product(_by_columns(rows_of(input)), values, pattern, False).mT)
     output = output if bias is None else output + bias
     return as_own(output, (*input.shape[:-1], pattern.shape[0]))
 
@@ -186,11 +187,11 @@ def prepare() -> None:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        _csr(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
+        _csr(torch.tensor([0, 1], device="cpu"), torch.tensor([0], device="cpu"), torch.ones(1, device="cpu"), (1, 1))
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
+    return torch.sparse_csr_tensor(starts, columns, values, size, device=values.device, check_invariants=False)
 
 
 # Where operations are recorded the two products are opaque operators: sparse tensors cannot be traced or faked. No

@@ -51,7 +51,7 @@ def every_stored_value_is_in_the_set(subject: Subject) -> None:
     layer = subject.layer()
     contains, limits = parametrization_of(layer).contains, torch.finfo(subject.weight.dtype)
     sizes = [0.0, limits.tiny, limits.eps, 1e-3, 1.0, 11.5, 90.0, 710.0, limits.max**0.5, limits.max]
-    values = torch.tensor([sign * size for size in sizes for sign in (1, -1)], dtype=torch.float64)
+    values = torch.tensor([sign * size for size in sizes for sign in (1, -1)], dtype=torch.float64, device="cpu")
     values = values.clamp(limits.min, limits.max).to(subject.weight)
     for value in values:
         set_stored(layer, torch.full_like(stored(layer), value))

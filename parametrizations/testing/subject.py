@@ -62,7 +62,7 @@ class Subject:
     def outsider(self) -> Tensor:
         """A weight outside the set; skips the law where none is found."""
         generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(self.weight.shape, generator=generator, dtype=torch.float64).to(self.weight)
+        drawn = torch.randn(self.weight.shape, generator=generator, dtype=torch.float64, device="cpu").to(self.weight)
         contains = parametrization_of(self.layer()).contains
         for candidate in (self.weight.detach().clone(), drawn, -drawn, drawn + 1):
             if not contains(candidate):
@@ -73,7 +73,7 @@ class Subject:
         """Inputs ``(*batch, in)`` in the weight's dtype."""
         generator = torch.Generator().manual_seed(1)
         shape = (*batch, self.weight.shape[1])
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(self.weight)
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(self.weight)
 
 
 def parametrization_of(layer: Any) -> Any:

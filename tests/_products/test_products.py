@@ -148,6 +148,67 @@ def test_wrong_inputs_say_what_a_layer_needs(make: Callable[[], Parametrization]
 
 
 @every
+@pytest.mark.parametrize("like", [torch.ones(4, dtype=torch.float64), torch.ones(4, device="meta")])
+def test_a_bias_of_another_kind_is_refused_as_by_a_layer(make: Callable[[], Parametrization], like: Tensor) -> None:
+    plain, layer = nn.Linear(6, 4), fused(make)
+    plain.bias = layer.bias = nn.Parameter(like)
+    with pytest.raises(RuntimeError, match=r"dtype|device"):
+        plain(INPUTS)
+    with pytest.raises(RuntimeError, match=r"needs a bias of its own dtype and device, torch.float32 on cpu. Got"):
+        layer(INPUTS)
+
+
+def outcome(output: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    values = output.values() if output.is_nested else output
+    return [values, *torch.autograd.grad(values.sum(), leaves)]
+
+
+@every
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse .* support is in beta")
+@pytest.mark.parametrize(
+    "of",
+    [
+        Tensor.to_sparse,
+        Tensor.to_sparse_csr,
+        lambda inputs: torch.nested.nested_tensor([inputs, inputs[:1]], layout=torch.jagged),
+    ],
+    ids=["COO", "CSR", "nested"],
+)
+def test_inputs_that_are_no_dense_rows_are_multiplied_as_by_a_layer(
+    make: Callable[[], Parametrization], of: Callable[[Tensor], Tensor]
+) -> None:
+    layer = fused(make)
+    leaves, inputs = [layer.bias, layer.parametrizations.weight.original], of(INPUTS)
+    for one, other in zip(outcome(layer(inputs), leaves), outcome(dense_output(layer, inputs), leaves), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_a_layer_without_inputs_or_outputs_works(
+    make: Callable[[], Parametrization], shape: tuple[int, int], batch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strips, "COPIED", -1)
+    layer, inputs = fused(make, *shape), torch.randn(*batch, shape[0], requires_grad=True)
+    leaves = [inputs, *layer.parameters()]
+    assert torch.equal(layer(inputs), dense_output(layer, inputs))
+    for gradient, leaf in zip(torch.autograd.grad(layer(inputs).sum(), leaves), leaves, strict=True):
+        assert gradient.shape == leaf.shape
+
+
+@every
+def test_another_default_device_changes_nothing(make: Callable[[], Parametrization]) -> None:
+    layer, inputs = fused(make), INPUTS.clone().requires_grad_()
+    with torch.device("meta"):
+        output = layer(inputs)
+        (gradient,) = torch.autograd.grad(output.sum(), inputs)
+    torch.testing.assert_close(output, dense_output(layer))
+    torch.testing.assert_close(gradient, layer.weight.sum(0).expand(2, 6))
+
+
+@every
 @pytest.mark.parametrize("inputs", [torch.randn(6, 5).mT, torch.randn(2, 6, 3).mT, torch.randn(6).expand(3, 6)])
 def test_the_output_is_contiguous_as_that_of_a_layer(make: Callable[[], Parametrization], inputs: Tensor) -> None:
     for rows in (4, 6, 9):
