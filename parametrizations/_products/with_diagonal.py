@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parametrizations._torch.transforms import is_traced_for_onnx
+
 __all__ = ["with_diagonal"]
 
 
@@ -13,9 +15,9 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
     """A copy of the matrix, ``(out, in)``, with these numbers, ``(min(out, in),)``, on its main diagonal.
 
     Exported programs select instead of scattering: torch 2.13 decomposes ``diagonal_scatter`` for ONNX into a copy in
-    place, which its exporter then refuses.
+    place, which its exporter then refuses; the older one does not know it.
     """
-    if not torch.compiler.is_exporting():
+    if not (torch.compiler.is_exporting() or is_traced_for_onnx()):
         return matrix.diagonal_scatter(diagonal)
     rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape)
     column = F.pad(diagonal, (0, matrix.shape[0] - diagonal.shape[0]))[:, None]
