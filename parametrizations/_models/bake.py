@@ -70,16 +70,20 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
             "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out."
         )
     _require_bakeable(model)
-    if not inplace:
-        model = _copy(model)
+    return _baked(model, inplace, optimizer)
+
+
+@torch.inference_mode(False)  # the baked model outlives the block that it is made in
+def _baked(model: Model, inplace: bool, optimizer: Optimizer | None) -> Model:
+    model = model if inplace else _copy(model)
     modules, tied = constrained_modules(model), {key for key, names in owners(model).items() if len(names) > 1}
     weights = {chain: build(chain) for _, chain in constrained_places(model)}
-    with all_or_nothing(modules, optimizer), torch.inference_mode(False):
+    with all_or_nothing(modules, optimizer):
         for module, prefix in modules.items():
             for name, old, new in _restored(module, weights, tied):
                 if optimizer is not None:
                     renew(optimizer, old, {full_name(prefix, name): new})
-        return model
+    return model
 
 
 def _copy(model: Model) -> Model:

@@ -18,12 +18,15 @@ def give(tensor: Tensor, data: Tensor) -> None:
 
     Args:
         tensor: A parameter or buffer; keeps its identity and ``requires_grad``.
-        data: What it holds from now on; not copied.
+        data: What it holds from now on; not copied, unless ``tensor`` was made in inference mode.
     """
     tensor.grad = None
+    if tensor.is_inference():  # a mixture of the two kinds cannot be computed with
+        with torch.inference_mode():
+            tensor.data = data.clone()
+        return
     other = torch.float32 if tensor.dtype is torch.float64 else torch.float64
-    if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+    torch.autograd.graph.increment_version(tensor)
     if tensor.requires_grad:
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data

@@ -238,6 +238,25 @@ def test_an_optimizer_steps_on_after_baking_in_place(
     }
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_steps_on_after_baking_in_inference_mode(
+    make: Callable[[Any], torch.optim.Optimizer],
+) -> None:
+    model = theirs(plain())
+    optimizer = make(model.parameters())
+    used(model)
+    optimizer.step()
+    with torch.inference_mode():
+        bake(model, inplace=True, optimizer=optimizer)
+    before = model[4].weight.detach().clone()
+    optimizer.zero_grad()
+    used(model)
+    optimizer.step()
+    assert not torch.equal(model[4].weight, before)
+    held = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    assert not any(tensor.is_inference() for tensor in [*held, *model.parameters()])
+
+
 def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
     model = theirs(plain())
     register(model, {"0.bias": nn.Identity()})
@@ -333,6 +352,30 @@ def test_baked_in_inference_mode_it_still_trains() -> None:
         bake(model, inplace=True)
     used(model)
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_copy_that_is_baked_in_inference_mode_trains() -> None:
+    model = registered()
+    with torch.inference_mode():
+        baked = bake(model)
+        twin = copy.deepcopy(model)
+        again = bake(twin)
+    for one in (baked, again, bake(twin)):
+        assert all(tensor.grad is not None for tensor in used(one).parameters())
+        torch.testing.assert_close(one(INPUTS), model(INPUTS))
+
+
+def test_what_was_copied_in_inference_mode_bakes_in_place_and_goes_on_there() -> None:
+    model = registered()
+    with torch.inference_mode():
+        twin, other = copy.deepcopy(model), copy.deepcopy(model)
+        bake(twin, inplace=True)
+    bake(other, inplace=True)
+    for one in (twin, other):
+        with torch.inference_mode():
+            torch.testing.assert_close(one(INPUTS), model(INPUTS))
+        with torch.no_grad():
+            torch.testing.assert_close(one(INPUTS), model(INPUTS))
 
 
 def test_what_a_layer_leaves_out_of_its_state_is_left_out() -> None:
