@@ -45,13 +45,14 @@ def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]
     Args:
         optimizer: Changed in place.
         old: The parameters whose state does not fit any more.
-        new: Those that take their place, by name; they may be the same.
+        new: Those that take their place, by name, in the first group that had one; they may be the same.
     """
     gone = {id(tensor) for tensor in old}
     if isinstance(optimizer, LBFGS):  # its history is one of all parameters together
         optimizer.state.clear()
         forget_size(optimizer)
-    moved = any("momentum_buffer" in optimizer.state.pop(tensor, {}) for tensor in list(old))
+    dropped = [optimizer.state.pop(tensor, {}) for tensor in old]
+    moved = any("momentum_buffer" in state for state in dropped)
     for group in optimizer.param_groups:
         places = [place for place, tensor in enumerate(group["params"]) if id(tensor) in gone]
         if places:
@@ -63,6 +64,7 @@ def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]
             if group.get("fused") and moved:
                 # Fused SGD fails where only some have momentum; from zeros it starts as from nothing.
                 optimizer.state |= {tensor: {"momentum_buffer": torch.zeros_like(tensor)} for tensor in new.values()}
+            new = {}  # in one group, or each step would be taken twice
 
 
 def _exchange(members: list[Any], places: list[int], new: list[Any]) -> None:

@@ -419,6 +419,29 @@ def test_the_names_in_an_optimizer_follow() -> None:
     assert len(names) == len(group["params"]) == 4
 
 
+def test_the_state_of_every_tensor_that_was_stored_goes() -> None:
+    layer = weight_norm(nn.Linear(3, 3))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    bake(layer, inplace=True, optimizer=optimizer)
+    assert list(optimizer.state) == [layer.bias]
+    assert len(optimizer.state_dict()["state"]) == 1
+
+
+def test_what_was_stored_in_two_groups_is_trained_in_the_first() -> None:
+    layer = weight_norm(nn.Linear(3, 3))
+    norm, direction = layer.parametrizations.weight.parameters()
+    named = [("bias", layer.bias), ("direction", direction)]
+    optimizer = torch.optim.SGD([{"params": [("norm", norm)]}, {"params": named}], lr=0.1)
+    bake(layer, inplace=True, optimizer=optimizer)
+    first, second = optimizer.param_groups
+    assert first["params"] == [layer.weight]
+    assert first["param_names"] == ["weight"]
+    assert second["params"] == [layer.bias]
+    assert second["param_names"] == ["bias"]
+
+
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match=r"bake needs a model. Got dict"):
         bake({})  # type: ignore[type-var]
