@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._products.pattern import index_dtype
+from parametrizations._torch.chains import given
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import COMPLEX, FLOATING
 
@@ -79,29 +80,38 @@ def load_together(
     metadata, errors = arguments[0], arguments[-1]
     sparse: _Masked = owner[0]  # type: ignore[assignment]  # where this hook was installed
     values_key, mask_key = f"{prefix}original", f"{prefix}0._extra_state"
-    if values_key not in state_dict and mask_key not in state_dict:
+    there, own = given(owner, state_dict, prefix), sparse.get_extra_state()
+    if values_key in state_dict and values_key not in there and _is(there.get(mask_key, own), own):
+        state_dict[mask_key] = own
+        return
+    if not {values_key, mask_key} & there.keys():
         return
     try:
-        positions = _checked_positions(state_dict, values_key, mask_key, sparse.known_shape)
+        positions = _checked_positions(there, values_key, mask_key, sparse.known_shape)
         assigned = metadata.get("assign_to_params_buffers", False)
-        _require_loadable(state_dict[values_key], owner.original, values_key, assigned)
+        _require_loadable(there[values_key], owner.original, values_key, assigned)
         if positions.numel() != owner.original.numel():
             _resize(owner.original, positions.numel(), values_key)
             sparse.set_positions(positions)
     except ValueError as error:
         errors.append(f"{error} The layer at {prefix!r} stays as it was.")
         state_dict[values_key] = owner.original
-        state_dict[mask_key] = sparse.get_extra_state()
+        state_dict[mask_key] = own
 
 
-def _checked_positions(state_dict: dict[str, Any], values_key: str, mask_key: str, shape: torch.Size) -> Tensor:
-    absent = [key for key in (values_key, mask_key) if key not in state_dict]
+def _is(state: Any, own: Tensor) -> bool:
+    same_kind = isinstance(state, Tensor) and (state.dtype, state.device) == (own.dtype, own.device)
+    return same_kind and torch.equal(state, own)
+
+
+def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, shape: torch.Size) -> Tensor:
+    absent = [key for key in (values_key, mask_key) if key not in there]
     if absent:
         raise ValueError(
             f"MaskedSparse needs values and their positions together. Got no {absent[0]!r} in the "
             "checkpoint. Save the whole state_dict of the layer."
         )
-    positions, values = unpack(state_dict[mask_key], shape), state_dict[values_key]
+    positions, values = unpack(there[mask_key], shape), there[values_key]
     if not isinstance(values, Tensor) or values.shape != positions.shape:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.weights import stored_for
-from parametrizations._torch.chains import build, chains, copied, originals, steps
+from parametrizations._torch.chains import build, chains, copied, given, originals, steps
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["take_plain"]
@@ -35,7 +35,7 @@ def take_plain(
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for name, chain in chains(module).items():
         plain, constrained = f"{prefix}{name}", f"{prefix}parametrizations.{name}."
-        if plain not in state_dict or any(key.startswith(constrained) for key in state_dict):
+        if plain not in state_dict or given(chain, state_dict, constrained):
             continue
         try:
             taken = _taken(chain, state_dict.pop(plain), assigned)

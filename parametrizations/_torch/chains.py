@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ __all__ = [
     "chain_of",
     "chains",
     "copied",
+    "given",
     "originals",
     "steps",
 ]
@@ -76,3 +78,20 @@ def copied(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None
     for part in chain.modules():
         spare_graphs(held, vars(part).values())
     return copy.deepcopy(chain, held)
+
+
+def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: str) -> dict[str, Any]:
+    """What a checkpoint that is about to be loaded really has for a chain.
+
+    `set_model_state_dict` fills up what it lacks: with the model's own tensors, and placeholders for extra state.
+
+    Args:
+        chain: The parametrizations.
+        state_dict: What `load_state_dict` was given.
+        prefix: What the chain's entries begin with.
+    """
+    own = {id(tensor) for tensor in (*chain.parameters(), *chain.buffers())}
+    there = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+    others = {key: value for key, value in there.items() if id(value) not in own}
+    filled_up = len(others) < len(there)
+    return {key: value for key, value in others.items() if isinstance(value, Tensor) or not filled_up}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
@@ -247,6 +248,49 @@ def test_checkpoints_go_through_files(convert: Callable[[Any], dict[str, Any]], 
         other = copy.deepcopy(fresh)
         other.load_state_dict(loaded)
         torch.testing.assert_close(output(other), output(model))
+
+
+PART = StateDictOptions(full_state_dict=True, strict=False)
+
+
+def test_a_part_of_a_checkpoint_leaves_the_masks_of_other_layers() -> None:
+    model = registered()
+    before = copy.deepcopy(model.state_dict())
+    set_model_state_dict(model, {"3.bias": torch.ones(3)}, options=PART)
+    after = model.state_dict()
+    assert torch.equal(after.pop("3.bias"), torch.ones(3))
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    del before["3.bias"]
+    source = registered()
+    part = {key: value for key, value in source.state_dict().items() if key.startswith("2.inner")}
+    set_model_state_dict(model, part, options=PART)
+    assert torch.equal(model[2]["inner"].weight, source[2]["inner"].weight)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_plain_checkpoint_is_seen_among_the_models_own_tensors(strict: bool) -> None:
+    source, model = registered(), registered()
+    model[2]["inner"].load_state_dict(source[2]["inner"].state_dict())
+    set_model_state_dict(model, plain_state_dict(source), options=StateDictOptions(full_state_dict=True, strict=strict))
+    torch.testing.assert_close(output(model), output(source))
+    weight = torch.diag(torch.arange(1.0, 5))
+    set_model_state_dict(model, {"1.weight": weight}, options=PART)
+    assert torch.equal(model[1].weight, weight)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [("0._extra_state", "needs values and their positions together"), ("original", "needs its mask as one row")],
+)
+def test_a_part_that_splits_a_mask_from_its_values_is_refused(kept: str, message: str) -> None:
+    layer = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(1, 1))})
+    other = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(0, 2))})
+    before, key = copy.deepcopy(layer.state_dict()), f"parametrizations.weight.{kept}"
+    state = layer.state_dict(keep_vars=True)
+    layer.load_state_dict(state)  # its own values, and its own mask
+    with pytest.raises(RuntimeError, match=message):
+        set_model_state_dict(layer, {key: other.state_dict()[key]}, options=PART)
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
