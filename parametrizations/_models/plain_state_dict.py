@@ -110,7 +110,8 @@ def _weight(chain: Any, state: dict[str, Any], name: str) -> Tensor:
         return build(chain, state)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {name!r}: {error}"
+            f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {name!r}: {error} "
+            "Convert it with the model that it was saved from."
         ) from error
 
 

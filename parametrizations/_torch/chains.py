@@ -61,7 +61,7 @@ def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None)
         A contiguous tensor without a graph.
     """
     with torch.inference_mode(False), torch.no_grad():
-        twin, own = copied(chain, state), originals(chain)
+        twin, own = copied(chain), originals(chain)
         if state is not None:  # what a forward may write into is a copy
             taken = {key: value if key in own else copy.deepcopy(value) for key, value in state.items()}
             twin.load_state_dict(taken, assign=True)
@@ -69,12 +69,10 @@ def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None)
     return weight.detach().contiguous()
 
 
-def copied(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None) -> ParametrizationList:
-    """A copy to try something on; what is stored is not copied, or comes from a state dict."""
-    held: dict[int, object] = {}
-    for name, tensor in originals(chain).items():
-        taken = tensor if state is None else state[name]
-        held[id(tensor)] = nn.Parameter(taken.detach(), requires_grad=False)
+def copied(chain: ParametrizationList) -> ParametrizationList:
+    """A copy to try something on; what is stored is not copied, but may be given other data."""
+    stored = originals(chain).values()
+    held: dict[int, object] = {id(tensor): nn.Parameter(tensor.data, requires_grad=False) for tensor in stored}
     for part in chain.modules():
         spare_graphs(held, vars(part).values())
     return copy.deepcopy(chain, held)

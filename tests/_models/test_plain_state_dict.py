@@ -82,6 +82,26 @@ def test_a_given_checkpoint_is_converted_not_the_model() -> None:
     assert plain_state_dict(model, {}) == {}
 
 
+def test_a_checkpoint_with_another_number_of_kept_entries_is_converted() -> None:
+    layer = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(1, 1))})
+    other = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.lower_triangular(-1))})
+    state, weight, loss = other.state_dict(), layer.weight.detach(), layer.weight.square().sum()
+    assert torch.equal(plain_state_dict(layer, state)["weight"], other.weight)
+    assert torch.equal(layer.weight, weight)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    "constrain",
+    [lambda layer: register(layer, {"weight": ZeroDiagonal()}), lambda layer: register(layer, {"weight": Diagonal()})],
+    ids=["ZeroDiagonal", "Diagonal"],
+)
+def test_a_checkpoint_of_another_shape_is_refused(constrain: Callable[[nn.Module], nn.Module]) -> None:
+    model, other = constrain(nn.Linear(4, 4)), constrain(nn.Linear(6, 6))
+    with pytest.raises(ValueError, match=r"does not fit at 'weight': .*\s.*size mismatch .* that it was saved from"):
+        plain_state_dict(model, other.state_dict())
+
+
 def test_a_meta_model_converts_a_checkpoint_that_has_values() -> None:
     with torch.device("meta"):
         model = registered()
