@@ -24,6 +24,9 @@ class _Masked(Protocol):
     """What a parametrization with a mask lets its checkpoint do."""
 
     @property
+    def stored_shape(self) -> torch.Size: ...
+
+    @property
     def known_shape(self) -> torch.Size: ...
 
     def set_positions(self, positions: Tensor) -> None: ...
@@ -77,9 +80,11 @@ def load_together(
     ``load_state_dict``.
     """
     assert isinstance(owner, ParametrizationList)
+    name, sparse = _masked(owner)
+    if sparse is None:
+        return
     metadata, errors = arguments[0], arguments[-1]
-    sparse: _Masked = owner[0]  # type: ignore[assignment]  # where this hook was installed
-    values_key, mask_key = f"{prefix}original", f"{prefix}0._extra_state"
+    values_key, mask_key = f"{prefix}original", f"{prefix}{name}._extra_state"
     there, own = given(owner, state_dict, prefix), sparse.get_extra_state()
     if values_key in state_dict and values_key not in there and _is(there.get(mask_key, own), own):
         state_dict[mask_key] = own
@@ -97,6 +102,19 @@ def load_together(
         errors.append(f"{error} The layer at {prefix!r} stays as it was.")
         state_dict[values_key] = owner.original
         state_dict[mask_key] = own
+
+
+def _masked(owner: ParametrizationList) -> tuple[str, _Masked | None]:
+    """What has the mask of the values: the first parametrization, or what that consists of."""
+    for name, part in owner[0].named_modules(prefix="0"):
+        sparse: Any = part if hasattr(part, "set_positions") else None
+        if sparse is not None and (name == "0" or _has_values_of(owner, sparse)):
+            return name, sparse
+    return "", None
+
+
+def _has_values_of(owner: ParametrizationList, sparse: _Masked) -> bool:
+    return owner.is_tensor and owner.original.shape == sparse.stored_shape
 
 
 def _is(state: Any, own: Tensor) -> bool:

@@ -172,7 +172,7 @@ class MaskedSparse(Parametrization):
     def right_inverse(self, weight: Tensor) -> Tensor:
         x = super().right_inverse(weight)
         owner = owning_list()
-        if owner is not None:
+        if owner is not None and self in owner.modules():
             owner.register_load_state_dict_pre_hook(load_together)  # type: ignore[no-untyped-call]
         return x
 

@@ -18,10 +18,11 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from typing_extensions import override
 
-from parametrizations import MaskedSparse, masks, register
+from parametrizations import MaskedSparse, Parametrization, bake, masks, plain_state_dict, register
 from parametrizations._products.pattern import index_dtype
-from tests.cases import checkerboard
+from tests.cases import checkerboard, weight
 from tests.layers import INPUTS, constrained, dense_output, linear, stored
 
 SHAPE = (4, 6)
@@ -420,6 +421,98 @@ def test_writing_into_a_state_dict_does_not_reach_the_layer() -> None:
     layer = sparse()
     layer.state_dict()[MASK].zero_()
     assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+# A mask inside of somebody else's parametrization.
+
+
+class Scaled(nn.Module):
+    def __init__(self, mask: Any) -> None:
+        super().__init__()
+        self.inner = MaskedSparse(mask)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        built: Tensor = 2 * self.inner(x)
+        return built
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return self.inner.right_inverse(weight / 2)
+
+
+class Own(Parametrization):
+    def __init__(self, mask: Any) -> None:
+        super().__init__()
+        self.inner = MaskedSparse(mask)
+
+    @property
+    @override
+    def stored_shape(self) -> torch.Size:
+        return self.inner.stored_shape
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self.inner.right_inverse(weight)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        built: Tensor = self.inner(x)
+        return built
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return self.inner.excess(weight)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return self.inner.project(weight)
+
+    @override
+    def invert(self, weight: Tensor) -> Tensor:
+        return self.inner.invert(weight)
+
+
+@pytest.mark.parametrize("make", [Scaled, Own])
+@pytest.mark.parametrize("built", [masks.random(0.5), masks.random(0.2)], ids=["same count", "other count"])
+def test_a_mask_inside_of_another_parametrization_loads_and_turns_plain(
+    make: Callable[[Any], nn.Module], built: masks.MaskRule
+) -> None:
+    saved, layer = (register(linear(weight(SHAPE)), {"weight": make(mask)}) for mask in (checkerboard(SHAPE), built))
+    expected, state = saved.weight.detach(), saved.state_dict()
+    assert torch.equal(plain_state_dict(layer, state)["weight"], expected)
+    assert torch.equal(bake(saved).weight, expected)
+    damaged = state | {"parametrizations.weight.original": torch.ones(3)}
+    before = layer.weight.detach()
+    with pytest.raises(RuntimeError, match=r"as many values as positions"):
+        layer.load_state_dict(damaged)
+    assert torch.equal(layer.weight, before)
+    layer.load_state_dict(state)
+    assert torch.equal(layer.weight, expected)
+
+
+class Split(nn.Module):
+    """Two masks for two parts of what is stored: neither has all of the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upper, self.lower = MaskedSparse(checkerboard(SHAPE)), MaskedSparse(~checkerboard(SHAPE))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        built: Tensor = self.upper(x[:12]) + self.lower(x[12:])
+        return built
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return torch.cat([self.upper.right_inverse(weight), self.lower.right_inverse(weight)])
+
+
+def test_two_masks_inside_of_one_parametrization_load() -> None:
+    saved, layer = (register(linear(weight(SHAPE)), {"weight": Split()}) for _ in range(2))
+    with torch.no_grad():
+        stored(saved).mul_(2)
+    layer.load_state_dict(saved.state_dict())
+    assert torch.equal(layer.weight, 2 * weight(SHAPE))
 
 
 # What breaks masks elsewhere.
