@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,10 @@ from parametrizations._torch.chains import build, originals, steps
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["dense_shape", "is_compact", "settle", "stored_for"]
+__all__ = ["Unreachable", "dense_shape", "inverted", "is_compact", "settle", "stored_for"]
+
+GIVEN_BACK = 1e-3
+"""How far, relative to the largest entry, a foreign parametrization may be from giving a weight back."""
 
 
 def is_compact(chain: ParametrizationList) -> bool:
@@ -29,23 +34,46 @@ def dense_shape(chain: ParametrizationList) -> torch.Size:
     return stored.shape if stored.is_meta else build(chain).shape
 
 
+class Unreachable(ValueError):
+    """Nothing that somebody else's parametrization can store gives a weight; the message leaves open what to do."""
+
+
 def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
-    """What has to be stored for the chain to give ``weight``, through all the inverses.
+    """What has to be stored for the chain to give ``weight``, through all the inverses, by PyTorch's names.
 
     Args:
         chain: The parametrizations.
         weight: A matrix, ``(out, in)``, of the dtype that is to be stored.
-        project: Whether to go to the set from outside, and take a missing inverse for none needed, as registering does;
-            else the one follows ``on_infeasible``, and the other is refused.
+        project: As for `inverted`.
 
     Raises:
-        ValueError: If a parametrization has no inverse, or refuses the weight.
+        ValueError: As `inverted` does.
     """
-    value = weight
-    with torch.inference_mode(False), torch.no_grad():
-        for step in reversed(steps(chain)):
-            value = _inverse(step, value, project)
+    value = inverted(steps(chain), weight, project=project)
     return dict(zip(originals(chain), [value] if chain.is_tensor else value, strict=True))
+
+
+def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: bool) -> Any:
+    """What parametrizations that are applied one after the other have to be given for ``weight`` to come out.
+
+    Args:
+        parametrizations: Others than this library's may write into their buffers, as orthogonal's inverse does.
+        weight: A matrix, ``(out, in)``.
+        project: Whether to go to the set from outside, and take a missing inverse for none needed, as registering does;
+            else the one follows ``on_infeasible``, and the other is refused, as is an inverse that is none.
+
+    Returns:
+        A tensor, or a sequence of them.
+
+    Raises:
+        Unreachable: If somebody else's parametrization has no inverse, or does not give the weight back.
+        ValueError: If a parametrization refuses the weight.
+    """
+    value: Any = weight
+    with torch.inference_mode(False), torch.no_grad():
+        for step in reversed(parametrizations):
+            value = _inverse(step, value, project)
+    return value
 
 
 def settle(chain: ParametrizationList, weight: Tensor) -> None:
@@ -55,20 +83,36 @@ def settle(chain: ParametrizationList, weight: Tensor) -> None:
         give(tensor, taken[name].to(tensor.device))
 
 
-def _inverse(step: nn.Module, value: Tensor, project: bool) -> Tensor:
+def _inverse(step: nn.Module, value: Tensor, project: bool) -> Any:
     if isinstance(step, Parametrization):
         return step.right_inverse(step.project(value) if project else value)
     try:
-        inverse: Callable[[Tensor], Tensor] = getattr(step, "right_inverse", _missing)
-        return inverse(value)
+        inverse: Callable[[Tensor], Any] = getattr(step, "right_inverse", _missing)
+        found = inverse(value)
     except NotImplementedError:
         if project:  # as PyTorch does when it registers
             return value
-        raise ValueError(
-            f"{type(step).__name__} needs a method right_inverse to give this weight. Got none. "
-            "Load or assign what it stores."
+        raise Unreachable(
+            f"{type(step).__name__} needs a method right_inverse to give this weight. Got none."
         ) from None
+    if not project:
+        _require_given_back(step, found, value)
+    return found
 
 
 def _missing(value: Tensor) -> Tensor:
     raise NotImplementedError
+
+
+def _require_given_back(step: nn.Module, stored: Any, weight: Tensor) -> None:
+    """The inverses of others need not be exact: spectral_norm's divides by a norm that it estimated before."""
+    if weight.is_meta or weight.numel() == 0:
+        return
+    twin = copy.deepcopy(step)  # it may count, or keep, what it is called with
+    given = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
+    apart = (given - weight).abs().max().item()
+    if not apart <= GIVEN_BACK * weight.abs().max().item():
+        raise Unreachable(
+            f"{type(step).__name__} needs to give the weight back that its inverse is shown. "
+            f"Got one that is {apart:.2g} away."
+        )

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from typing_extensions import override
 
 from parametrizations import (
     Diagonal,
@@ -145,7 +146,9 @@ def test_assigning_a_plain_checkpoint_keeps_its_dtype() -> None:
 def test_a_foreign_inverse_that_does_not_give_the_weight_back_is_refused() -> None:
     trained, fresh = spectral_norm(nn.Linear(6, 6)), fuse(spectral_norm(nn.Linear(6, 6)))
     before = copy.deepcopy(fresh.state_dict())
-    with pytest.raises(RuntimeError, match=r"_SpectralNorm needs to give the weight back that is loaded"):
+    with pytest.raises(
+        RuntimeError, match=r"_SpectralNorm needs to give the weight back .* Load the constrained checkpoint"
+    ):
         fresh.load_state_dict(plain_state_dict(trained))
     assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items() if "bias" not in key)
 
@@ -225,6 +228,29 @@ def test_a_plain_checkpoint_outside_the_set_follows_on_infeasible() -> None:
     lenient = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.lower_triangular(), on_infeasible="project")})
     lenient.load_state_dict(checkpoint)
     assert torch.equal(lenient.weight, torch.ones(4, 4).tril())
+
+
+class Halved(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_what_is_under_a_foreign_parametrization_projects_when_it_is_loaded() -> None:
+    layer = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(on_infeasible="project"), Halved()]})
+    layer.load_state_dict({"weight": torch.ones(4, 4), "bias": torch.ones(4)})
+    assert torch.equal(layer.weight, torch.ones(4, 4).fill_diagonal_(0))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
+def test_a_plain_checkpoint_of_an_empty_layer_loads(shape: tuple[int, int]) -> None:
+    layer = register(nn.Linear(*shape), {"weight": [ZeroDiagonal(), Halved()]})
+    layer.load_state_dict(nn.Linear(*shape).state_dict())
+    assert plain_state_dict(layer)["weight"].shape == layer.weight.shape
 
 
 @pytest.mark.parametrize(
