@@ -111,7 +111,8 @@ def _require_given_back(step: nn.Module, stored: Any, weight: Tensor) -> None:
     twin = copy.deepcopy(step)  # it may count, or keep, what it is called with
     given = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
     apart = (given - weight).abs().max().item()
-    if not apart <= GIVEN_BACK * weight.abs().max().item():
+    exact = max(GIVEN_BACK, 4 * torch.finfo(weight.dtype).eps)  # bfloat16 has two to three digits
+    if not apart <= exact * weight.abs().max().item():
         raise Unreachable(
             f"{type(step).__name__} needs to give the weight back that its inverse is shown. "
             f"Got one that is {apart:.2g} away."

@@ -230,6 +230,12 @@ def test_a_plain_checkpoint_outside_the_set_follows_on_infeasible() -> None:
     assert torch.equal(lenient.weight, torch.ones(4, 4).tril())
 
 
+def test_an_inverse_is_as_exact_as_its_dtype() -> None:
+    layer, other = fuse(weight_norm(nn.Linear(64, 64).bfloat16())), nn.Linear(64, 64).bfloat16()
+    layer.load_state_dict(other.state_dict())
+    torch.testing.assert_close(layer.weight, other.weight)
+
+
 class Halved(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
