@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from parametrizations._torch.chains import chains
+from parametrizations._torch.chains import chains, originals
 from parametrizations._torch.private import buffers, parameters, recurrent_names
 
 __all__ = ["keep_order", "plain_order"]
@@ -26,10 +26,19 @@ def keep_order(module: nn.Module) -> Iterator[None]:
 def plain_order(module: nn.Module) -> list[str]:
     """The names of the tensors of the plain module, constrained or not, in their original order.
 
-    Where PyTorch's own function was first and nobody has written the order down, constrained tensors are taken to
-    have come first, as the weights of PyTorch's layers do; recurrent layers have a list of their own.
+    Parameters stand before buffers. Where PyTorch's own function was first and nobody has written the order down,
+    constrained tensors are taken to have come first, as the weights of PyTorch's layers do; recurrent layers have a
+    list of their own.
     """
     there = [*chains(module), *parameters(module), *buffers(module)]
     known = getattr(module.get_submodule("parametrizations"), _KEPT, None)
     first = known or (recurrent_names(module) if isinstance(module, nn.RNNBase) else [])
-    return [name for name in dict.fromkeys([*first, *there]) if name in there]
+    names = [name for name in dict.fromkeys([*first, *there]) if name in there]
+    return sorted(names, key=lambda name: _is_buffer(module, name))
+
+
+def _is_buffer(module: nn.Module, name: str) -> bool:
+    """Whether a tensor is no parameter, or what is stored for it is none."""
+    if name not in chains(module):
+        return name in buffers(module)
+    return not isinstance(next(iter(originals(chains(module)[name]).values())), nn.Parameter)

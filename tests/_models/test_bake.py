@@ -180,6 +180,17 @@ def test_buffers_are_baked_too() -> None:
     torch.testing.assert_close(baked(INPUTS), model(INPUTS))
 
 
+def test_buffers_come_after_parameters_as_in_the_plain_model() -> None:
+    model: Any = nn.BatchNorm1d(3)
+    model.register_buffer("matrix", torch.ones(3, 3))
+    expected = list(model.state_dict())
+    register_parametrization(model, "running_mean", nn.Identity())
+    register_parametrization(model, "matrix", ZeroDiagonal())
+    assert list(bake(model).state_dict())[:2] == ["weight", "bias"]
+    assert list(plain_state_dict(model)) == list(bake(model).state_dict())
+    assert sorted(plain_state_dict(model)) == sorted(expected)
+
+
 def test_the_order_of_parameters_is_kept_in_a_module_of_ones_own() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
