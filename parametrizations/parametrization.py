@@ -290,7 +290,7 @@ class Parametrization(nn.Module):
         if self.shape not in (None, weight.shape):
             raise ValueError(
                 f"{type(self).__name__} needs a weight of shape {tuple(self.known_shape)}. "
-                f"Got {tuple(weight.shape)}. Assign a weight of that shape."
+                f"Got {tuple(weight.shape)}. {_asked()} a weight of that shape."
             )
 
     def _outside(self, weight: Tensor, excess: Tensor) -> str:
@@ -299,7 +299,7 @@ class Parametrization(nn.Module):
         return (
             f"{type(self).__name__} needs {self.needs}. Got a weight of shape {tuple(weight.shape)} where "
             f"{int((excess > 0).sum())} of {weight.numel()} entries break this, the largest {value:.6g} at "
-            f"row {row}, column {column}. Assign a weight that keeps the rule, such as what project(weight) "
+            f"row {row}, column {column}. {_asked()} a weight that keeps the rule, such as what project(weight) "
             "of this parametrization returns, or create it with on_infeasible='project'."
         )
 
@@ -334,6 +334,11 @@ def _option_names(kind: type) -> Iterator[str]:
             yield from (p.name for p in parameters if p not in passed_on)
             if not passed_on:
                 return
+
+
+def _asked() -> str:
+    """What the user did who meets an error; a checkpoint is loaded without PyTorch's assignment."""
+    return "Assign" if is_assignment() else "Load or pass"
 
 
 def _is_finite(weight: Tensor) -> bool:

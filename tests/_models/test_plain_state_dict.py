@@ -168,6 +168,8 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
     del state["2.inner.parametrizations.weight.0._extra_state"]
     with pytest.raises(ValueError, match=r"(?s)does not fit at '2.inner.weight'.* values and their positions together"):
         plain_state_dict(model, state)
+    with pytest.raises(ValueError, match=r"(?s)does not fit at '1.weight'.* expected torch.Tensor .* received .*list"):
+        plain_state_dict(model, {"1.parametrizations.weight.original": [1.0]})
     with pytest.raises(TypeError, match=r"a state dict or none. Got Sequential and list"):
         plain_state_dict(model, [])  # type: ignore[arg-type]
 
@@ -222,7 +224,9 @@ def test_a_plain_checkpoint_outside_the_set_follows_on_infeasible() -> None:
     strict = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.lower_triangular())})
     before = strict.weight.detach().clone()
     checkpoint = {"weight": torch.ones(4, 4), "bias": torch.ones(4)}
-    with pytest.raises(RuntimeError, match=r"plain 'weight': MaskedSparse needs every .* 6 of 16 .* stays as it was"):
+    with pytest.raises(
+        RuntimeError, match=r"plain 'weight': MaskedSparse needs every .* 6 of 16 .* Load or pass a .* stays as it was"
+    ):
         strict.load_state_dict(checkpoint)
     assert torch.equal(strict.weight, before)
     lenient = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.lower_triangular(), on_infeasible="project")})
@@ -262,7 +266,7 @@ def test_a_plain_checkpoint_of_an_empty_layer_loads(shape: tuple[int, int]) -> N
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        (torch.ones(3, 4), r"weight of shape \(4, 4\). Got \(3, 4\)"),
+        (torch.ones(3, 4), r"weight of shape \(4, 4\). Got \(3, 4\). Load or pass a weight of that shape"),
         (torch.full((4, 4), torch.nan), "finite weight"),
         ("text", "needs to be a tensor. Got str"),
         (torch.ones(4, 4).to_sparse(), "dense tensor"),
