@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import NoReturn, TypeVar
 
 import torch
@@ -15,9 +13,10 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
 from parametrizations._models.layer import become_constrained
+from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.order import keep_order
-from parametrizations._models.places import Place, identity, owners, parameter_places
+from parametrizations._models.places import Place, identity, owners
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.weights import settle
 from parametrizations._torch.chains import chain_of, chains, steps
@@ -126,25 +125,17 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
             f"Got {type(model).__name__} and {type(rules).__name__}. "
             'Pass e.g. (model, {"encoder.*.weight": Diagonal()}).'
         )
-    names = _names(model)
-    matched: dict[tuple[nn.Module, str], str] = {}
+    names = named_places(model)
+    matched: dict[Key, str] = {}
     plan: list[tuple[Place, Sequence[nn.Module]]] = []
     for pattern, value in rules.items():
         chain = _chain(pattern, value)
-        for key in _matches(pattern, names) or _no_match(model, pattern, names):
+        for key in matches(pattern, names) or _no_match(model, pattern, names):
             _require_unmatched(names[key][0], pattern, matched.get(key))
             matched[key] = pattern
             plan.append((names[key][0], chain))
     _require_attachable(model, [place for place, _ in plan])
     return plan
-
-
-def _names(model: nn.Module) -> dict[tuple[nn.Module, str], list[Place]]:
-    """Every place once, under all the names that its module has."""
-    found: dict[tuple[nn.Module, str], list[Place]] = {}
-    for place in parameter_places(model):
-        found.setdefault((place.module, place.tensor_name), []).append(place)
-    return found
 
 
 def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
@@ -162,24 +153,12 @@ def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
-def _matches(pattern: str, names: dict[tuple[nn.Module, str], list[Place]]) -> list[tuple[nn.Module, str]]:
-    exact = [key for key, places in names.items() if any(place.name == pattern for place in places)]
-    if exact:  # also a name that has wildcards in it
-        return exact
-    return [key for key, places in names.items() if any(fnmatchcase(place.name, pattern) for place in places)]
-
-
-def _no_match(model: nn.Module, pattern: str, names: dict[tuple[nn.Module, str], list[Place]]) -> NoReturn:
+def _no_match(model: nn.Module, pattern: str, names: Names) -> NoReturn:
     if pattern in dict(model.named_buffers()):
         raise ValueError(
             f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
-    every = [place.name for places in names.values() for place in places]
-    close = get_close_matches(pattern, every, n=3, cutoff=0.3) or every[:3]
-    raise ValueError(
-        f"register needs a parameter for {pattern!r}. Got no match among {len(every)} names. "
-        f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
-    )
+    refuse_no_match("register", "parameter", pattern, names)
 
 
 def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
