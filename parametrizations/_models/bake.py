@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, TypeVar
 
 import torch
@@ -11,12 +11,21 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
+from parametrizations._models.layer import become_constrained, has_fused_forward
+from parametrizations._models.matching import Key, matches, named_places, refuse_no_match
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.order import plain_order
-from parametrizations._models.places import constrained_modules, constrained_places, full_name, identity, owners
+from parametrizations._models.places import (
+    Place,
+    constrained_modules,
+    constrained_places,
+    full_name,
+    identity,
+    owners,
+)
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.sizes import require_room
-from parametrizations._torch.chains import build, chains, originals
+from parametrizations._torch.chains import build, chain_of, chains, originals
 from parametrizations._torch.graphs import spare_graphs
 from parametrizations._torch.parameters import give
 from parametrizations._torch.private import buffers, children, load_hooks, parameters
@@ -28,14 +37,23 @@ __all__ = ["bake"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = None) -> Model:
+def bake(
+    model: Model,
+    patterns: str | Iterable[str] | None = None,
+    *,
+    inplace: bool = False,
+    optimizer: Optimizer | None = None,
+) -> Model:
     """A model without any parametrization and with the same output: to export, pickle, script, quantize, or ship.
 
     Every parametrization is baked, whoever wrote it, on parameters and on buffers. Parameters stand in their original
-    order, and what was constrained has no gradient.
+    order, and what was constrained has no gradient. Where a model has parametrizations of its own, such as PyTorch's
+    ``weight_norm``, ``patterns`` leaves them there.
 
     Args:
         model: Left as it is, also in training, unless ``inplace``.
+        patterns: Which tensors to bake, each with all that is attached to it: one pattern of full plain names, or
+            several, as those that `register` was given (of a mapping, its keys); None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape:
             an optimizer that holds state for it has to be given here, or made anew (a fused one would write
             out of bounds), and ``backward`` of a loss that was computed before has to be called before.
@@ -46,8 +64,9 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If a dense weight is larger than the memory, the model is sharded over processes, or an optimizer is
-            given without ``inplace`` or has none of the parameters. Nothing has changed then.
+        ValueError: If a pattern matches nothing that is constrained, a dense weight is larger than the memory, the
+            model is sharded over processes, or an optimizer is given without ``inplace`` or has none of the parameters.
+            Nothing has changed then.
 
     Example:
         >>> import torch
@@ -62,28 +81,58 @@ def bake(model: Model, *, inplace: bool = False, optimizer: Optimizer | None = N
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"bake needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
+    chosen = _chosen(model, patterns)
     if optimizer is not None:
-        stored = model.named_parameters()
-        require_optimizer(optimizer, "bake", {name: tensor for name, tensor in stored if "parametrizations." in name})
+        require_optimizer(
+            optimizer, "bake", {name: tensor for place in chosen for name, tensor in place.trained.items()}
+        )
     if optimizer is not None and not inplace:
         raise ValueError(
             "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out."
         )
-    _require_bakeable(model)
-    return _baked(model, inplace, optimizer)
+    _require_bakeable(chosen)
+    return _baked(model, {place.name for place in chosen}, inplace, optimizer)
+
+
+def _chosen(model: nn.Module, patterns: object) -> list[Place]:
+    """What to bake: every constrained place whose name matches, or all of them."""
+    every = [place for place, _ in constrained_places(model)]
+    if patterns is None:
+        return every
+    names = {(module, name): places for (module, name), places in named_places(model).items() if name in chains(module)}
+    keys: set[Key] = set()
+    for pattern in _listed(patterns):
+        keys |= set(matches(pattern, names) or refuse_no_match("bake", "constrained tensor", pattern, names))
+    return [place for place in every if (place.module, place.tensor_name) in keys]
+
+
+def _listed(patterns: object) -> list[str]:
+    listed = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
+    wrong = [type(pattern).__name__ for pattern in listed if not isinstance(pattern, str)]
+    if wrong:
+        raise TypeError(
+            f"bake needs names, or patterns of them. Got {wrong[0]}. "
+            'Pass e.g. (model, "encoder.*"), or the rules that register was given.'
+        )
+    return [pattern for pattern in listed if isinstance(pattern, str)]
 
 
 @torch.inference_mode(False)  # the baked model outlives the block that it is made in
-def _baked(model: Model, inplace: bool, optimizer: Optimizer | None) -> Model:
+def _baked(model: Model, names: Set[str], inplace: bool, optimizer: Optimizer | None) -> Model:
     model = model if inplace else _copy(model)
-    modules, tied = constrained_modules(model), {key for key, names in owners(model).items() if len(names) > 1}
-    weights = {chain: build(chain) for _, chain in constrained_places(model)}
+    tied = {key for key, owned in owners(model).items() if len(owned) > 1}
+    weights = {chain: build(chain) for place, chain in constrained_places(model) if place.name in names}
+    modules = {
+        module: prefix
+        for module, prefix in constrained_modules(model).items()
+        if not weights.keys().isdisjoint(chains(module).values())
+    }
     with all_or_nothing(modules, optimizer):
         for module, prefix in modules.items():
             for name, old, new in _restored(module, weights, tied):
                 if optimizer is not None:
                     renew(optimizer, old, {full_name(prefix, name): new})
-    return model
+        return model
 
 
 def _copy(model: Model) -> Model:
@@ -93,25 +142,22 @@ def _copy(model: Model) -> Model:
     return copy.deepcopy(model, memo)
 
 
-def _require_bakeable(model: nn.Module) -> None:
-    places = list(constrained_places(model))
-    for place, _ in places:
+def _require_bakeable(places: list[Place]) -> None:
+    for place in places:
         if any(map(is_sharded, place.stored)) or not can_share(place.module):
             raise ValueError(
                 f"bake needs a model that is not sharded. Got {type(place.module).__name__} with {place.name!r}. "
                 f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
             )
-    require_room([(place.name, chain) for place, chain in places], "bake")
+    require_room([(place.name, chain_of(place.module, place.tensor_name)) for place in places], "bake")
 
 
 def _restored(
     module: nn.Module, weights: dict[ParametrizationList, Tensor], tied: set[object]
 ) -> Iterator[tuple[str, list[Tensor], Tensor]]:
     """Give one module its class and its tensors back; each tensor with those that it takes the place of."""
-    order, baked = plain_order(module), chains(module)
-    del children(module)["parametrizations"]
-    module.__class__ = plain_class(module)
-    _drop_hooks(module)
+    order, baked = plain_order(module), {name: chain for name, chain in chains(module).items() if chain in weights}
+    _leave(module, baked)
     for name, chain in baked.items():
         tensor = _plain_tensor(chain, weights[chain], tied)
         if isinstance(tensor, nn.Parameter):
@@ -124,8 +170,22 @@ def _restored(
             _move_to_end(tensors, name)
 
 
+def _leave(module: nn.Module, baked: Iterable[str]) -> None:
+    """Take the parametrizations of some tensors from a module, and the class that computed them."""
+    for name in baked:
+        del children(module.get_submodule("parametrizations"))[name]
+    if chains(module):
+        become_constrained(module, fused=has_fused_forward(module))
+    else:
+        del children(module)["parametrizations"]
+        module.__class__ = plain_class(module)
+    _drop_hooks(module)
+
+
 def _drop_hooks(module: nn.Module) -> None:
     """Drop what PyTorch's own constraints (weight_norm) put there to load old checkpoints; it does not pickle."""
+    if chains(module):  # and so does not pickle either
+        return
     hooks = load_hooks(module)
     theirs = [key for key, hook in hooks.items() if hook.hook.__module__ == torch.nn.utils.parametrizations.__name__]
     for key in theirs:

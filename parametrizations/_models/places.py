@@ -39,6 +39,12 @@ class Place(NamedTuple):
             return [] if parameter is None else [parameter]
         return list(originals(chain).values())
 
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """What is trained where the tensor is constrained, by its names in the constrained model."""
+        prefix = f"{self.name.removesuffix(self.tensor_name)}parametrizations.{self.tensor_name}"
+        return dict(chains(self.module)[self.tensor_name].named_parameters(prefix))
+
 
 def full_name(prefix: str, name: str) -> str:
     """The name of what a module holds, by the name of the module."""

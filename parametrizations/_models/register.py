@@ -75,16 +75,10 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
             old = place.stored
             _attach(place, chain)
             if optimizer is not None:
-                renew(optimizer, old, _parameters(place))
+                renew(optimizer, old, place.trained)
         for module in modules:
             become_constrained(module, fused=fuse)
         return model
-
-
-def _parameters(place: Place) -> dict[str, Tensor]:
-    """What is trained at a place, by its names in the constrained model."""
-    prefix = f"{place.name.removesuffix(place.tensor_name)}parametrizations.{place.tensor_name}"
-    return dict(chain_of(place.module, place.tensor_name).named_parameters(prefix))
 
 
 def _attach(place: Place, chain: Sequence[nn.Module]) -> None:

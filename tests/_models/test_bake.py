@@ -27,6 +27,7 @@ from parametrizations import (
     bake,
     fuse,
     masks,
+    path,
     plain_state_dict,
     register,
     summary,
@@ -39,6 +40,15 @@ RULES: dict[str, Any] = {
     "2.weight": Diagonal(),
     "4.weight": ZeroDiagonal(),
 }
+
+
+class Halved(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return 2 * weight
 
 
 def plain() -> Any:
@@ -314,6 +324,105 @@ def test_a_compiled_layer_bakes_and_copies_with_its_own_weights() -> None:
         layer.bias.add_(100)
     torch.testing.assert_close(baked(INPUTS), output)
     torch.testing.assert_close(twin(INPUTS), output)
+
+
+def with_its_own() -> Any:
+    """A model with a weight_norm in its architecture, as Wav2Vec2's."""
+    return nn.Sequential(weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 3))
+
+
+PART: dict[str, Any] = {"1.weight": MaskedSparse(masks.banded(1, 1)), "2.*": Halved()}
+
+
+@pytest.mark.parametrize("patterns", [PART, ["1.*", "2.weight", "2.bias"], "[12].*"], ids=["rules", "list", "one"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_the_patterns_name_is_baked_and_the_models_own_stays(patterns: Any, inplace: bool) -> None:
+    model = register(with_its_own(), PART)
+    output, before = model(INPUTS), everything(model)
+    baked = bake(model, patterns, inplace=inplace)
+    assert inplace or everything(model) == before
+    assert [row.name for row in summary(baked).rows] == ["0.weight"]
+    assert list(baked.state_dict()) == list(with_its_own().state_dict())
+    torch.testing.assert_close(baked(INPUTS), output)
+    fresh = with_its_own()
+    fresh.load_state_dict(baked.state_dict())
+    torch.testing.assert_close(fresh(INPUTS), output)
+    torch.testing.assert_close(bake(baked)(INPUTS), output)
+    used(baked)
+
+
+def test_some_of_a_modules_tensors_are_baked() -> None:
+    layer = register(nn.LSTM(4, 4), {"weight_hh_l0": ZeroDiagonal(), "weight_ih_l0": MaskedSparse(masks.banded(1, 1))})
+    output = layer(INPUTS)[0]
+    for inplace in (False, True):
+        baked = bake(layer, "weight_ih_l0", inplace=inplace)
+        assert [row.name for row in summary(baked).rows] == ["weight_hh_l0"]
+        torch.testing.assert_close(baked(INPUTS)[0], output)
+        torch.testing.assert_close(bake(baked)(INPUTS)[0], output)
+        baked.weight_hh_l0 = torch.zeros(16, 4)
+        assert not bool(baked.weight_hh_l0.any())
+    assert not bool(bake(layer)(torch.zeros(3, 4))[0].isnan().any())
+
+
+def test_a_layer_that_keeps_its_constraint_keeps_its_product_and_pytorchs_classes_stay_their_own() -> None:
+    layer = register(nn.Linear(4, 4), {"weight": Diagonal(), "bias": Halved()})
+    assert path(bake(layer, "bias")).name == "element-wise"
+    theirs_too = theirs(plain())
+    output = theirs_too(INPUTS)
+    twin = copy.deepcopy(theirs_too)  # shares PyTorch's injected classes
+    bake(twin, "0.bias", inplace=True)
+    torch.testing.assert_close(theirs_too(INPUTS), output)
+    torch.testing.assert_close(twin(INPUTS), output)
+    assert len(summary(twin).rows) == len(summary(theirs_too).rows) - 1
+
+
+def test_only_the_state_of_what_is_baked_is_dropped() -> None:
+    model = register(with_its_own(), PART)
+    optimizer = torch.optim.Adam(model.parameters())
+    used(model)
+    optimizer.step()
+    kept = {tensor: optimizer.state[tensor] for tensor in model[0].parameters()}
+    bake(model, "1.weight", inplace=True, optimizer=optimizer)
+    assert model[1].weight not in optimizer.state
+    assert all(optimizer.state[tensor] is state for tensor, state in kept.items())
+    optimizer.zero_grad()
+    used(model)
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"bake needs the optimizer of .* such as '2.parametrizations"):
+        bake(model, "2.*", inplace=True, optimizer=torch.optim.Adam(model[1].parameters()))
+
+
+def test_a_failure_leaves_everything_as_it_was_where_a_part_is_baked() -> None:
+    model = register(plain(), {"0.*": Halved()})
+    before, twin = everything(model), copy.deepcopy(model)
+    kept = bake(model, "0.weight")  # and with it the class that is made for what remains
+    steps = fail_at(0, lambda: bake(twin, "0.weight", inplace=True))
+    assert len(summary(kept).rows) == 1
+    for step in range(1, steps):
+        with pytest.raises(Injected):
+            fail_at(step, lambda: bake(model, "0.weight", inplace=True))
+        assert everything(model) == before, f"step {step} of {steps}"
+
+
+def test_a_pattern_that_names_nothing_constrained_is_refused() -> None:
+    model = register(with_its_own(), PART)
+    message = (
+        r"bake needs a constrained tensor for '1.bias'. Got no match among 4 names. Names that are close: '2.bias'"
+    )
+    with pytest.raises(ValueError, match=message):
+        bake(model, ["1.weight", "1.bias"], inplace=True)
+    assert len(summary(model).rows) == 4
+    for wrong in (True, [nn.Identity()]):
+        with pytest.raises(TypeError, match=r"bake needs names, or patterns of them. Got (bool|Identity)"):
+            bake(model, wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frozen", [["original0"], ["original0", "original1"]], ids=["a part", "all"])
+def test_what_was_frozen_in_all_its_parts_stays_frozen(frozen: list[str]) -> None:
+    layer = weight_norm(nn.Linear(4, 4))
+    for name in frozen:
+        getattr(layer.parametrizations.weight, name).requires_grad_(False)
+    assert bake(layer).weight.requires_grad == (len(frozen) < 2)
 
 
 class Tied(nn.Module):
