@@ -18,9 +18,9 @@ from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.order import keep_order
 from parametrizations._models.places import Place, identity, owners
 from parametrizations._models.rollback import all_or_nothing
+from parametrizations._models.stand_ins import put_stand_ins, take_over
 from parametrizations._models.weights import settle
 from parametrizations._torch.chains import chain_of, chains, steps
-from parametrizations._torch.parameters import give
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 
@@ -71,20 +71,21 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
         require_optimizer(optimizer, "register", {place.name: tensor for place, _ in plan for tensor in place.stored})
     modules = dict.fromkeys(place.module for place, _ in plan)
     with all_or_nothing(modules, optimizer), torch.inference_mode(False):
+        stored = [place.stored for place, _ in plan]
         for place, chain in plan:
-            old = place.stored
             _attach(place, chain)
-            if optimizer is not None:
-                renew(optimizer, old, place.trained)
         for module in modules:
             become_constrained(module, fused=fuse)
+        for (place, _), old in zip(plan, stored, strict=True):
+            take_over(place, old)
+            if optimizer is not None:
+                renew(optimizer, old, place.trained)
         return model
 
 
 def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
     weight = getattr(place.module, place.tensor_name).data
-    for tensor in place.stored:
-        give(tensor, tensor.data)
+    put_stand_ins(place)
     for parametrization in chain:
         try:
             _attach_one(place, copy.deepcopy(parametrization), weight)
@@ -101,7 +102,7 @@ def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> Non
         register_parametrization(place.module, place.tensor_name, parametrization)
     chain = chain_of(place.module, place.tensor_name)
     if len(chain) > 1:  # PyTorch does not invert the ones before
-        settle(chain, weight)
+        settle(chain, weight.clone())
 
 
 def _described(place: Place, parametrization: nn.Module) -> str:

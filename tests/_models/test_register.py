@@ -439,3 +439,57 @@ def test_an_old_graph_that_needs_what_was_stored_is_refused() -> None:
     register(layer, {"weight": NegExpDiagonal()})
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         old.backward()
+
+
+class Refusing(nn.Module):
+    """Refuses once everything before it has been attached."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("no")
+
+
+def test_after_a_refusal_a_loss_from_before_still_reaches_every_parameter() -> None:
+    made = model()
+    inputs = torch.ones(2, 4, requires_grad=True)
+    old = made(inputs).sum()
+    with pytest.raises(ValueError, match="cannot attach Refusing"):
+        register(made, {"0.weight": Diagonal(), "2.weight": [ZeroDiagonal(), Refusing()]})
+    old.backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+    assert inputs.grad is not None
+
+
+def test_what_is_shown_the_weight_writes_into_a_copy() -> None:
+    def halved(weight: Tensor) -> Tensor:
+        return weight.div_(2) != 0
+
+    class Negating(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return -x
+
+        def right_inverse(self, weight: Tensor) -> Tensor:
+            return weight.neg_()
+
+    made = model()
+    before = everything(made)
+    for chain in ([MaskedSparse(halved)], [Negating()], [ZeroDiagonal(), Negating()]):
+        with pytest.raises(ValueError, match="cannot attach Refusing"):
+            register(made, {"0.weight": [*chain, Refusing()]})
+        assert everything(made) == before
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_model_made_in_inference_mode_can_be_registered(within: bool) -> None:
+    with torch.inference_mode():
+        made = model()
+        expected = [made[0].weight.diagonal().clone(), made[2].weight.clone()]
+        if within:
+            register(made, {"0.weight": Diagonal(), "2.weight": NegExpDiagonal()})
+    if not within:
+        register(made, {"0.weight": Diagonal(), "2.weight": NegExpDiagonal()})
+    torch.testing.assert_close(made[0].weight.diagonal(), expected[0])
+    made[0].parametrizations.weight.original.square().sum().backward()
+    with torch.inference_mode():
+        made(torch.ones(1, 4))
