@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
+from parametrizations._models.agreement import require_agreement
 from parametrizations._models.layer import become_constrained
 from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
 from parametrizations._models.optimizers import renew, require_optimizer
@@ -56,8 +57,9 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If a pattern matches nothing, two match one parameter, a parameter is tied (it has
-            two owners), sharded over processes, or not initialised yet; if the parametrization refuses the weight; or
-            if the optimizer has none of the parameters. The model and the optimizer are as they were.
+            two owners), sharded over processes, or not initialised yet; if the parametrization refuses the weight; if
+            parametrizations of one tensor undo one another, such as one with itself on top; or if the optimizer has
+            none of the parameters. The model and the optimizer are as they were.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -95,6 +97,7 @@ def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
         except Exception as error:
             error.add_note(f"register could not attach {_described(place, parametrization)}; the model is as it was.")
             raise
+    require_agreement(place.name, chain_of(place.module, place.tensor_name), weight)
 
 
 def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from parametrizations._models.fuse import path
 from parametrizations._models.places import Place, constrained_places
-from parametrizations._models.weights import dense_shape, is_compact
+from parametrizations._models.weights import binding, dense_shape, is_compact
 from parametrizations._torch.chains import build, originals, steps
 from parametrizations.parametrization import Parametrization
 
@@ -103,14 +102,14 @@ def _kind(step: nn.Module) -> str:
 
 
 def _holds(chain: ParametrizationList) -> bool | None:
-    known = list(itertools.takewhile(lambda step: isinstance(step, Parametrization), reversed(steps(chain))))
+    known = binding(chain)
     stored = list(originals(chain).values())
     if not known or any(tensor.is_meta for tensor in stored):
         return None
     if len(chain) == 1 and is_compact(chain):
         return all(bool(tensor.isfinite().all()) for tensor in stored)
     weight = build(chain)
-    return all(step.contains(weight) for step in known if isinstance(step, Parametrization))
+    return all(step.contains(weight) for step in known)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +15,16 @@ from parametrizations._torch.chains import build, originals, steps
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Unreachable", "dense_shape", "inverted", "is_compact", "settle", "stored_for"]
+__all__ = ["Unreachable", "binding", "dense_shape", "inverted", "is_compact", "settle", "stored_for"]
 
 GIVEN_BACK = 1e-3
 """How far, relative to the largest entry, a foreign parametrization may be from giving a weight back."""
+
+
+def binding(chain: ParametrizationList) -> list[Parametrization]:
+    """This library's parametrizations that the weight itself has to obey: those after the last foreign one."""
+    known = itertools.takewhile(lambda step: isinstance(step, Parametrization), reversed(steps(chain)))
+    return [step for step in known if isinstance(step, Parametrization)][::-1]
 
 
 def is_compact(chain: ParametrizationList) -> bool:

@@ -14,7 +14,17 @@ from torch.nn.utils.parametrizations import orthogonal, weight_norm
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, bake, masks, path, register, summary
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    ZeroDiagonal,
+    bake,
+    masks,
+    path,
+    register,
+    summary,
+)
 from tests.injection import Injected, everything, fail_at, held_by
 
 
@@ -49,9 +59,13 @@ def test_a_member_does_not_move_through_a_chain() -> None:
 
 def test_a_chain_shows_rules_the_weight_that_is_there() -> None:
     layer: Any = nn.Linear(3, 3)
-    layer.weight.data = torch.tensor([[-0.001, 5.0, 4.0], [3.0, -0.002, 2.0], [1.0, 6.0, -7.0]])
+    layer.weight.data = torch.tensor([[-5.0, 4.0, 3.0], [2.5, -6.0, 2.0], [1.0, 0.5, -7.0]])
     register(layer, {"weight": [MaskedSparse(masks.magnitude(4 / 9)), NegExpDiagonal()]})
-    assert layer.parametrizations.weight[0].mask.tolist() == [[False, True, True], [False] * 3, [False, True, True]]
+    assert layer.parametrizations.weight[0].mask.tolist() == [
+        [True, True, False],
+        [False, True, False],
+        [False, False, True],
+    ]
 
 
 def test_registering_on_top_goes_by_the_plain_name_and_keeps_a_member() -> None:
@@ -125,7 +139,7 @@ RULES: dict[str, Any] = {
 
 def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
     made = model()
-    register(made, {"2.weight": NegExpDiagonal()})
+    register(made, {"2.weight": MaskedSparse(masks.lower_triangular())})
     optimizer = torch.optim.Adam(made.parameters())
     made(torch.ones(1, 4)).sum().backward()
     optimizer.step()
@@ -258,7 +272,7 @@ def test_on_top_of_what_others_registered() -> None:
     made = model()
     weight_norm(made[0])
     orthogonal(made[1][0])
-    register_parametrization(made[2], "weight", ZeroDiagonal())
+    register_parametrization(made[2], "weight", MaskedSparse(masks.lower_triangular()))
     register(made, {"1.0.weight": ZeroDiagonal(), "2.weight": NegExpDiagonal()})
     assert bool((made[1][0].weight.diagonal() == 0).all())
     assert bool((made[2].weight.diagonal() < 0).all())
@@ -384,7 +398,7 @@ class Wrapper(nn.Module):
 
 
 def test_a_wrapper_that_passes_attributes_on_is_not_constrained_itself() -> None:
-    wrapper: Any = Wrapper(register(nn.Linear(3, 3), {"weight": ZeroDiagonal()}))
+    wrapper: Any = Wrapper(register(nn.Linear(3, 3), {"weight": Diagonal()}))
     register(wrapper, {"module.weight": NegExpDiagonal()})
     assert len(list(wrapper.module.parametrizations.weight)) == 2
     compiled: Any = torch.compile(wrapper.module, backend="eager")
@@ -493,3 +507,68 @@ def test_a_model_made_in_inference_mode_can_be_registered(within: bool) -> None:
     made[0].parametrizations.weight.original.square().sum().backward()
     with torch.inference_mode():
         made(torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("diagonal", [[-2.0, -0.5, -3.0], [-0.2, -0.5, -0.3], [0.2, -0.5, 3.0]])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_two_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal: list[float]) -> None:
+    made = nn.Linear(3, 3)
+    made.weight.data = torch.tensor(diagonal).diag()
+    rule: Any = [NegExpDiagonal(), NegExpDiagonal()] if fresh else NegExpDiagonal()
+    if not fresh:
+        register(made, {"weight": NegExpDiagonal()})
+    before = everything(made)
+    with pytest.raises(
+        ValueError,
+        match=r"hold together for 'weight'. Got NegExpDiagonal, then NegExpDiagonal, whose weight is .* away",
+    ):
+        register(made, {"weight": rule})
+    assert everything(made) == before
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        ([NegExpDiagonal(), ZeroDiagonal()], "outside the set of NegExpDiagonal, which needs every entry on the main"),
+        ([ZeroDiagonal(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
+        ([nn.Identity(), ZeroDiagonal(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
+        ([MaskedSparse(masks.lower_triangular(-1)), NegExpDiagonal()], "outside the set of MaskedSparse"),
+    ],
+)
+def test_two_that_undo_each_other_are_refused(chain: list[nn.Module], message: str) -> None:
+    made = model()
+    before = everything(made)
+    with pytest.raises(ValueError, match=message):
+        register(made, {"0.weight": chain})
+    assert everything(made) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+        [Diagonal(), NegExpDiagonal()],
+        [Diagonal(), ZeroDiagonal()],
+        [ZeroDiagonal(), ZeroDiagonal()],
+    ],
+)
+def test_two_that_hold_together_start_from_any_weight(chain: list[nn.Module], scale: float, dtype: torch.dtype) -> None:
+    made = nn.Linear(6, 4, dtype=dtype)
+    made.weight.data.mul_(scale)
+    register(made, {"weight": chain})
+    assert summary(made).rows[0].holds
+
+
+def test_on_top_of_a_foreign_one_a_member_may_move() -> None:
+    made = orthogonal(nn.Linear(3, 3))
+    made.weight = -torch.eye(3)
+    register(made, {"weight": NegExpDiagonal()})
+    assert summary(made).rows[0].holds
+
+
+def test_two_that_cannot_be_looked_at_are_attached() -> None:
+    with torch.device("meta"):
+        made = register(nn.Linear(3, 3), {"weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
+    assert len(made.get_submodule("parametrizations.weight")) == 2  # type: ignore[arg-type]

@@ -52,7 +52,8 @@ def test_what_does_not_hold_is_said() -> None:
 
 
 def test_a_chain_holds_where_each_of_its_constraints_does() -> None:
-    clash = register(nn.Linear(3, 3), {"weight": [MaskedSparse(masks.lower_triangular(-1)), NegExpDiagonal()]})
+    clash = register_parametrization(nn.Linear(3, 3), "weight", MaskedSparse(masks.lower_triangular(-1)))
+    register_parametrization(clash, "weight", NegExpDiagonal())
     assert [row.holds for row in summary(clash).rows] == [False]  # one wants a diagonal of zeros
     foreign = register(nn.Linear(3, 3), {"weight": [nn.Identity(), ZeroDiagonal()]})
     assert [row.holds for row in summary(foreign).rows] == [True]
