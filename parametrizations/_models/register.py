@@ -72,7 +72,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     if optimizer is not None:
         require_optimizer(optimizer, "register", {place.name: tensor for place, _ in plan for tensor in place.stored})
     modules = dict.fromkeys(place.module for place, _ in plan)
-    with all_or_nothing(modules, optimizer), torch.inference_mode(False):
+    with all_or_nothing(modules, optimizer, rules.values()), torch.inference_mode(False):
         stored = [place.stored for place, _ in plan]
         for place, chain in plan:
             _attach(place, chain)

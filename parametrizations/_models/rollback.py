@@ -10,23 +10,28 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from parametrizations._torch.chains import chains
+from parametrizations._torch.generators import states_of
 from parametrizations._torch.private import buffers, parameters
 
 __all__ = ["all_or_nothing"]
 
 
 @contextmanager
-def all_or_nothing(modules: Iterable[nn.Module], optimizer: Optimizer | None = None) -> Iterator[None]:
-    """Put modules, their own tensors, and the optimizer back to what they are now if the block fails.
+def all_or_nothing(
+    modules: Iterable[nn.Module], optimizer: Optimizer | None = None, rules: Iterable[object] = ()
+) -> Iterator[None]:
+    """Put modules, their own tensors, the optimizer and generators back to what they are now if the block fails.
 
     Tensors are put back by their storage, so the block may give a tensor another one but not write into it.
 
     Args:
         modules: Those that the block changes. What their tensors are computed by is put back, too.
         optimizer: The optimizer whose state the block changes, or None.
+        rules: What may draw random numbers in the block, from torch's own generators or from those that it holds.
     """
     before = [_before(part) for module in modules for part in _with_parametrizations(module)]
     held = [] if optimizer is None else _held_by(optimizer)
+    states = states_of(rules)
     try:
         yield
     except BaseException:
@@ -34,6 +39,8 @@ def all_or_nothing(modules: Iterable[nn.Module], optimizer: Optimizer | None = N
             one.restore()
         for container, contents in held:
             _refill(container, contents)
+        for put_back, state in states:
+            put_back(state)
         raise
 
 
@@ -42,6 +49,7 @@ class _Before(NamedTuple):
 
     module: nn.Module
     kind: type
+    members: set[str]
     own: list[Any]
     filled: list[tuple[Any, list[Any]]]
     tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]
@@ -50,6 +58,8 @@ class _Before(NamedTuple):
         """Each part by itself: the first failure is the one to report, and the others still count."""
         with suppress(Exception):
             object.__setattr__(self.module, "__class__", self.kind)
+            for name in _properties(self.kind) - self.members:  # PyTorch adds to a class that it has made before
+                type.__delattr__(self.kind, name)
         _refill(vars(self.module), self.own)
         for container in _containers(self.module):
             container.clear()
@@ -67,6 +77,7 @@ def _before(module: nn.Module) -> _Before:
     return _Before(
         module,
         type(module),
+        _properties(type(module)),
         _contents(vars(module)),
         [(container, _contents(container)) for container in _containers(module) if container],
         [(tensor, tensor.data, tensor.grad, tensor.requires_grad) for tensor in tensors],
@@ -77,6 +88,10 @@ def _with_parametrizations(module: nn.Module) -> Iterator[nn.Module]:
     yield module
     if chains(module):
         yield from module.get_submodule("parametrizations").modules()
+
+
+def _properties(kind: type) -> set[str]:
+    return {name for name, value in vars(kind).items() if isinstance(value, property)}
 
 
 def _containers(module: nn.Module) -> list[Any]:

@@ -572,3 +572,51 @@ def test_two_that_cannot_be_looked_at_are_attached() -> None:
     with torch.device("meta"):
         made = register(nn.Linear(3, 3), {"weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
     assert len(made.get_submodule("parametrizations.weight")) == 2  # type: ignore[arg-type]
+
+
+def test_after_a_refusal_a_module_that_pytorch_registered_before_still_runs() -> None:
+    layer = register_parametrization(nn.Linear(4, 4), "weight", nn.Identity())
+    rnn = register_parametrization(nn.RNN(4, 4), "weight_hh_l0", nn.Identity())
+    shared = register(nn.Linear(4, 4), {"weight": Diagonal()})
+    for module, name in ((layer, "bias"), (rnn, "weight_ih_l0"), (shared, "bias")):
+        expected, properties = getattr(module, name).detach().clone(), set(vars(type(module)))
+        with pytest.raises(ValueError, match="cannot attach Refusing"):
+            register(module, {name: [nn.Identity(), Refusing()]})
+        assert torch.equal(getattr(module, name), expected)
+        assert set(vars(type(module))) == properties
+        module(torch.ones(1, 4))
+
+
+class Drawing:
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generators = [generator]
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return torch.rand(weight.shape, generator=self.generators[0]) < 0.5
+
+
+def closure_over(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    def rule(weight: Tensor) -> Tensor:
+        return torch.rand(weight.shape, generator=generator) < 0.5
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda generator: masks.random(0.5, generator=generator),
+        closure_over,
+        Drawing,
+        lambda generator: Drawing(generator).__call__,
+        lambda generator: lambda weight, own=generator: torch.rand(weight.shape, generator=own) < 0.5,
+        lambda generator: lambda weight: torch.rand(weight.shape) < 0.5,  # noqa: ARG005
+    ],
+    ids=["rule", "closure", "object", "method", "default", "torch's own"],
+)
+def test_a_refusal_puts_generators_back(make: Callable[[torch.Generator], Any]) -> None:
+    made, generator = model(), torch.Generator().manual_seed(3)
+    before = [generator.get_state(), torch.get_rng_state()]
+    with pytest.raises(ValueError, match="cannot attach Refusing"):
+        register(made, {"0.weight": [MaskedSparse(make(generator)), Refusing()]})
+    torch.testing.assert_close([generator.get_state(), torch.get_rng_state()], before, rtol=0, atol=0)
