@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Adagrad, Optimizer
 
-from parametrizations._torch.private import forget_size
+from parametrizations._torch.private import forget_size, unscale_first
 
 __all__ = ["renew", "require_optimizer"]
 
@@ -62,9 +62,17 @@ def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]
                 options = {name: group[name] for name in optimizer.defaults}
                 optimizer.state |= Adagrad(list(new.values()), **options).state
             if group.get("fused") and moved:
-                # Fused SGD fails where only some have momentum; from zeros it starts as from nothing.
-                optimizer.state |= {tensor: {"momentum_buffer": torch.zeros_like(tensor)} for tensor in new.values()}
+                _start_beside_others(optimizer, group, list(new.values()))
             new = {}  # in one group, or each step would be taken twice
+
+
+def _start_beside_others(optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor]) -> None:
+    """Let some parameters start without momentum where others have it, which fused SGD takes for damaged state."""
+    if not group.get("dampening"):  # from zeros it starts as from nothing
+        optimizer.state |= {tensor: {"momentum_buffer": torch.zeros_like(tensor)} for tensor in new}
+    elif any("momentum_buffer" in optimizer.state.get(tensor, {}) for tensor in group["params"]):
+        group["fused"] = False  # a first gradient is not dampened, which no state can say
+        unscale_first(optimizer)
 
 
 def _exchange(members: list[Any], places: list[int], new: list[Any]) -> None:

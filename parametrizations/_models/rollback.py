@@ -110,4 +110,7 @@ def _refill(container: Any, contents: list[Any]) -> None:
 
 def _held_by(optimizer: Optimizer) -> list[tuple[Any, list[Any]]]:
     lists = [value for group in optimizer.param_groups for value in group.values() if isinstance(value, list)]
-    return [(container, _contents(container)) for container in (vars(optimizer), optimizer.state, *lists)]
+    return [
+        (container, _contents(container))
+        for container in (vars(optimizer), optimizer.state, *optimizer.param_groups, *lists)
+    ]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
-from torch.optim import LBFGS
+from torch.optim import LBFGS, Optimizer
 
 __all__ = [
     "answered_from_cache",
@@ -28,6 +28,7 @@ __all__ = [
     "parameters",
     "recurrent_names",
     "shell",
+    "unscale_first",
     "untouched_by_torch_function",
 ]
 
@@ -65,6 +66,11 @@ def give_versions(state_dict: Any, versions: dict[str, Any]) -> None:
 def forget_size(optimizer: LBFGS) -> None:
     """Let the optimizer count its parameters' entries again."""
     optimizer._numel_cache = None
+
+
+def unscale_first(optimizer: Optimizer) -> None:
+    """Let `GradScaler` unscale the gradients before a step, as for any optimizer that is not fused."""
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def answered_from_cache() -> dict[Any, Tensor | None] | None:

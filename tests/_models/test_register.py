@@ -620,3 +620,27 @@ def test_a_refusal_puts_generators_back(make: Callable[[torch.Generator], Any]) 
     with pytest.raises(ValueError, match="cannot attach Refusing"):
         register(made, {"0.weight": [MaskedSparse(make(generator)), Refusing()]})
     torch.testing.assert_close([generator.get_state(), torch.get_rng_state()], before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_fused_sgd_takes_the_first_step_of_a_fresh_optimizer(dampening: float, scaled: bool) -> None:
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "dampening": dampening, "fused": True}
+    made = model()
+    optimizer = torch.optim.SGD(made.parameters(), **options)
+    made(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    held = copy.deepcopy(optimizer.param_groups)
+    with pytest.raises(ValueError, match="cannot attach Refusing"):
+        register(made, {"0.weight": Diagonal(), "2.weight": Refusing()}, optimizer=optimizer)
+    assert [group.keys() for group in optimizer.param_groups] == [group.keys() for group in held]
+    assert optimizer.param_groups[0]["fused"]
+    register(made, {"0.weight": Diagonal()}, optimizer=optimizer)
+    twin = copy.deepcopy(made)
+    for one, stepping in ((made, optimizer), (twin, torch.optim.SGD(twin.parameters(), **options))):
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=scaled)
+        stepping.zero_grad()
+        scaler.scale(one(torch.ones(2, 4)).sum()).backward()
+        scaler.step(stepping)
+    torch.testing.assert_close(made[0].weight, twin[0].weight)
+    assert not torch.equal(made[2].weight, twin[2].weight)  # goes on with its momentum
