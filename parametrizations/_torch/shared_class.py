@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from parametrizations._torch.chains import chains
 from parametrizations._torch.graphs import spare_graphs
 from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
 from parametrizations._torch.sharding import is_sharded
@@ -98,6 +99,7 @@ def _make(base: Any, names: frozenset[str], extend: Extend) -> type:
     members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
     if not hasattr(base, "__deepcopy__"):
         members["__deepcopy__"] = _deepcopy
+    members["register_parameter"] = _parameter_setter(base)
     members |= extend(base)
     own = type(base)
     metaclass = _Shared if own is type else type(f"Shared{own.__name__}", (_Shared, own), {})
@@ -146,6 +148,18 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
     if cache is not None:
         cache.pop(owner, None)
     owner.right_inverse(value)
+
+
+def _parameter_setter(base: type[nn.Module]) -> Callable[..., None]:
+    """What `nn.Module` calls for an `nn.Parameter` that is assigned, before it looks for a property."""
+
+    def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and name in chains(self):
+            _set(self, name, param.detach())
+        else:
+            base.register_parameter(self, name, param)
+
+    return register_parameter
 
 
 def _refuse_to_pickle(self: nn.Module) -> None:

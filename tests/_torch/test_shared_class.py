@@ -74,6 +74,22 @@ def test_assigning_goes_through_the_parametrization() -> None:
         layer.weight = torch.ones(4, 6)
 
 
+@pytest.mark.parametrize("module", [nn.Linear(4, 4), nn.RNN(4, 4)])
+def test_assigning_a_parameter_is_assigning_its_value(module: nn.Module) -> None:
+    name = "weight" if isinstance(module, nn.Linear) else "weight_hh_l0"
+    register(module, {name: ZeroDiagonal()})
+    stored, value = module.get_parameter(f"parametrizations.{name}.original"), nn.Parameter(torch.ones(4, 4).tril(-1))
+    setattr(module, name, value)
+    assert torch.equal(getattr(module, name), value)
+    assert module.get_parameter(f"parametrizations.{name}.original") is stored
+    assert name not in dict(module.named_parameters())
+    with pytest.raises(ValueError, match="needs every entry on the main diagonal to be 0"):
+        setattr(module, name, nn.Parameter(torch.ones(4, 4)))
+    module.extra = nn.Parameter(torch.ones(1))
+    assert "extra" in dict(module.named_parameters())
+    module(torch.ones(1, 4))
+
+
 def test_after_removal_beside_another_tensor_plain_attributes_still_work() -> None:
     layer = fused(ZeroDiagonal)
     register_parametrization(layer, "bias", Doubled())
