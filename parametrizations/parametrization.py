@@ -273,7 +273,7 @@ class Parametrization(nn.Module):
                 f"{name} needs a weight of dtype {_listed(self.dtypes)}. Got {weight.dtype}. "
                 "Convert the layer or the value first."
             )
-        self._check_shape(weight)
+        self.require_matrix(weight)
         if not _is_finite(weight):
             bad = int((~torch.isfinite(weight)).sum())
             raise ValueError(
@@ -281,7 +281,8 @@ class Parametrization(nn.Module):
                 "infinite. Initialise or repair the weight first."
             )
 
-    def _check_shape(self, weight: Tensor) -> None:
+    def require_matrix(self, weight: Tensor) -> None:
+        """Refuse a weight that is no matrix, or has another shape than the one that was registered."""
         if weight.dim() != 2:
             raise ValueError(
                 f"{type(self).__name__} needs a weight with 2 dimensions. Got {weight.dim()}, of shape "

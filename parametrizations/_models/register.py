@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import NoReturn, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from parametrizations._models.weights import settle
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
+from parametrizations.parametrization import Parametrization
 
 __all__ = ["Rules", "register"]
 
@@ -49,7 +51,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
         fuse: Whether each `nn.Linear` multiplies through its structure, as by `fuse`.
         optimizer: One that was made before and may hold state of the old shape and meaning: the state of
             exactly the parameters that match is dropped. Without it, make a new optimizer: a fused one would write out
-            of bounds (see the README).
+            of bounds (see the README). Fused SGD with dampening goes on unfused: it cannot start only some anew.
 
     Returns:
         The same model.
@@ -89,18 +91,21 @@ def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
     weight = getattr(place.module, place.tensor_name).data
     put_stand_ins(place)
     for parametrization in chain:
+        described = _described(place, parametrization)
         try:
             _attach_one(place, copy.deepcopy(parametrization), weight)
         except (TypeError, ValueError) as error:
             refusal = TypeError if isinstance(error, TypeError) else ValueError
-            raise refusal(f"register cannot attach {_described(place, parametrization)}. {error}") from error
+            raise refusal(f"register cannot attach {described}. {error}") from error
         except Exception as error:
-            error.add_note(f"register could not attach {_described(place, parametrization)}; the model is as it was.")
+            error.add_note(f"register could not attach {described}; the model is as it was.")
             raise
     require_agreement(place.name, chain_of(place.module, place.tensor_name), weight)
 
 
 def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> None:
+    if isinstance(parametrization, Parametrization):
+        parametrization.require_matrix(weight)
     with keep_order(place.module):
         register_parametrization(place.module, place.tensor_name, parametrization)
     chain = chain_of(place.module, place.tensor_name)
@@ -110,7 +115,7 @@ def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> Non
 
 def _described(place: Place, parametrization: nn.Module) -> str:
     chain = chains(place.module).get(place.tensor_name)
-    there = [] if chain is None else [type(step).__name__ for step in steps(chain) if step is not parametrization]
+    there = [] if chain is None else [type(step).__name__ for step in steps(chain)]
     on_top = f" on top of {', '.join(there)} (bake first to replace)" if there else ""
     return f"{type(parametrization).__name__} to {place.name!r}{on_top}"
 
@@ -139,7 +144,7 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
 def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     chain = list(value) if isinstance(value, Sequence) else [value]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    wrong = [type(step).__name__ for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
+    wrong = [_got(step) for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
     if not isinstance(pattern, str):
         raise TypeError(f"register needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
     if wrong or not chain:
@@ -151,12 +156,34 @@ def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
+def _got(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}: write {value.__name__}(...)"
+    return type(value).__name__
+
+
 def _no_match(model: nn.Module, pattern: str, names: Names) -> NoReturn:
     if pattern in dict(model.named_buffers()):
         raise ValueError(
             f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
+    pruned = _pruned(model, pattern)
+    if pruned:
+        raise ValueError(
+            f"register needs a parameter for {pattern!r}. Got one that torch.nn.utils.prune computes from another. "
+            f"Make it a parameter again first: prune.remove({pruned}), where model is the one given here."
+        )
     refuse_no_match("register", "parameter", pattern, names)
+
+
+def _pruned(model: nn.Module, pattern: str) -> str | None:
+    """What to call ``prune.remove`` with for a tensor that a pattern means, where pruning has taken its place."""
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    for name in (name.removesuffix("_mask") for name in buffers if name.endswith("_mask")):
+        if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
+            layer, _, tensor_name = name.rpartition(".")
+            return f"model.get_submodule({layer!r}), {tensor_name!r}"
+    return None
 
 
 def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:

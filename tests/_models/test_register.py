@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from typing_extensions import override
@@ -162,7 +162,11 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
         ({"nothing": Diagonal()}, ValueError, r"Got no match .* Names that are close: '0.weight', '0.bias'"),
         ({"0.weight": Diagonal(), "0.w*": ZeroDiagonal()}, ValueError, r"two for '0.weight': '0.weight' and '0.w\*'"),
         ({"*": Diagonal()}, ValueError, r"cannot attach Diagonal to '0.bias'. Diagonal needs a weight with 2 dim"),
-        ({"0.weight": Diagonal}, TypeError, r"parametrization, or a sequence of them, for '0.weight'. Got type. Pass"),
+        (
+            {"0.weight": Diagonal},
+            TypeError,
+            r"parametrization, or a sequence of them, for '0.weight'. Got the class Diagonal: write D",
+        ),
         ({"0.weight": []}, TypeError, r"for '0.weight'. Got none"),
         ({"0.weight": [Diagonal(), "x"]}, TypeError, r"for '0.weight'. Got str"),
         (
@@ -644,3 +648,39 @@ def test_fused_sgd_takes_the_first_step_of_a_fresh_optimizer(dampening: float, s
         scaler.step(stepping)
     torch.testing.assert_close(made[0].weight, twin[0].weight)
     assert not torch.equal(made[2].weight, twin[2].weight)  # goes on with its momentum
+
+
+def test_on_top_of_names_only_what_was_there() -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = [0]
+
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+        def right_inverse(self, weight: Tensor) -> Tensor:
+            self.left.pop()
+            return weight
+
+    with pytest.raises(IndexError) as raised:
+        register(nn.Linear(3, 3), {"weight": [Once(), ZeroDiagonal()]})
+    (note,) = raised.value.__notes__
+    assert note.startswith("register could not attach ZeroDiagonal to 'weight' on top of Once (bake first to replace);")
+
+
+@pytest.mark.parametrize("make", [ZeroDiagonal, NegExpDiagonal, Diagonal])
+def test_a_vector_is_refused_on_top_of_others_too(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"to 'bias' on top of Identity .* needs a weight with 2 dimensions. Got 1"):
+        register(nn.Linear(3, 3), {"bias": [nn.Identity(), make()]})
+
+
+@pytest.mark.parametrize("pattern", ["0.weight", "0.*ght"])
+def test_a_pruned_weight_is_refused_with_what_to_do(pattern: str) -> None:
+    made = model()
+    prune.l1_unstructured(made[0], "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    with pytest.raises(ValueError, match=r"first: prune.remove\(model.get_submodule\('0'\), 'weight'\)"):
+        register(made, {pattern: ZeroDiagonal()})
+    prune.remove(made.get_submodule("0"), "weight")  # type: ignore[no-untyped-call]
+    register(made, {pattern: ZeroDiagonal()})
