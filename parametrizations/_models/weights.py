@@ -15,10 +15,18 @@ from parametrizations._torch.chains import build, originals, steps
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Unreachable", "binding", "dense_shape", "inverted", "is_compact", "settle", "stored_for"]
+__all__ = ["Refused", "Unreachable", "binding", "dense_shape", "inverted", "is_compact", "settle", "stored_for"]
 
 GIVEN_BACK = 1e-3
 """How far, relative to the largest entry, a foreign parametrization may be from giving a weight back."""
+
+
+class Refused(ValueError):
+    """A foreign parametrization does not take a weight."""
+
+    def __init__(self, step: nn.Module, reason: Exception) -> None:
+        super().__init__(f"{type(step).__name__} cannot start from this weight: {reason}")
+        self.step = step
 
 
 def binding(chain: ParametrizationList) -> list[Parametrization]:
@@ -74,7 +82,7 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
 
     Raises:
         Unreachable: If somebody else's parametrization has no inverse, or does not give the weight back.
-        ValueError: If a parametrization refuses the weight.
+        ValueError: If a parametrization refuses the weight; `Refused` if it is somebody else's.
     """
     value: Any = weight
     with torch.inference_mode(False), torch.no_grad():
@@ -102,6 +110,8 @@ def _inverse(step: nn.Module, value: Tensor, project: bool) -> Any:
         raise Unreachable(
             f"{type(step).__name__} needs a method right_inverse to give this weight. Got none."
         ) from None
+    except (ValueError, RuntimeError) as error:
+        raise Refused(step, error) from error
     if not project:
         _require_given_back(step, found, value)
     return found

@@ -684,3 +684,38 @@ def test_a_pruned_weight_is_refused_with_what_to_do(pattern: str) -> None:
         register(made, {pattern: ZeroDiagonal()})
     prune.remove(made.get_submodule("0"), "weight")  # type: ignore[no-untyped-call]
     register(made, {pattern: ZeroDiagonal()})
+
+
+class Unitary(nn.Module):
+    """Takes no weight outside its set, as the manifolds of geotorch do."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        unitary: Tensor = torch.linalg.qr(x).Q
+        return unitary
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        if not torch.allclose(weight @ weight.mT, torch.eye(len(weight)), atol=1e-4):
+            raise ValueError("not unitary")
+        return weight
+
+
+def test_on_top_of_a_foreign_one_that_takes_no_other_weight() -> None:
+    member = torch.linalg.qr(torch.randn(4, 4)).Q
+    for below in ("registered", "in the sequence"):
+        made: Any = nn.Linear(4, 4)
+        made.weight.data = member.clone()
+        chain = [Unitary(), ZeroDiagonal()]
+        if below == "registered":
+            register_parametrization(made, "weight", chain.pop(0))
+        expected = Unitary()(made.weight).fill_diagonal_(0).detach()
+        register(made, {"weight": chain})
+        torch.testing.assert_close(made.weight.detach(), expected)
+        made(torch.ones(1, 4)).sum().backward()
+
+
+def test_a_foreign_one_that_does_not_take_the_weight_itself_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"attach Unitary to 'weight' on top of ZeroDiagonal .* from this weight: not un"
+    ):
+        register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Unitary()]})
