@@ -18,6 +18,7 @@ from parametrizations._models.layer import become_constrained
 from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.order import keep_order
+from parametrizations._models.ownership import claim
 from parametrizations._models.places import Place, identity, owners
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.stand_ins import put_stand_ins, take_over
@@ -109,6 +110,7 @@ def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> Non
     with keep_order(place.module):
         register_parametrization(place.module, place.tensor_name, parametrization)
     chain = chain_of(place.module, place.tensor_name)
+    claim(chain)
     if len(chain) == 1:
         return
     try:  # PyTorch does not invert the ones before

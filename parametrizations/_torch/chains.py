@@ -19,6 +19,7 @@ __all__ = [
     "chains",
     "copied",
     "given",
+    "loaded",
     "originals",
     "steps",
 ]
@@ -61,12 +62,16 @@ def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None)
         A contiguous tensor without a graph.
     """
     with torch.inference_mode(False), torch.no_grad():
-        twin, own = copied(chain), originals(chain)
-        if state is not None:  # what a forward may write into is a copy
-            taken = {key: value if key in own else copy.deepcopy(value) for key, value in state.items()}
-            twin.load_state_dict(taken, assign=True)
-        weight: Tensor = twin()
+        weight: Tensor = (copied(chain) if state is None else loaded(chain, state))()
     return weight.detach().contiguous()
+
+
+def loaded(chain: ParametrizationList, state: Mapping[str, Tensor]) -> ParametrizationList:
+    """A copy that holds what a state dict of the chain says; what a forward may write into is copied, too."""
+    twin, own = copied(chain), originals(chain)
+    taken = {key: value if key in own else copy.deepcopy(value) for key, value in state.items()}
+    twin.load_state_dict(taken, assign=True)
+    return twin
 
 
 def copied(chain: ParametrizationList) -> ParametrizationList:

@@ -40,6 +40,15 @@ RULES: dict[str, Any] = {
 }
 
 
+class Halved(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
 def plain() -> Any:
     inner = nn.ModuleDict({"norm": nn.BatchNorm1d(4), "inner": nn.Linear(4, 4, bias=False)})
     made = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), inner, nn.Linear(4, 3))
@@ -144,12 +153,12 @@ def test_assigning_a_plain_checkpoint_keeps_its_dtype() -> None:
 
 
 def test_a_foreign_inverse_that_does_not_give_the_weight_back_is_refused() -> None:
-    trained, fresh = spectral_norm(nn.Linear(6, 6)), fuse(spectral_norm(nn.Linear(6, 6)))
+    trained, fresh = bake(spectral_norm(nn.Linear(6, 6))), fuse(spectral_norm(nn.Linear(6, 6)))
     before = copy.deepcopy(fresh.state_dict())
     with pytest.raises(
         RuntimeError, match=r"_SpectralNorm needs to give the weight back .* Load the constrained checkpoint"
     ):
-        fresh.load_state_dict(plain_state_dict(trained))
+        fresh.load_state_dict(trained.state_dict())
     assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items() if "bias" not in key)
 
 
@@ -174,14 +183,70 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
         plain_state_dict(model, [])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("constrain", [orthogonal, weight_norm, spectral_norm])
-def test_foreign_parametrizations_turn_plain_and_load_plain(constrain: Callable[[nn.Module], Any]) -> None:
+def architecture() -> Any:
+    """A model with constraints of its own, as Wav2Vec2's, and some that this library puts there."""
+    return nn.Sequential(weight_norm(nn.Linear(4, 4)), orthogonal(nn.Linear(4, 4)), nn.BatchNorm1d(4), nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_what_the_model_had_before_stays_as_it_is_stored(given: bool) -> None:
+    model = register(architecture().eval(), {"3.weight": ZeroDiagonal(), "1.bias": Halved()})
+    plain, fresh = plain_state_dict(model, model.state_dict() if given else None), architecture().eval()
+    assert list(plain) == list(fresh.state_dict())
+    assert plain._metadata == fresh.state_dict()._metadata  # type: ignore[attr-defined]
+    fresh.load_state_dict(plain)
+    torch.testing.assert_close(fresh(INPUTS), model(INPUTS))
+    again = register(architecture().eval(), {"3.weight": ZeroDiagonal(), "1.bias": Halved()})
+    again.load_state_dict(plain)
+    torch.testing.assert_close(again(INPUTS), model(INPUTS))
+
+
+@pytest.mark.parametrize("constrain", [weight_norm, spectral_norm])
+def test_what_the_model_had_before_on_the_same_tensor_is_what_gives_the_weight(
+    constrain: Callable[[nn.Module], Any],
+) -> None:
     model: Any = register(nn.Sequential(constrain(nn.Linear(4, 4))), {"0.weight": ZeroDiagonal()})
-    expected = model(INPUTS)
-    fresh = nn.Sequential(nn.Linear(4, 4))
-    fresh.load_state_dict(plain_state_dict(model))
-    torch.testing.assert_close(fresh(INPUTS), bake(model)(INPUTS))
-    assert expected.shape == (3, 4)
+    fresh = nn.Sequential(constrain(nn.Linear(4, 4)))
+    plain = plain_state_dict(model)
+    assert list(plain) == list(fresh.state_dict())
+    fresh.load_state_dict(plain)
+    torch.testing.assert_close(fresh.eval()(INPUTS), model.eval()(INPUTS))
+
+
+def test_what_the_model_had_below_and_above_keeps_its_place() -> None:
+    layer = register_parametrization(nn.Linear(4, 4), "weight", Halved())
+    register(layer, {"weight": [NegExpDiagonal(), Halved()]})
+    register_parametrization(layer, "weight", Halved())
+    plain, fresh = plain_state_dict(layer), nn.Linear(4, 4)
+    for _ in range(2):
+        register_parametrization(fresh, "weight", Halved())
+    fresh.load_state_dict(plain)
+    torch.testing.assert_close(fresh(INPUTS), layer(INPUTS))
+
+
+def test_a_weight_that_what_the_model_had_before_cannot_give_is_refused() -> None:
+    class OneWay(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return x.tanh()
+
+    rotated = register(nn.Sequential(orthogonal(nn.Linear(4, 4))), {"0.weight": ZeroDiagonal()})
+    with pytest.raises(ValueError, match=r"stored at '0.weight' before .* _Orthogonal needs to give .* Take bake"):
+        plain_state_dict(rotated)
+    bounded = register_parametrization(nn.Linear(4, 4), "weight", OneWay())
+    with pytest.raises(ValueError, match=r"stored at 'weight' .* OneWay needs a method right_inverse .* Take bake"):
+        plain_state_dict(register(bounded, {"weight": ZeroDiagonal()}))
+
+
+def test_what_register_attached_turns_plain_whoever_wrote_it() -> None:
+    model = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Halved()], "bias": Halved()})
+    twin = copy.deepcopy(model)
+    for one in (model, twin):
+        assert list(plain_state_dict(one)) == ["weight", "bias"]
+        assert torch.equal(plain_state_dict(one)["weight"], model.weight)
+
+
+def test_a_plain_checkpoint_loads_through_foreign_inverses() -> None:
     for norm in (weight_norm, orthogonal):
         single: Any = fuse(nn.Sequential(norm(nn.Linear(4, 4))))
         other = bake(fuse(nn.Sequential(norm(nn.Linear(4, 4)))))
@@ -238,15 +303,6 @@ def test_an_inverse_is_as_exact_as_its_dtype() -> None:
     layer, other = fuse(weight_norm(nn.Linear(64, 64).bfloat16())), nn.Linear(64, 64).bfloat16()
     layer.load_state_dict(other.state_dict())
     torch.testing.assert_close(layer.weight, other.weight)
-
-
-class Halved(nn.Module):
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 2
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return 2 * weight
 
 
 def test_what_is_under_a_foreign_parametrization_projects_when_it_is_loaded() -> None:
