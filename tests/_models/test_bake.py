@@ -532,6 +532,45 @@ def test_what_keeps_computed_tensors_bakes() -> None:
     assert len(summary(model).rows) == 1
 
 
+def test_a_recurrent_layer_that_has_run_keeps_its_plain_weights() -> None:
+    layer = register(nn.RNN(4, 4), {"weight_hh_l0": ZeroDiagonal()})
+    layer(INPUTS)
+    names = [name for name, _ in nn.RNN(4, 4).named_parameters()]
+    for baked in (bake(layer), bake(copy.deepcopy(layer)), bake(copy.deepcopy(layer), inplace=True)):
+        assert [name for name, _ in baked.named_parameters()] == names
+        assert all(weight is getattr(baked, name) for weight, name in zip(baked._flat_weights, names, strict=True))
+        baked(INPUTS)[0].sum().backward()
+        assert all(parameter.grad is not None for parameter in baked.parameters())
+
+
+def test_a_pruned_layer_beside_a_baked_one_is_copied_and_pickled() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    prune.l1_unstructured(model[1], "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    register(model, {"0.weight": Diagonal()})
+    output = model(INPUTS)
+    baked = bake(model)  # keeps no graph of the last pass
+    for twin in (copy.deepcopy(baked), pickle.loads(pickle.dumps(baked)), baked):
+        torch.testing.assert_close(twin(INPUTS), output)
+        used(twin)
+
+
+class Transposing(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mT
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.mT.contiguous()
+
+
+def test_a_transposed_view_bakes_to_a_weight_of_its_own() -> None:
+    layer: Any = register_parametrization(nn.Linear(4, 4), "weight", Transposing())
+    baked = bake(layer)
+    assert baked.weight.is_contiguous()
+    assert torch.equal(baked.weight, layer.weight)
+    assert plain_state_dict(register(nn.Linear(4, 4), {"weight": Transposing()}))["weight"].is_contiguous()
+
+
 def test_the_names_in_an_optimizer_follow() -> None:
     model: Any = nn.Sequential(weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
     optimizer = torch.optim.Adam(model.named_parameters())

@@ -152,6 +152,33 @@ def test_assigning_a_plain_checkpoint_keeps_its_dtype() -> None:
     assert layer(torch.ones(1, 3).bfloat16()).dtype is torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [Diagonal(), MaskedSparse(masks.banded(1, 1)), NegExpDiagonal(), [ZeroDiagonal(), Halved()]],
+    ids=["Diagonal", "MaskedSparse", "NegExpDiagonal", "Halved"],
+)
+def test_assigning_a_plain_checkpoint_without_values_gives_a_model_without_values(rule: Any) -> None:
+    layer = register(nn.Linear(4, 4), {"weight": rule})
+    shapes = [parameter.shape for parameter in layer.parameters()]
+    layer.load_state_dict(nn.Linear(4, 4, device="meta").state_dict(), assign=True)
+    assert all(parameter.is_meta for parameter in layer.parameters())
+    assert [parameter.shape for parameter in layer.parameters()] == shapes
+
+
+def test_a_plain_checkpoint_is_refused_where_there_is_no_inverse() -> None:
+    class Squared(nn.Module):
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return x.square()
+
+    layer = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Squared()]})
+    before = layer.weight.detach()
+    message = r"plain 'weight': Squared needs a method right_inverse .* Load the constrained checkpoint. .* as it was"
+    with pytest.raises(RuntimeError, match=message):
+        layer.load_state_dict(nn.Linear(4, 4).state_dict())
+    assert torch.equal(layer.weight, before)
+
+
 def test_a_foreign_inverse_that_does_not_give_the_weight_back_is_refused() -> None:
     trained, fresh = bake(spectral_norm(nn.Linear(6, 6))), fuse(spectral_norm(nn.Linear(6, 6)))
     before = copy.deepcopy(fresh.state_dict())
@@ -236,6 +263,27 @@ def test_a_weight_that_what_the_model_had_before_cannot_give_is_refused() -> Non
     bounded = register_parametrization(nn.Linear(4, 4), "weight", OneWay())
     with pytest.raises(ValueError, match=r"stored at 'weight' .* OneWay needs a method right_inverse .* Take bake"):
         plain_state_dict(register(bounded, {"weight": ZeroDiagonal()}))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: register(nn.Sequential(weight_norm(nn.Linear(4, 4))), {"0.weight": ZeroDiagonal()}),
+        lambda: register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": [Diagonal(), Halved()]}),
+    ],
+    ids=["below", "above"],
+)
+def test_a_checkpoint_keeps_its_dtype_and_its_device_where_others_are_on_the_tensor(make: Callable[[], Any]) -> None:
+    model = make()
+    expected = plain_state_dict(model)
+    wide = plain_state_dict(model, {key: value.double() for key, value in model.state_dict().items()})
+    empty = plain_state_dict(model, {key: value.to("meta") for key, value in model.state_dict().items()})
+    assert list(wide) == list(empty) == list(expected)
+    for key, value in expected.items():
+        assert wide[key].dtype is torch.float64
+        torch.testing.assert_close(wide[key].float(), value)
+        assert empty[key].is_meta
+        assert empty[key].shape == value.shape
 
 
 def test_what_register_attached_turns_plain_whoever_wrote_it() -> None:
