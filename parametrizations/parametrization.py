@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._products.choice import OWN, PLAIN, Path, Product
-from parametrizations._torch.caller import is_assignment, is_registration
+from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
+from parametrizations._torch.owners import Owners
 from parametrizations._torch.private import is_traced
 from parametrizations._torch.sharding import is_sharded
 
@@ -85,6 +86,7 @@ class Parametrization(nn.Module):
         self.on_infeasible: Infeasible = on_infeasible
         self._product: Product = product
         self.shape: torch.Size | None = None
+        self._owners = Owners()
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -134,8 +136,9 @@ class Parametrization(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """The stored tensor for ``weight``: what PyTorch calls when registering and when assigning.
 
-        The first weight is adopted: projected onto the set. Any later one has to be in the set, or
-        follows ``on_infeasible``.
+        A weight that is registered is adopted: projected onto the set. One that is assigned has to be in
+        the set, or follows ``on_infeasible``. What was learned from the first weight, such as a mask, stays,
+        also when the object is taken off and registered again.
 
         Args:
             weight: The dense matrix, ``(out, in)``.
@@ -146,24 +149,28 @@ class Parametrization(nn.Module):
         Raises:
             TypeError: If ``weight`` is no dense tensor of a supported dtype.
             ValueError: If it has the wrong shape, is not finite, or is outside the set; or if this
-                object already belongs to another tensor.
+                object belongs to another tensor.
 
         Example:
             >>> from parametrizations import Diagonal
             >>> Diagonal().right_inverse(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
             tensor([1., 2.])
         """
-        if self.shape is not None and is_registration():
+        if self._owners.hold(self) and is_registration() and not is_transfer():
             raise ValueError(self._already_registered())
         self._check(weight)
         before = dict(vars(self))
         try:
-            return self.invert(self._admit(weight)).clone(memory_format=torch.contiguous_format)
+            x = self.invert(self._admit(weight)).clone(memory_format=torch.contiguous_format)
         except Exception as error:
             vars(self).update(before)  # a weight that was refused claims nothing
             if isinstance(error, NotImplementedError):  # PyTorch would take it for "no inverse, use the weight"
                 raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
             raise
+        owner = asking_list()
+        if owner is not None:
+            self._owners.add(owner)
+        return x
 
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
         """Whether ``weight`` is in the set.
@@ -251,12 +258,10 @@ class Parametrization(nn.Module):
         return self.known_shape
 
     def _admit(self, weight: Tensor) -> Tensor:
+        adopting = is_registration() or (self.shape is None and not is_assignment())
         if self.shape is None:
-            assigning = is_assignment()
             self.adopt(weight)
-            if not assigning:
-                return self.project(weight)
-        if self.on_infeasible == "project" or weight.is_meta:
+        if adopting or self.on_infeasible == "project" or weight.is_meta:
             return self.project(weight)
         excess = self.excess(weight)
         if bool((excess > 0).any()):
@@ -291,7 +296,7 @@ class Parametrization(nn.Module):
         if self.shape not in (None, weight.shape):
             raise ValueError(
                 f"{type(self).__name__} needs a weight of shape {tuple(self.known_shape)}. "
-                f"Got {tuple(weight.shape)}. {_asked()} a weight of that shape."
+                f"Got {tuple(weight.shape)}. {_asked()} a weight of that shape; create a new object for another."
             )
 
     def _outside(self, weight: Tensor, excess: Tensor) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrize import (
+    register_parametrization,
+    remove_parametrizations,
+    transfer_parametrizations_and_params,
+)
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
 from tests.cases import checkerboard
@@ -71,23 +77,90 @@ def test_it_registers_on_a_buffer(make: Callable[[], Parametrization]) -> None:
 @every
 def test_a_second_parameter_needs_a_second_object(make: Callable[[], Parametrization]) -> None:
     parametrization = make()
-    register_parametrization(nn.Linear(4, 4), "weight", parametrization)
+    first = register_parametrization(nn.Linear(4, 4), "weight", parametrization)
     for other in (nn.Linear(4, 4), nn.Linear(5, 3)):
         before = other.weight.detach().clone()
         with pytest.raises(ValueError, match=r"needs one object for each tensor. Got one that has been used"):
             register_parametrization(other, "weight", parametrization)
         assert type(other) is nn.Linear
         assert torch.equal(other.weight, before)
+    twin = copy.deepcopy(first)
+    with pytest.raises(ValueError, match="needs one object for each tensor"):
+        register_parametrization(nn.Linear(4, 4), "weight", twin.get_submodule("parametrizations.weight.0"))
 
 
 @every
 def test_a_second_buffer_needs_a_second_object(make: Callable[[], Parametrization]) -> None:
-    parametrization = make()
-    register_parametrization(nn.Linear(4, 4), "weight", parametrization)
+    layer = register_parametrization(nn.Linear(4, 4), "weight", make())
     module = nn.Module()
     module.register_buffer("weight", torch.zeros(4, 4))
     with pytest.raises(ValueError, match="needs one object for each tensor"):
+        register_parametrization(module, "weight", layer.get_submodule("parametrizations.weight.0"))
+
+
+@every
+def test_an_object_that_was_taken_off_can_be_registered_again(make: Callable[[], Parametrization]) -> None:
+    parametrization, layer = make(), nn.Linear(4, 4)
+    for module in (layer, layer, nn.Linear(4, 4)):
         register_parametrization(module, "weight", parametrization)
+        weight = module.get_parameter("parametrizations.weight.original")
+        assert parametrization.contains(parametrization(weight))
+        with pytest.raises(ValueError, match="needs one object for each tensor"):
+            register_parametrization(nn.Linear(4, 4), "weight", parametrization)
+        remove_parametrizations(module, "weight")
+    with pytest.raises(ValueError, match=r"needs a weight of shape \(4, 4\). Got \(3, 5\)"):
+        register_parametrization(nn.Linear(5, 3), "weight", parametrization)
+
+
+@every
+def test_a_copy_of_an_object_alone_can_be_registered(make: Callable[[], Parametrization]) -> None:
+    layer = register_parametrization(nn.Linear(4, 4), "weight", make())
+    alone: Any = layer.get_submodule("parametrizations.weight.0")
+    for copied in (copy.deepcopy(alone), pickle.loads(pickle.dumps(make()))):
+        other = register_parametrization(nn.Linear(4, 4), "weight", copied)
+        assert copied.contains(other.weight)
+
+
+CHAINS: dict[str, Callable[[], list[nn.Module]]] = {name: lambda make=make: [make()] for name, make in FOUR.items()} | {
+    "chain": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]
+}
+
+
+@pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)
+def test_pytorch_can_transfer_it_to_another_module(make: Callable[[], list[nn.Module]]) -> None:
+    layer: Any = nn.Linear(4, 4)
+    for parametrization in make():
+        register_parametrization(layer, "weight", parametrization)
+    for plain in (nn.Linear(4, 4), nn.Module()):
+        other: Any = transfer_parametrizations_and_params(layer, plain, "weight")
+        assert torch.equal(layer.weight, other.weight)
+        assert [*layer.parametrizations.weight] == [*other.parametrizations.weight]
+        with pytest.raises(ValueError, match="needs one object for each tensor"):
+            register_parametrization(nn.Linear(4, 4), "weight", parametrization)
+    with pytest.raises(ValueError, match=r"needs a weight of shape \(4, 4\). Got \(3, 4\)"):
+        transfer_parametrizations_and_params(layer, nn.Linear(4, 3), "weight")
+
+
+def test_a_mask_that_is_loaded_reaches_the_module_it_was_transferred_to() -> None:
+    first: Any = constrained(MaskedSparse(masks.banded(0, 0)), torch.randn(4, 4))
+    second: Any = transfer_parametrizations_and_params(first, nn.Linear(4, 4, bias=False), "weight")
+    saved = constrained(MaskedSparse(masks.lower_triangular()), torch.randn(4, 4))
+    for module in (first, second):
+        module.load_state_dict(saved.state_dict())
+        assert torch.equal(first.weight, saved.weight)
+        assert torch.equal(second.weight, saved.weight)
+
+
+@every
+def test_a_model_with_it_can_be_prepared_for_quantization(make: Callable[[], Parametrization]) -> None:
+    model: Any = nn.Sequential(register_parametrization(nn.Linear(4, 4), "weight", make()))
+    expected, quantization = model[0].weight, torch.ao.quantization
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its quantization
+        model.qconfig = quantization.get_default_qat_qconfig("x86")  # type: ignore[no-untyped-call]
+        prepared = quantization.prepare_qat(model.train())  # type: ignore[no-untyped-call]
+    assert torch.equal(prepared[0].weight, expected)
+    prepared(torch.ones(1, 4)).sum().backward()
 
 
 def test_on_top_of_another_tensor_it_needs_a_second_object_too() -> None:

@@ -99,9 +99,8 @@ def bad_input_changes_nothing(subject: Subject) -> None:
 
 def one_object_for_one_tensor(subject: Subject) -> None:
     """Registering an object that belongs to a tensor on a second one is an error."""
-    parametrization = parametrization_of(subject.layer())
-    second = subject.plain()
-    register = partial(register_parametrization, second, "weight", parametrization)
+    layer, second = subject.layer(), subject.plain()
+    register = partial(register_parametrization, second, "weight", parametrization_of(layer))
     require_raises(register, "Registering one object on a second tensor")
     require(type(second) is nn.Linear, "The refused layer was changed.")
 

@@ -150,7 +150,7 @@ def test_while_cached_assigning_replaces_the_weight() -> None:
 class OwnCache(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.linear = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), NegExpDiagonal()]})
+        self.linear = register(nn.Linear(4, 4), {"weight": [Diagonal(), NegExpDiagonal()]})
 
     @override
     def forward(self, input: Tensor) -> Tensor:

@@ -1,0 +1,36 @@
+"""The lists that one parametrization is part of: as long as one is alive and contains it, it belongs to a tensor."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Self
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+__all__ = ["Owners"]
+
+
+class Owners:
+    """Remembers lists without keeping them alive; a copy remembers those that are copied along with it."""
+
+    def __init__(self, lists: list[ParametrizationList] | None = None) -> None:
+        self._lists = [weakref.ref(owner) for owner in lists or []]
+
+    def add(self, owner: ParametrizationList) -> None:
+        """Remember a list that a parametrization is, or is about to be, part of."""
+        if all(known is not owner for known in self._alive()):
+            self._lists = [weakref.ref(one) for one in (*self._alive(), owner)]
+
+    def hold(self, step: nn.Module) -> bool:
+        """Whether the parametrization is part of a list that is still there."""
+        return any(part is step for owner in self._alive() for part in owner.children())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)([memo[id(owner)] for owner in self._alive() if id(owner) in memo])
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+    def _alive(self) -> list[ParametrizationList]:
+        return [owner for owner in (known() for known in self._lists) if owner is not None]
