@@ -16,6 +16,7 @@ __all__ = [
     "require_equal",
     "require_raises",
     "require_raises_runtime_error",
+    "require_within",
 ]
 
 
@@ -51,6 +52,13 @@ def require_close(got: Tensor, expected: Tensor, what: str) -> None:
         torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
     except AssertionError as error:
         raise Broken(f"{what} {difference(got, expected)}") from error
+
+
+def require_within(got: Tensor, expected: Tensor, bound: Tensor, what: str) -> None:
+    """Equality up to a bound for each entry."""
+    same = got.shape == expected.shape and got.dtype == expected.dtype
+    near = same and bool(((got == expected) | ((got - expected).abs() <= bound)).all())  # infinity is infinity
+    require(near, f"{what} {difference(got, expected)}")
 
 
 def require_raises(action: Callable[[], object], what: str) -> None:

@@ -4,13 +4,27 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks
 from parametrizations.testing import check_parametrization
 from parametrizations.testing.laws import LAWS
+from parametrizations.testing.requirements import Broken
+from parametrizations.testing.subject import Subject
 from tests.cases import checkerboard, weight
 from tests.testing import broken
+
+
+class OneEntryOff(ZeroDiagonal):
+    """A product with one entry of the weight off by a thousandth."""
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        factors = torch.ones_like(x)
+        factors[7, 3] = 1.001
+        return F.linear(input, self(x * factors), bias)
 
 
 def test_every_law_has_something_that_breaks_it() -> None:
@@ -34,6 +48,21 @@ def test_law_catches_what_breaks_it(law: str) -> None:
 def test_the_four_hold_every_promise(parametrization: nn.Module) -> None:
     outcome = check_parametrization(parametrization, weight((6, 5)))
     assert outcome == dict.fromkeys(LAWS, "held")
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e4])
+def test_what_is_allowed_follows_the_scale_of_what_is_added(scale: float) -> None:
+    checked = Subject(MaskedSparse(checkerboard((40, 30)), product="structured"), scale * weight((40, 30)))
+    for law in ("linear_is_the_dense_product", "linear_works_under_vmap", "fused_layers_are_the_layers"):
+        LAWS[law](checked)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e4])
+def test_a_product_with_one_wrong_entry_is_caught_at_every_scale(scale: float) -> None:
+    checked = Subject(OneEntryOff(), scale * weight((40, 30)))
+    for law in ("linear_is_the_dense_product", "fused_layers_are_the_layers"):
+        with pytest.raises(Broken, match=r"differs in \d+ of \d+ entries"):
+            LAWS[law](checked)
 
 
 def test_a_law_that_does_not_apply_says_why() -> None:
