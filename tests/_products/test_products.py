@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from parametrizations._products import replaced_diagonal as strips
 from parametrizations.neg_exp_diagonal import _diagonal
 from tests.layers import INPUTS, PRODUCTS, constrained, dense_output, every, fused, of_the_compiler
 
+PARTS = strips._parts
+
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5])
 @pytest.mark.parametrize("shape", [(7, 7), (9, 5), (5, 9), (4, 1), (1, 4)])
@@ -24,6 +26,15 @@ def test_strips_of_every_size_are_the_dense_product(
     shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strips, "BLOCK", block)
+    monkeypatch.setattr(strips, "COPIED", 0)
+    areas: list[int] = []
+
+    def parts(x: Tensor, true: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        for row, column, part in PARTS(x, true):
+            areas.append(part.numel())
+            yield row, column, part
+
+    monkeypatch.setattr(strips, "_parts", parts)
     leaves = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, shape[1]), shape, shape[:1])]
 
     def product(input: Tensor, x: Tensor, bias: Tensor) -> Tensor:
@@ -31,6 +42,8 @@ def test_strips_of_every_size_are_the_dense_product(
 
     expected = F.linear(leaves[0], NegExpDiagonal()(leaves[1]), leaves[2])
     torch.testing.assert_close(product(*leaves), expected)
+    assert sum(areas) == shape[0] * shape[1]
+    assert len(areas) >= -(-min(shape) // block)  # a block for each strip that meets the diagonal
     torch.autograd.gradcheck(product, leaves, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(product, leaves, check_batched_grad=True)
 
