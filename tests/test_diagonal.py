@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from parametrizations import Diagonal
-from tests.layers import constrained, stored
+from parametrizations import Diagonal, fuse
+from tests.layers import constrained, dense_output, stored
 
 N = 512
 
@@ -60,3 +60,12 @@ def test_no_gradient_but_the_diagonals_reaches_the_vector() -> None:
     gradient = stored(layer).grad
     assert gradient is not None
     assert torch.equal(gradient, weights.diagonal())
+
+
+def test_autocast_leaves_a_complex_product_as_it_is() -> None:
+    layer = fuse(register_parametrization(nn.Linear(6, 4, dtype=torch.complex64), "weight", Diagonal()))
+    inputs = torch.randn(2, 6, dtype=torch.complex64)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(inputs)
+    assert output.dtype is torch.complex64
+    torch.testing.assert_close(output, dense_output(layer, inputs))

@@ -5,6 +5,8 @@ import copy
 import io
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,26 @@ def test_what_is_set_while_registering_does_not_choose_the_product(
     expected = dense_output(layer)
     monkeypatch.setattr(MaskedSparse, "forward", None)  # nobody builds the weight
     torch.testing.assert_close(layer(INPUTS), expected)
+
+
+FILTERS = """
+import warnings
+import torch
+from torch import nn
+before = list(warnings.filters)
+from parametrizations import MaskedSparse, masks, register
+assert warnings.filters == before, "importing"
+warnings.simplefilter("error")
+before = list(warnings.filters)
+with torch.device("meta"):
+    layer = register(nn.Linear(6, 4, device="cpu"), {"weight": MaskedSparse(masks.random(0.3), product="structured")})
+layer(torch.ones(2, 6)).sum().backward()
+assert warnings.filters == before, "multiplying"
+"""
+
+
+def test_neither_importing_nor_the_first_product_of_a_process_warns_or_touches_the_filters() -> None:
+    subprocess.run([sys.executable, "-c", FILTERS], check=True, timeout=120)
 
 
 def test_a_mask_rule_of_values_cannot_start_on_meta() -> None:

@@ -125,3 +125,12 @@ def _require_unmoved(layer: Any, member: Tensor, what: str) -> None:
         not bool(beyond.any()),
         f"{what} moved in {int(beyond.sum())} of {member.numel()} entries, by at most {most(moved):.3g}.",
     )
+    _require_little(most(allowed), member)
+
+
+def _require_little(claimed: float, member: Tensor) -> None:
+    """Rounding is at most 8 n (1 + |log w|) machine epsilons of the largest w, n the longer side."""
+    size = member.abs().double()
+    logarithms = 1 + most(size[size > 0].log())
+    allowed = 8 * max(member.shape) * logarithms * torch.finfo(member.dtype).eps * most(size)
+    require(claimed <= allowed, f"It claims to round by {claimed:.3g}, where {allowed:.3g} is rounding.")

@@ -65,6 +65,18 @@ def test_a_product_with_one_wrong_entry_is_caught_at_every_scale(scale: float) -
             LAWS[law](checked)
 
 
+class ClaimsToRoundALot(NegExpDiagonal):
+    @override
+    def rounding(self, weight: Tensor) -> Tensor:
+        return 1e4 * super().rounding(weight)
+
+
+@pytest.mark.parametrize("law", ["registering_keeps_a_member", "assigning_keeps_a_member"])
+def test_no_parametrization_may_claim_to_round_by_more_than_rounding(law: str) -> None:
+    with pytest.raises(Broken, match=r"It claims to round by 0.0\d+, where \d.\d+e-05 is rounding"):
+        LAWS[law](Subject(ClaimsToRoundALot(), weight((6, 5))))
+
+
 def test_a_law_that_does_not_apply_says_why() -> None:
     outcome = check_parametrization(MaskedSparse(masks.magnitude(0.5)), weight((4, 4)))
     assert outcome["meta_registration"].startswith("skipped: it cannot be registered on meta: magnitude")
