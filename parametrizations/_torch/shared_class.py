@@ -96,6 +96,7 @@ def _class_for(base: type[nn.Module], names: frozenset[str], extend: Extend) -> 
 def _make(base: Any, names: frozenset[str], extend: Extend) -> type:
     members: dict[str, object] = {name: _tensor_property(name) for name in names}
     members["__getstate__"] = _refuse_to_pickle
+    members["__prepare_scriptable__"] = _refuse_to_script  # PyTorch asks for it before it compiles anything
     members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
     if not hasattr(base, "__deepcopy__"):
         members["__deepcopy__"] = _deepcopy
@@ -166,6 +167,13 @@ def _refuse_to_pickle(self: nn.Module) -> None:
     raise RuntimeError(
         f"{type(self).__name__} cannot be pickled, as PyTorch refuses for every parametrized module. "
         "Save its state_dict(), or take the parametrizations off first."
+    )
+
+
+def _refuse_to_script(self: nn.Module) -> None:
+    raise RuntimeError(
+        f"torch.jit.script needs plain modules. Got {type(self).__name__}, whose tensors are computed. "
+        "Script a baked copy: torch.jit.script(bake(model))."
     )
 
 

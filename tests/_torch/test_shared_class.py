@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from typing_extensions import override
 
-from parametrizations import Diagonal, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, path, register
+from parametrizations import Diagonal, NegExpDiagonal, Parametrization, ZeroDiagonal, bake, fuse, path, register
 from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler
 
 
@@ -173,6 +173,13 @@ def test_compiled_blocks_with_a_cache_of_their_own_compile_once() -> None:
 def test_pickling_is_refused_with_what_to_do() -> None:
     with pytest.raises(RuntimeError, match=r"cannot be pickled.* Save its state_dict\(\), or take"):
         torch.save(fused(Diagonal), "/dev/null")
+
+
+def test_scripting_is_refused_with_what_to_do() -> None:
+    model = nn.Sequential(fused(Diagonal), nn.ReLU())
+    with pytest.raises(RuntimeError, match=r"needs plain modules. Got ParametrizedLinear, .* torch.jit.script\(bake"):
+        torch.jit.script(model)
+    torch.testing.assert_close(torch.jit.script(bake(model))(INPUTS), model(INPUTS))
 
 
 def test_models_of_fused_layers_stack() -> None:
