@@ -105,6 +105,9 @@ class MaskedSparse(Parametrization):
     def mask(self) -> Tensor:
         """The mask as a fresh boolean tensor ``(out, in)``.
 
+        It is a copy: writing into it, as `torch.ao.pruning` does with the masks that it finds, changes nothing. For
+        another mask take this parametrization off and attach a new one.
+
         Example:
             >>> from parametrizations import masks, register
             >>> layer = register(torch.nn.Linear(2, 2), {"weight": MaskedSparse(masks.lower_triangular())})

@@ -28,6 +28,14 @@ def fuse(model: Model) -> Model:
     is registered on the weight, the layer multiplies densely again; PyTorch's `remove_parametrizations` gives back the
     plain layer.
 
+    An input that is infinite or NaN reaches exactly the outputs of its row that a kept entry connects it to where
+    `path` is ``"element-wise"`` or ``"CSR"``: what is not stored is not multiplied. Where it is ``"dense"`` or
+    ``"strips"`` it reaches every output of its row, since ``0 * inf`` is NaN: under `ZeroDiagonal` the one of its own
+    index, too. Likewise for gradients, from an output to the inputs. Other rows stay as they are.
+
+    Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
+    which constrained layers, PyTorch's own too, do not have: bake those first, or leave them out of its plan.
+
     Args:
         model: Changed in place. Fusing again changes nothing.
 
