@@ -47,7 +47,8 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
 
 
 def _require_kind(what: str, tensor: Tensor, x: Tensor) -> None:
-    if tensor.device != x.device or product_dtype(tensor) != product_dtype(x):
+    fits = tensor.dtype == x.dtype or product_dtype(tensor) == product_dtype(x)
+    if tensor.device != x.device or not fits:
         raise RuntimeError(
             f"A layer needs {what} of its own dtype and device, {x.dtype} on {x.device}. "
             f"Got {tensor.dtype} on {tensor.device}. Convert one or the other with .to()."
