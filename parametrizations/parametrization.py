@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Iterator
 from typing import Literal, Self
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from parametrizations._options import options_of
 from parametrizations._products.choice import OWN, PLAIN, Path, Product
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
 from parametrizations._torch.owners import Owners
@@ -221,8 +220,7 @@ class Parametrization(nn.Module):
 
     def options(self) -> dict[str, object]:
         """The options that this object was made with, as `extra_repr` shows them: kept under their own names."""
-        found = {name: getattr(self, name) for name in _option_names(type(self)) if hasattr(self, name)}
-        return {name: value for name, value in found.items() if not inspect.ismethod(value)}
+        return options_of(self)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """What `copy.deepcopy` does anyway, without the long way that it takes for each empty dictionary."""
@@ -329,17 +327,6 @@ class Parametrization(nn.Module):
 
     def _recipe(self) -> str:
         return f'register_parametrization(layer, "weight", {type(self).__name__}(...))'
-
-
-def _option_names(kind: type) -> Iterator[str]:
-    """The names of a class's options, its bases' among them as far as it passes on what it does not name."""
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            passed_on = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            yield from (p.name for p in parameters if p not in passed_on)
-            if not passed_on:
-                return
 
 
 def _asked() -> str:
