@@ -83,25 +83,21 @@ def load_together(
     name, sparse = _masked(owner)
     if sparse is None:
         return
-    metadata, errors = arguments[0], arguments[-1]
     values_key, mask_key = f"{prefix}original", f"{prefix}{name}._extra_state"
-    there, own = given(owner, state_dict, prefix), sparse.get_extra_state()
-    if values_key in state_dict and values_key not in there and _is(there.get(mask_key, own), own):
-        state_dict[mask_key] = own
-        return
-    if not {values_key, mask_key} & there.keys():
-        return
-    try:
-        positions = _checked_positions(there, values_key, mask_key, sparse.known_shape)
-        assigned = metadata.get("assign_to_params_buffers", False)
-        _require_loadable(there[values_key], owner.original, values_key, assigned)
-        if positions.numel() != owner.original.numel():
-            _resize(owner.original, positions.numel(), values_key)
-            sparse.set_positions(positions)
-    except ValueError as error:
-        errors.append(f"{error} The layer at {prefix!r} stays as it was.")
-        state_dict[values_key] = owner.original
-        state_dict[mask_key] = own
+    there = given(owner, state_dict, prefix)
+    if values_key in state_dict.keys() - there.keys() and _keeps(sparse, there.get(mask_key)):
+        state_dict[mask_key] = sparse.get_extra_state()
+    elif {values_key, mask_key} & there.keys():
+        try:
+            positions = _checked_positions(there, values_key, mask_key, sparse.known_shape)
+            assigned = arguments[0].get("assign_to_params_buffers", False)
+            _require_loadable(there[values_key], owner.original, values_key, assigned)
+            if positions.numel() != owner.original.numel():
+                _resize(owner.original, positions.numel(), values_key)
+                sparse.set_positions(positions)
+        except ValueError as error:
+            arguments[-1].append(f"{error} The layer at {prefix!r} stays as it was.")
+            state_dict |= {values_key: owner.original, mask_key: sparse.get_extra_state()}
 
 
 def _masked(owner: ParametrizationList) -> tuple[str, _Masked | None]:
@@ -117,9 +113,11 @@ def _has_values_of(owner: ParametrizationList, sparse: _Masked) -> bool:
     return owner.is_tensor and owner.original.shape == sparse.stored_shape
 
 
-def _is(state: Any, own: Tensor) -> bool:
+def _keeps(sparse: _Masked, state: Any) -> bool:
+    """Whether a checkpoint has no mask, or the one that is there."""
+    own = sparse.get_extra_state()
     same_kind = isinstance(state, Tensor) and (state.dtype, state.device) == (own.dtype, own.device)
-    return same_kind and torch.equal(state, own)
+    return state is None or (same_kind and torch.equal(state, own))
 
 
 def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, shape: torch.Size) -> Tensor:

@@ -63,7 +63,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
         _require_all_known(model, entries)
     modules = _constrained(model)
     ours = _chains(modules)
-    require_room([(name, chain) for name, chain in ours.values()], "plain_state_dict")
+    require_room(ours.values(), "plain_state_dict")
     states = _states(ours, entries)
     plain: dict[str, Any] = OrderedDict()
     for key in entries:

@@ -375,6 +375,13 @@ def test_a_layer_that_keeps_its_constraint_keeps_its_product_and_pytorchs_classe
     assert len(summary(twin).rows) == len(summary(theirs_too).rows) - 1
 
 
+def test_what_stays_still_loads_its_old_checkpoints() -> None:
+    layer = bake(register(weight_norm(nn.Linear(4, 4)), {"bias": Halved()}), "bias")
+    old = {"weight_g": torch.ones(4, 1), "weight_v": torch.eye(4), "bias": torch.ones(4)}
+    layer.load_state_dict(old)
+    assert torch.equal(layer.weight, torch.eye(4))
+
+
 def test_only_the_state_of_what_is_baked_is_dropped() -> None:
     model = register(with_its_own(), PART)
     optimizer = torch.optim.Adam(model.parameters())

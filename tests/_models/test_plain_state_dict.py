@@ -287,7 +287,7 @@ def test_a_checkpoint_keeps_its_dtype_and_its_device_where_others_are_on_the_ten
 
 
 def test_what_register_attached_turns_plain_whoever_wrote_it() -> None:
-    model = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Halved()], "bias": Halved()})
+    model = register(nn.Linear(4, 4), {"weight": [Halved(), ZeroDiagonal(), Halved()], "bias": Halved()})
     twin = copy.deepcopy(model)
     for one in (model, twin):
         assert list(plain_state_dict(one)) == ["weight", "bias"]
