@@ -34,9 +34,9 @@ class NegExpDiagonal(Parametrization):
     slope, and it never comes closer to zero than the smallest normal number. Its gradient is finite
     everywhere, and non-zero wherever the diagonal is not at that number.
 
-    Registering keeps each diagonal entry ``w`` that is negative to a relative error of
-    ``1 + |log |w||`` machine epsilons. Any other becomes ``-max(|w|, 1e-4)``, a retraction rather than a
-    projection: the nearest negative number does not exist, and one next to zero would not train. What
+    Registering keeps negative diagonal entries ``w``, up to a relative error of ``1 + |log |w||`` machine
+    epsilons. Any other becomes ``-max(|w|, 1e-4)``: a retraction, not a projection, since there is no
+    nearest negative number, and one next to 0 would not train. What
     is closer to zero, or larger, than the map reaches goes to the end of its range. Assigning such
     entries raises instead, unless ``on_infeasible="project"``. Entries off the diagonal stay bit for bit.
 

@@ -51,7 +51,7 @@ def bake(
     ``weight_norm``, ``patterns`` leaves them there.
 
     Args:
-        model: Left as it is, also in training, unless ``inplace``.
+        model: Not changed unless ``inplace``, even if it is in the middle of training.
         patterns: Which tensors to bake, each with all that is attached to it: one pattern of full plain names, or
             several, as those that `register` was given (of a mapping, its keys); None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape:
@@ -155,7 +155,7 @@ def _require_bakeable(places: list[Place]) -> None:
 def _restored(
     module: nn.Module, weights: dict[ParametrizationList, Tensor], tied: set[object]
 ) -> Iterator[tuple[str, list[Tensor], Tensor]]:
-    """Give one module its class and its tensors back; each tensor with those that it takes the place of."""
+    """Give one module its class and tensors back; for each its name, the parameters it replaces, and the tensor."""
     order, baked = plain_order(module), {name: chain for name, chain in chains(module).items() if chain in weights}
     _leave(module, baked)
     for name, chain in baked.items():

@@ -23,9 +23,9 @@ Room = Callable[[nn.Module, str], Tensor]
 def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
     """Do what the plain module does to initialise itself, and start from it.
 
-    What is stored gets the distribution that initialising a plain layer and then registering would give; what the
-    plain module leaves alone stays. Where what is stored is a selection of the weight's entries, it is filled as such,
-    and the dense weight is never built, unless the initialisation takes the whole matrix.
+    The result has the same distribution as initialising a plain layer and then registering. Tensors that the plain
+    initialisation does not touch stay. Where only some entries of the weight are stored, they alone are filled, and the
+    dense weight is never built, unless the initialisation needs the whole matrix.
 
     Args:
         module: The constrained module.

@@ -17,7 +17,7 @@ __all__ = ["take_plain"]
 def take_plain(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *arguments: Any
 ) -> None:
-    """Put what is to be stored in the place of the plain weights in a state dict that is about to be loaded.
+    """Replace each plain weight in a state dict by the tensor to store for it, so that PyTorch can load it.
 
     A weight outside the set follows ``on_infeasible``. One that is refused stays out, leaves the layer as it was, and
     is reported by ``load_state_dict``. Entries of a constrained checkpoint stay as they are.

@@ -26,8 +26,8 @@ def keep_order(module: nn.Module) -> Iterator[None]:
 def plain_order(module: nn.Module) -> list[str]:
     """The names of the tensors of the plain module, constrained or not, in their original order.
 
-    Parameters stand before buffers. Where PyTorch's own function was first and nobody has written the order down,
-    constrained tensors are taken to have come first, as the weights of PyTorch's layers do; recurrent layers have a
+    Parameters stand before buffers. If PyTorch's own function constrained the module first, the order is lost:
+    then constrained tensors are taken to have come first, as weights do in PyTorch's layers. Recurrent layers have a
     list of their own.
     """
     there = [*chains(module), *parameters(module), *buffers(module)]

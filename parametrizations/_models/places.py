@@ -52,7 +52,7 @@ def full_name(prefix: str, name: str) -> str:
 
 
 def plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Every module of the plain model, under each of its names; none for the sake of a parametrization."""
+    """Every module of the plain model, under each of its names; not those that only hold parametrizations."""
     yield name, model
     hidden = "parametrizations" if chains(model) else None
     for child_name, child in children(model).items():
@@ -94,6 +94,6 @@ def owners(model: nn.Module) -> dict[object, list[str]]:
 
 
 def identity(tensor: Tensor) -> object:
-    """What two tensors have in common that are the same memory, if only by their data."""
+    """A key that is equal for two tensors that share memory: by it tied parameters are found."""
     plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
     return tensor.data_ptr() if plain else id(tensor)

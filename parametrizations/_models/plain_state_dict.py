@@ -31,8 +31,8 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 
     Args:
         model: A model with parametrizations, of this library or others.
-        state_dict: A constrained checkpoint of the model to convert instead of what the model holds, such as one
-            gathered from sharded ranks; entries that it does not have, as on ranks that gathered none, are left out.
+        state_dict: A constrained checkpoint to convert instead of what the model holds, such as one gathered from
+            sharded ranks. Entries that it lacks are left out, since after gathering only one rank has them.
 
     Returns:
         Tensors without a graph; those that were not constrained are the checkpoint's own, as in ``state_dict()``.

@@ -37,17 +37,18 @@ Rules = Mapping[str, nn.Module | Sequence[nn.Module]]
 def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimizer | None = None) -> Model:
     """Attach parametrizations to every parameter whose name matches a pattern, or to none if anything fails.
 
-    Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared. The weight that
-    is there is adopted, as PyTorch's `register_parametrization` does, but a gradient of the old meaning is
-    dropped. Plain checkpoints of the model still load (`load_state_dict`), deep copies are independent, and
-    ``reset_parameters`` of a layer initialises what is stored. A loss that was computed before is one of the model as
-    it was: call ``backward`` on it first.
+    Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared. It starts from
+    the weight that is there, as with PyTorch's `register_parametrization`. A gradient is dropped, since it does not
+    belong to what is stored from now on. Plain checkpoints of the model still load (`load_state_dict`), deep copies are
+    independent, and ``reset_parameters`` of a layer initialises what is stored. Call ``backward`` on earlier losses
+    before: their graph refers to the parameters as they were.
 
     Args:
         model: Changed in place.
-        rules: By pattern, what to attach: a parametrization, or a sequence of them that is applied left to right and
-            starts from the weight through all the inverses. A pattern is a full name of a parameter in the plain
-            model, as in ``encoder.layers.*.linear1.weight``, with the wildcards of `fnmatch`: ``*`` crosses dots.
+        rules: By pattern, what to attach: a parametrization, or a sequence of them, applied left to right. What is
+            stored is found by going back from the weight through all the inverses. A pattern is a full name of a
+            parameter in the plain model, as in ``encoder.layers.*.linear1.weight``, with the wildcards of `fnmatch`:
+            ``*`` crosses dots.
             Where something is attached already, the new ones are applied on top of it.
         fuse: Whether each `nn.Linear` multiplies through its structure, as by `fuse`.
         optimizer: One that was made before and may hold state of the old shape and meaning: the state of

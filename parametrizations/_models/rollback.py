@@ -1,4 +1,4 @@
-"""All or nothing: what a failed change of modules leaves behind is nothing."""
+"""All or nothing: if changing modules fails, everything is put back."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def all_or_nothing(
 ) -> Iterator[None]:
     """Put modules, their own tensors, the optimizer and generators back to what they are now if the block fails.
 
-    Tensors are put back by their storage, so the block may give a tensor another one but not write into it.
+    Of each tensor only a reference to its memory is kept. So the block may give it new memory, but must not write into
+    the old.
 
     Args:
-        modules: Those that the block changes. What their tensors are computed by is put back, too.
+        modules: Those that the block changes. Their parametrizations are put back as well.
         optimizer: The optimizer whose state the block changes, or None.
         rules: What may draw random numbers in the block, from torch's own generators or from those that it holds.
     """
@@ -55,7 +56,7 @@ class _Before(NamedTuple):
     tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]
 
     def restore(self) -> None:
-        """Each part by itself: the first failure is the one to report, and the others still count."""
+        """Put back every part, even if one cannot be: the caller is to see the error that started it."""
         with suppress(Exception):
             object.__setattr__(self.module, "__class__", self.kind)
             for name in _properties(self.kind) - self.members:  # PyTorch adds to a class that it has made before

@@ -60,8 +60,8 @@ class Summary:
 def summary(model: nn.Module) -> Summary:
     """A table of every parametrized tensor, whoever registered it.
 
-    No weight is built that is stored compactly, unless something is applied on top of it: there, the constraint holds
-    as soon as what is stored is finite. What a foreign parametrization is applied to cannot be told.
+    A compactly stored weight with one parametrization is not built, to save memory: its constraint holds whenever the
+    stored numbers are finite. Where a foreign parametrization comes last, it cannot be told.
 
     Args:
         model: Left as it is.

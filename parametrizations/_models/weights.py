@@ -74,8 +74,8 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
     Args:
         parametrizations: Others than this library's may write into their buffers, as orthogonal's inverse does.
         weight: A matrix, ``(out, in)``.
-        project: Whether to go to the set from outside, and take a missing inverse for none needed, as registering does;
-            else the one follows ``on_infeasible``, and the other is refused, as is an inverse that is none.
+        project: If true, project onto the set, and pass over steps that have no inverse, as registering does. If false,
+            follow ``on_infeasible``, and refuse steps that have no inverse, or one that does not give the weight back.
 
     Returns:
         A tensor, or a sequence of them.

@@ -38,7 +38,7 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
 
 
 def _multiply_add(input: Tensor, x: Tensor, bias: Tensor | None, further: int) -> Tensor:
-    """With this many outputs further than the diagonal reaches."""
+    """``input * x + bias``, with ``further`` outputs that the diagonal does not reach, which get the bias alone."""
     if bias is not None and not further:
         return torch.addcmul(bias, input, x)
     output = F.pad(input * x, (0, further)) if further else input * x

@@ -1,8 +1,8 @@
 """The product with a stored matrix whose diagonal is another one, without a second large matrix.
 
-Copying the matrix to write its diagonal costs passes over all of it. Multiplying with the stored matrix and
-correcting the diagonal's part afterwards is as fast as this, but loses digits wherever the stored diagonal
-is large beside the true one. So where the true diagonal is what is stored, nothing is copied; a small matrix
+Copying the matrix to write its diagonal costs passes over all of it. One could multiply with the stored matrix
+and then correct the diagonal's part: that is as fast as this, but loses digits wherever the stored diagonal is
+much larger than the true one. So where the true diagonal is what is stored, nothing is copied; a small matrix
 is copied once, for the forward and the backward pass; and of a large one only blocks on the diagonal are
 copied, while what lies beside them multiplies straight from the stored matrix, strip by strip.
 """
@@ -138,7 +138,7 @@ def _backward(grad: Tensor, x: Tensor, true: Tensor, slope: Tensor | None, weigh
 
 
 def _outer(left: Tensor, right: Tensor, x: Tensor, slope: Tensor | None, diagonal: DiagonalMap) -> Tensor:
-    """The gradient of the stored matrix; what it scales its diagonal with is differentiated only if asked."""
+    """The gradient of the stored matrix; the slope on its diagonal is differentiable where a second one is wanted."""
     outer = left.mT @ right
     if torch.is_grad_enabled():
         return _with_diagonal_scaled(outer, diagonal(x.diagonal())[1])

@@ -1,7 +1,7 @@
 """Who asks a parametrization for an inverse: a registration or an assignment.
 
-PyTorch calls ``right_inverse(weight)`` in both situations with the same argument, and neither call says
-which tensor the result is for. Three promises need to know: one object belongs to one tensor (but for
+PyTorch calls ``right_inverse(weight)`` in both situations with the same argument. The call says neither whether it
+registers or assigns, nor for which tensor. Three promises depend on that: one object belongs to one tensor (but for
 `transfer_parametrizations_and_params`, which lets two modules share object and values), an assignment
 outside the set raises where a registration projects, and a mask loads together with its values (for which
 a hook has to sit on the list that owns the values). The call stack is the only place where PyTorch's own

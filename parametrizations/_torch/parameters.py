@@ -14,7 +14,7 @@ def give(tensor: Tensor, data: Tensor) -> None:
     As long as the graph of an earlier pass is alive, if only through the last loss, autograd keeps a node for the
     parameter that remembers the old shape, and the next backward pass fails. PyTorch renews it when the dtype changes.
 
-    A backward pass through such a graph is refused where it would need what the tensor held.
+    A backward pass through an older graph raises if it needs the old values, instead of using the new ones in silence.
 
     Args:
         tensor: A parameter or buffer; keeps its identity and ``requires_grad``.

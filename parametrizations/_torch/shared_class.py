@@ -7,10 +7,10 @@ share the class. So `register` and `fuse` put a class here that all modules with
 same parametrized names share. It is derived from the layer's class directly, since PyTorch restores
 ``__bases__[0]`` when the last parametrization goes.
 
-PyTorch still believes that the class belongs to one module: it deletes the property from it on removal, and
-sets a new one when a second tensor is registered. The metaclass takes the first in silence and replaces the
-second by a property that works for every module of the class. Everything that relies on how
-`register_parametrization` treats classes is in this file; its tests fail when a release changes that.
+PyTorch still believes that the class belongs to one module. When a parametrization is removed it deletes the
+property; the metaclass ignores that, since other modules need it. When a second tensor is registered it sets a
+new property; the metaclass puts one in its place that works for every module of the class. Everything that relies
+on how `register_parametrization` treats classes is in this file; its tests fail when a release changes that.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _tensor_property(name: str) -> property:
 
 
 def _is_ours(value: object) -> bool:
-    """Told by its module: a subclass of property would stop the tracer of older releases of torch."""
+    """Whether a property is from this file; older tracers of torch fail on a subclass of property, which would tell."""
     return isinstance(value, property) and getattr(value.fget, "__module__", None) == __name__
 
 
