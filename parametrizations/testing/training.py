@@ -53,14 +53,13 @@ def copies_are_independent(subject: Subject) -> None:
 
 
 def autocast_works(subject: Subject) -> None:
-    """Under bfloat16 autocast the output has the dtype that a plain layer's has."""
+    """Under bfloat16 autocast the output is a plain layer's, and the weight stays float32."""
     if subject.weight.dtype is not torch.float32:
         raise Skipped("autocast is for float32 layers")
     layer, inputs = subject.layer(), subject.inputs(3)
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
         got, expected = layer(inputs), subject.plain(dense(layer))(inputs)
         weight = layer.weight
-    require(got.dtype == expected.dtype, f"The output is {got.dtype}, a plain layer's {expected.dtype}.")
     require(weight.dtype == torch.float32, f"The weight under autocast is {weight.dtype}.")
     require_close(got, expected, "The output under autocast")
 
