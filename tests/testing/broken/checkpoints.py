@@ -1,0 +1,62 @@
+"""What breaks the laws about checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations import ZeroDiagonal
+from tests.testing.broken.breaker import Breakers
+from tests.testing.broken.stored_values import StoresAView
+
+
+class UnsavedMask(ZeroDiagonal):
+    kept: Tensor
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self.kept = weight.abs() > weight.abs().median()
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.kept, x, 0)
+
+
+class RefusesAnotherMask(UnsavedMask):
+    @override
+    def get_extra_state(self) -> Tensor:
+        return self.kept
+
+    @override
+    def set_extra_state(self, state: Tensor) -> None:
+        if not torch.equal(self.kept, state):
+            raise ValueError("It was saved with another mask.")
+
+
+class Structure:
+    pass
+
+
+class SavesAnObject(ZeroDiagonal):
+    @override
+    def get_extra_state(self) -> object:
+        return Structure()
+
+    @override
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+BROKEN: Breakers = {
+    "state_dict_reloads": [(RefusesAnotherMask, "another mask"), (UnsavedMask, "The reloaded weight differs")],
+    "checkpoint_files": [
+        (SavesAnObject, "weights_only|Unsupported|WeightsUnpickler"),
+        (RefusesAnotherMask, "another mask"),
+        (UnsavedMask, "The weight read from a file differs"),
+    ],
+    "checkpoint_is_compact": [(StoresAView, "The checkpoint holds .* bytes for 23 stored numbers")],
+}

@@ -1,0 +1,86 @@
+"""What breaks the laws about gradients."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from parametrizations import ZeroDiagonal
+from tests.testing.broken.breaker import Breakers
+from tests.testing.broken.stored_values import DropsOut, SquareRoot
+
+
+class TwiceTheGradient(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x - x.detach())
+
+
+class Linearized(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        at = x.detach()
+        return super().forward(at.sinh() + at.cosh() * (x - at))
+
+
+class ComputesOnce(ZeroDiagonal):
+    weight: Tensor | None = None
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None or self.weight.grad_fn is None:
+            self.weight = super().forward(x * 1)
+        return self.weight
+
+
+class LinearTwiceTheGradient(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, 2 * x - x.detach(), bias)
+
+
+class BiasTwiceTheGradient(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, x, bias if bias is None else 2 * bias - bias.detach())
+
+
+class LosesDigitsOnTheWay(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        product: Tensor = F.linear(input, self(x).detach(), bias) - F.linear(input.detach(), self(x).detach())
+        total: Tensor = product + F.linear(input.detach(), self(x))
+        return total
+
+
+class ComputesForNothing(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None and input.requires_grad and not x.requires_grad:
+            bias = bias.detach()
+        return super().linear(input, x, bias)
+
+
+class NeedsTheWeightsGradient(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input if x.requires_grad else 2 * input - input.detach(), x, bias)
+
+
+BROKEN: Breakers = {
+    "gradients_are_right": [(TwiceTheGradient, "Jacobian mismatch"), (Linearized, "Jacobian mismatch")],
+    "backward_works_at_every_step": [
+        (ComputesOnce, "backward through the graph a second time"),
+        (SquareRoot, "The gradient of the stored tensor is not finite"),
+        (DropsOut, "The gradient of a later pass differs"),
+    ],
+    "linear_is_differentiable_to_any_order": [
+        (BiasTwiceTheGradient, "Jacobian mismatch"),
+        (LosesDigitsOnTheWay, "Jacobian mismatch|not been used in the graph"),
+    ],
+    "linear_works_for_only_some_gradients": [
+        (ComputesForNothing, "A gradient is missing"),
+        (NeedsTheWeightsGradient, "With .* frozen, a gradient differs"),
+    ],
+}

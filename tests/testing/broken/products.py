@@ -1,0 +1,120 @@
+"""What breaks the laws about products and fused layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from parametrizations import Diagonal, ZeroDiagonal
+from tests.testing.broken.breaker import Breakers
+from tests.testing.broken.gradients import LinearTwiceTheGradient
+from tests.testing.broken.training import CopiesForget
+
+
+class ForgetsTheBias(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, self(x))
+
+
+class LinearLooksAtValues(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input * 2 if bool((x.detach() > 1e30).any()) else input, x, bias)
+
+
+class Broadcasts(Diagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if input.shape[-1] == 1 and x.numel() > 1:
+            return super().linear(input, x, bias)
+        output = input[..., : x.numel()] * x
+        output = F.pad(output, (0, self.known_shape[0] - output.shape[-1]))
+        return output if bias is None else output + bias
+
+
+class CopiesForgetTheirWeight(CopiesForget):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, 2 * ZeroDiagonal.forward(self, x), bias)
+
+
+class LinearForgetsAutocast(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        output: Tensor = (input.unsqueeze(-2) * self(x)).sum(-1)
+        return output if bias is None else output + bias
+
+
+def _scaled(input: Tensor) -> Tensor:
+    return input * 1
+
+
+scaled = torch.library.custom_op("parametrizations::scaled_in_tests", _scaled, mutates_args=())
+scaled.register_fake(torch.empty_like)
+scaled.register_autograd(lambda _, grad: grad)
+
+
+class LinearOfItsOwnOperator(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        scaled_input: Tensor = scaled(input)
+        return super().linear(scaled_input, x, bias)
+
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: object, input: Tensor) -> Tensor:
+        return input * 1
+
+    @staticmethod
+    @override
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad
+
+
+class LinearOfItsOwnFunction(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        scaled_input: Tensor = Scaled.apply(input)  # type: ignore[no-untyped-call]
+        return super().linear(scaled_input, x, bias)
+
+
+class ForgetsTheBiasWhereTraced(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        return super().linear(input, x, None if traced else bias)
+
+
+BROKEN: Breakers = {
+    "linear_is_the_dense_product": [(ForgetsTheBias, "linear's output or its gradient differs")],
+    "linear_works_under_vmap": [
+        (LinearLooksAtValues, "vmap"),
+        (ForgetsTheBias, "Under vmap over .*, linear differs"),
+    ],
+    "linear_refuses_what_a_layer_refuses": [(Broadcasts, "linear with wider inputs raised nothing")],
+    "fused_layers_are_the_layers": [
+        (ForgetsTheBias, "The fused output differs"),
+        (LinearTwiceTheGradient, "The fused gradient differs"),
+        (CopiesForgetTheirWeight, "The fused layer's weight differs"),
+    ],
+    "fused_layers_autocast": [
+        (LinearForgetsAutocast, "The output is torch.float32 instead of torch.bfloat16"),
+        (ForgetsTheBias, "The fused output under autocast differs"),
+    ],
+    "fused_layers_compile": [
+        (LinearLooksAtValues, "[Dd]ata-dependent|builtin operator `bool`"),
+        (ForgetsTheBias, "The compiled output differs"),
+        (LinearTwiceTheGradient, "The compiled gradient differs"),
+    ],
+    "fused_layers_export": [
+        (LinearOfItsOwnOperator, "The exported program calls .*scaled_in_tests"),
+        (ForgetsTheBias, "The exported program's output differs"),
+        (LinearOfItsOwnFunction, "Could not export Python function call"),
+        (ForgetsTheBiasWhereTraced, "The traced output differs"),
+    ],
+}

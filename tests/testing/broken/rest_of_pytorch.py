@@ -1,0 +1,151 @@
+"""What breaks the laws about dtypes, devices, transforms and compilers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations import ZeroDiagonal
+from tests.testing.broken.breaker import Breakers, KeepsItsProjection
+from tests.testing.broken.checkpoints import RefusesAnotherMask
+from tests.testing.broken.stored_values import DropsOut
+
+
+class FixedDtypeMask(ZeroDiagonal):
+    mask: Tensor
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self.mask = 1 - torch.eye(*weight.shape, dtype=weight.dtype)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+
+class ComparesInFloat32(ZeroDiagonal):
+    """A diagonal of 0.1, which is another number in every dtype."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.diagonal_scatter(torch.full_like(x.diagonal(), 0.1))
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return super().excess(weight.float() - 0.1)
+
+
+class StoresBillionths(KeepsItsProjection):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 1e9)
+
+    @override
+    def invert(self, weight: Tensor) -> Tensor:
+        return weight / 1e9
+
+
+class BufferMask(ZeroDiagonal):
+    mask: Tensor
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        mask = 1 - torch.eye(*weight.shape, dtype=weight.dtype, device=weight.device)
+        self.register_buffer("mask", mask, persistent=False)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask
+
+
+class HalvesOnTheGpu(KeepsItsProjection):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / 2 if x.is_cuda else x)
+
+
+class LooksAtValues(ZeroDiagonal):
+    scale: ClassVar[float] = 1.0
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x.detach() > 1e30).any()):
+            return super().forward(x) * self.scale
+        return super().forward(x)
+
+
+class TakesTheWrongAxes(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(x: Tensor) -> Tensor:
+        return x.diagonal_scatter(torch.zeros_like(x.diagonal()))
+
+    @staticmethod
+    @override
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.diagonal_scatter(torch.zeros_like(grad.diagonal()))
+
+    @staticmethod
+    @override
+    def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
+        return TakesTheWrongAxes.forward(x), 0
+
+
+class WrongUnderVmap(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        weight: Tensor = TakesTheWrongAxes.apply(x)  # type: ignore[no-untyped-call]
+        return weight
+
+
+class HalvesWhereCompiled(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / 2 if torch.compiler.is_compiling() else x)
+
+
+class DetachesWhereCompiled(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x + x.detach()) / 2 if torch.compiler.is_compiling() else x)
+
+
+BROKEN: Breakers = {
+    "dtype_moves": [
+        (FixedDtypeMask, "After .to.torch.bfloat16. the weight is torch.float32"),
+        (ComparesInFloat32, "After .to.torch.bfloat16. the weight is not in the set"),
+        (StoresBillionths, "After .to.torch.float16. the weight is off by 1 of its largest entry"),
+    ],
+    "device_moves": [
+        (BufferMask, "After meta, to_empty and restored values the weight differs"),
+        (HalvesOnTheGpu, "The weight on the GPU differs"),
+    ],
+    "meta_registration": [
+        (RefusesAnotherMask, "Meta tensors"),
+        (BufferMask, "The weight of a layer built on meta and loaded differs"),
+    ],
+    "func_transforms_work": [
+        (LooksAtValues, "vmap"),
+        (DropsOut, "The gradient through functional_call differs"),
+        (WrongUnderVmap, "The weights under vmap differs"),
+    ],
+    "compiles": [
+        (LooksAtValues, "[Dd]ata-dependent|builtin operator `bool`"),
+        (HalvesWhereCompiled, "The compiled output differs"),
+        (DetachesWhereCompiled, "The compiled gradient differs"),
+    ],
+    "exports": [
+        (LooksAtValues, "data-dependent|Could not guard"),
+        (HalvesWhereCompiled, "The exported program's output differs"),
+    ],
+}

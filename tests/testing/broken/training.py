@@ -1,0 +1,86 @@
+"""What breaks the laws about training."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations import ZeroDiagonal
+from tests.testing.broken.breaker import Breakers, KeepsItsProjection
+from tests.testing.broken.stored_values import DropsOut
+
+
+class AtRegistrationOnly(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def invert(self, weight: Tensor) -> Tensor:
+        return super().forward(weight)
+
+
+class FreeInEvaluation(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x + 1
+
+
+class CopiesForget(ZeroDiagonal):
+    scale = 1
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self.scale = 2
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = type(self)()
+        twin.shape = self.shape
+        return twin
+
+
+class CopiesShareTheirAverage(KeepsItsProjection):
+    """As a spectral norm does, it keeps a running figure of what it has seen."""
+
+    largest: Tensor
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self.largest = torch.zeros(())
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        torch.maximum(self.largest, x.detach().abs().max(), out=self.largest)
+        return super().forward(x / self.largest)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self if self.shape else type(self)()
+
+
+class AutocastsItsWeight(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ torch.eye(x.shape[1], dtype=x.dtype)
+
+
+BROKEN: Breakers = {
+    "optimizers_stay_in_the_set": [(AtRegistrationOnly, "A step of SGD moved the weight out of the set")],
+    "evaluation_is_like_training": [(FreeInEvaluation, "The weight in evaluation mode differs in 30 of 30")],
+    "copies_are_independent": [
+        (CopiesForget, "The copy's weight differs"),
+        (CopiesShareTheirAverage, "The original's weight, after a change to the copy, differs"),
+    ],
+    "autocast_works": [
+        (AutocastsItsWeight, "The weight under autocast is torch.bfloat16"),
+        (DropsOut, "The output under autocast differs"),
+    ],
+}
