@@ -1,0 +1,53 @@
+"""The parametrizations of one tensor: which there are, and the weight that a copy of them gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
+
+from parametrizations._torch.chains import build, chain_of, chains, copied, originals
+
+
+class Scaled(nn.Module):
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_a_child_of_that_name_which_holds_something_else_is_no_chain() -> None:
+    module = nn.Module()
+    module.parametrizations = nn.ModuleDict({"weight": nn.Identity()})
+    assert chains(module) == {}
+
+
+def test_what_is_stored_is_not_copied() -> None:
+    layer = register_parametrization(nn.Linear(2, 2), "weight", nn.Identity())
+    chain = chain_of(layer, "weight")
+    stored, given = originals(chain)["original"], {"original": torch.ones(2, 2)}
+    assert originals(copied(chain))["original"].data_ptr() == stored.data_ptr()
+    assert build(chain).data_ptr() == stored.data_ptr()
+    assert build(chain, given).data_ptr() == given["original"].data_ptr()
+
+
+def test_a_chain_without_values_takes_all_of_them_from_a_state_dict() -> None:
+    layer: Any = register_parametrization(nn.Linear(2, 2, device="meta"), "weight", Scaled().to("meta"))
+    state = {"original": torch.ones(2, 2), "0.scale": torch.tensor(3.0)}
+    assert build(chain_of(layer, "weight"), state).tolist() == [[3, 3], [3, 3]]
+    assert originals(chain_of(layer, "weight"))["original"].is_meta
+
+
+def test_a_tensor_of_integers_is_built_too() -> None:
+    module = nn.Module()
+    module.register_buffer("places", torch.arange(3))
+    register_parametrization(module, "places", nn.Identity())
+    assert build(chain_of(module, "places")).tolist() == [0, 1, 2]

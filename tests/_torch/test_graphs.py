@@ -1,0 +1,34 @@
+"""What modules keep of their last pass is copied without its graph."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+
+from parametrizations._torch.graphs import spare_graphs
+
+
+def test_computed_tensors_are_copied_alone_and_in_lists() -> None:
+    leaf = torch.ones(2, requires_grad=True)
+    kept: list[Any] = [2 * leaf, [3 * leaf, None], leaf]
+    memo: dict[int, Any] = {}
+    spare_graphs(memo, kept)
+    alone, (listed, nothing), other = copy.deepcopy(kept, memo)
+    assert alone.tolist() == [2, 2]
+    assert listed.tolist() == [3, 3]
+    assert alone.is_leaf
+    assert listed.is_leaf
+    assert nothing is None
+    assert other.requires_grad
+
+
+def test_a_tensor_that_was_spared_lives_as_long_as_its_copy_may_be_asked_for() -> None:
+    memo: dict[int, Any] = {}
+    computed = 2 * torch.ones(2, requires_grad=True)
+    alive = weakref.ref(computed)
+    spare_graphs(memo, [computed])
+    del computed
+    assert alive() is not None
