@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +50,21 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     if not weight.numel():
         raise ValueError(f"check_parametrization needs entries. Got shape {tuple(weight.shape)}. Pass e.g. 4 x 3.")
     subject = Subject(parametrization, weight)
-    with torch.random.fork_rng():
+    with _undisturbed():
         _require_registrable(subject)
     outcome = {name: _run(law, subject) for name, law in LAWS.items()}
     broken = {name: text for name, text in outcome.items() if text.startswith("broken: ")}
     if broken:
         raise AssertionError(_report(type(parametrization).__name__, broken))
     return outcome
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Warnings go unheard, gradients are recorded, and what is drawn leaves the generators as they were."""
+    with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _require_registrable(subject: Subject) -> None:
@@ -67,8 +77,7 @@ def _require_registrable(subject: Subject) -> None:
 
 def _run(law: Law, subject: Subject) -> str:
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
-            warnings.simplefilter("ignore")
+        with _undisturbed():
             law(subject)
     except Skipped as reason:
         return f"skipped: {reason}"

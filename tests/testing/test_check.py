@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from parametrizations.testing.requirements import Broken
 from parametrizations.testing.subject import Subject
 from tests.cases import checkerboard, weight
 from tests.testing.broken.registering import InvertsBadly
+from tests.testing.broken.rest_of_pytorch import LooksAtValues
 
 
 class OneEntryOff(ZeroDiagonal):
@@ -93,3 +96,33 @@ def test_a_weight_that_cannot_be_registered_on_is_said_once() -> None:
 def test_swapped_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match=r"needs a module and a tensor. Got Tensor and Diagonal"):
         check_parametrization(torch.ones(2, 2), Diagonal())  # type: ignore[arg-type]
+
+
+def test_a_module_and_a_tensor_are_both_needed() -> None:
+    with pytest.raises(TypeError, match=r"Got Diagonal and list. Pass"):
+        check_parametrization(Diagonal(), [[1.0]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Got type and Tensor. Pass"):
+        check_parametrization(Diagonal, torch.ones(2, 2))  # type: ignore[arg-type]
+
+
+def test_a_weight_without_entries_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs entries. Got shape \(0, 3\). Pass e.g. 4 x 3."):
+        check_parametrization(Diagonal(), torch.ones(0, 3))
+
+
+def test_an_error_that_is_no_broken_promise_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"func_transforms_work: .*\n    RuntimeError: vmap"):
+        check_parametrization(LooksAtValues(), weight((3, 3)))
+
+
+def test_where_nothing_is_recorded_and_warnings_are_errors_it_works_too() -> None:
+    class Warns(ZeroDiagonal):
+        @override
+        def right_inverse(self, weight: Tensor) -> Tensor:
+            warnings.warn("only said", stacklevel=1)
+            return super().right_inverse(weight)
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outcome = check_parametrization(Warns(), weight((3, 3)))
+    assert set(outcome.values()) == {"held"}
