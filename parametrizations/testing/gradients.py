@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ def linear_is_differentiable_to_any_order(subject: Subject) -> None:
     linear, fast = parametrization_of(layer).linear, subject.weight.numel() > 16
     torch.autograd.gradcheck(linear, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(linear, leaves, fast_mode=fast)
+    gradients = partial(torch.autograd.grad, inputs=leaves, materialize_grads=True)
+    plain, recorded = gradients(loss(linear(*leaves))), gradients(loss(linear(*leaves)), create_graph=True)
+    for one, other in zip(recorded, plain, strict=True):  # gradgradcheck passes over a gradient that is missing
+        require_close(one, other, "A gradient that can be differentiated again")
 
 
 def linear_works_for_only_some_gradients(subject: Subject) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -54,6 +55,15 @@ class LosesDigitsOnTheWay(ZeroDiagonal):
         return total
 
 
+class VanishesWhereRecorded(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        input = input * 1
+        if input.requires_grad:
+            input.register_hook(lambda grad: grad * 0 if torch.is_grad_enabled() else grad)  # type: ignore[no-untyped-call]
+        return super().linear(input, x, bias)
+
+
 class ComputesForNothing(ZeroDiagonal):
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,6 +88,7 @@ BROKEN: Breakers = {
     "linear_is_differentiable_to_any_order": [
         (BiasTwiceTheGradient, "Jacobian mismatch"),
         (LosesDigitsOnTheWay, "Jacobian mismatch|not been used in the graph"),
+        (VanishesWhereRecorded, "A gradient that can be differentiated again differs"),
     ],
     "linear_works_for_only_some_gradients": [
         (ComputesForNothing, "A gradient is missing"),
