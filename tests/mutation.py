@@ -52,7 +52,7 @@ def _others(parent: Any, name: str, part: Any) -> Iterator[Any]:
         yield part.operand
     elif isinstance(part, ast.keyword) and not isinstance(part.value, ast.Constant):
         yield None
-    elif isinstance(part, ast.Return) and part.value is not None:
+    elif isinstance(part, ast.Return) and not isinstance(part.value, ast.Constant | None):
         yield ast.Return(ast.Constant(None))
     elif _can_go(part):
         yield ast.Pass()
