@@ -20,13 +20,14 @@ from tests.layers import INPUTS, PRODUCTS, constrained, dense_output, every, fus
 PARTS = strips._parts
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 5])
+@pytest.mark.parametrize("block", [1, 2, 3, 5, None])
 @pytest.mark.parametrize("shape", [(7, 7), (9, 5), (5, 9), (4, 1), (1, 4)])
 def test_strips_of_every_size_are_the_dense_product(
-    shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int], block: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strips, "BLOCK", block)
-    monkeypatch.setattr(strips, "COPIED", 0)
+    if block is not None:  # else the matrix is copied whole
+        monkeypatch.setattr(strips, "BLOCK", block)
+        monkeypatch.setattr(strips, "COPIED", 0)
     areas: list[int] = []
 
     def parts(x: Tensor, true: Tensor) -> Iterator[tuple[int, int, Tensor]]:
@@ -42,8 +43,8 @@ def test_strips_of_every_size_are_the_dense_product(
 
     expected = F.linear(leaves[0], NegExpDiagonal()(leaves[1]), leaves[2])
     torch.testing.assert_close(product(*leaves), expected)
-    assert sum(areas) == shape[0] * shape[1]
-    assert len(areas) >= -(-min(shape) // block)  # a block for each strip that meets the diagonal
+    assert sum(areas) == (0 if block is None else shape[0] * shape[1])
+    assert block is None or len(areas) >= -(-min(shape) // block)  # a block for each strip that meets the diagonal
     torch.autograd.gradcheck(product, leaves, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(product, leaves, check_batched_grad=True)
 
