@@ -51,10 +51,23 @@ class SavesAnObject(ZeroDiagonal):
         pass
 
 
+class SavesAText(ZeroDiagonal):
+    """What weights_only loads and safetensors, which has tensors alone, does not save."""
+
+    @override
+    def get_extra_state(self) -> str:
+        return "zero"
+
+    @override
+    def set_extra_state(self, state: str) -> None:
+        pass
+
+
 BROKEN: Breakers = {
     "state_dict_reloads": [(RefusesAnotherMask, "another mask"), (UnsavedMask, "The reloaded weight differs")],
     "checkpoint_files": [
         (SavesAnObject, "weights_only|Unsupported|WeightsUnpickler"),
+        (SavesAText, "str"),
         (RefusesAnotherMask, "another mask"),
         (UnsavedMask, "The weight read from a file differs"),
     ],

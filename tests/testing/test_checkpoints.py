@@ -1,0 +1,39 @@
+"""How much a checkpoint may hold, from both sides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations import ZeroDiagonal
+from parametrizations.testing.checkpoints import checkpoint_is_compact
+from parametrizations.testing.requirements import Broken
+from parametrizations.testing.subject import Subject
+from tests.cases import weight
+from tests.testing.broken.checkpoints import SavesAText
+
+ALLOWED = 4 * 3 * 12 + 64
+"""Bytes beside the numbers of a weight of 4 x 3 and the bias."""
+
+
+class SavesStructure(ZeroDiagonal):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self.register_buffer("structure", torch.zeros(self.size, dtype=torch.uint8))
+
+
+def test_twelve_bytes_for_each_number_and_no_more() -> None:
+    checkpoint_is_compact(Subject(SavesStructure(ALLOWED), weight((4, 3))))
+    with pytest.raises(Broken, match=r"The checkpoint holds 273 bytes for 12 stored numbers\."):
+        checkpoint_is_compact(Subject(SavesStructure(ALLOWED + 1), weight((4, 3))))
+
+
+def test_what_is_no_tensor_counts_for_nothing() -> None:
+    checkpoint_is_compact(Subject(SavesAText(), weight((4, 3))))
