@@ -46,7 +46,7 @@ def _round_trips(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
     torch.save(state, file)
     file.seek(0)
     yield torch.load(file, weights_only=True)
-    unknown_to_safetensors = any(tensor.dtype is torch.complex128 for tensor in state.values())
+    unknown_to_safetensors = any(getattr(entry, "dtype", None) is torch.complex128 for entry in state.values())
     if importlib.util.find_spec("safetensors") and not unknown_to_safetensors:
         from safetensors.torch import load, save
 

@@ -67,7 +67,7 @@ BROKEN: Breakers = {
     "state_dict_reloads": [(RefusesAnotherMask, "another mask"), (UnsavedMask, "The reloaded weight differs")],
     "checkpoint_files": [
         (SavesAnObject, "weights_only|Unsupported|WeightsUnpickler"),
-        (SavesAText, "str"),
+        (SavesAText, "expected torch.Tensor but received <class 'str'>"),
         (RefusesAnotherMask, "another mask"),
         (UnsavedMask, "The weight read from a file differs"),
     ],
