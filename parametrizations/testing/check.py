@@ -91,5 +91,11 @@ def _run(law: Law, subject: Subject) -> str:
 def _report(name: str, broken: dict[str, str]) -> str:
     lines = [f"{name} breaks {len(broken)} of {len(LAWS)} promises."]
     for law, text in broken.items():
-        lines.append(f"- {law}: {LAWS[law].__doc__}\n    {text.removeprefix('broken: ')}")
+        lines.append(f"- {law}: {LAWS[law].__doc__}\n    {_shortened(text.removeprefix('broken: '))}")
     return "\n".join(lines)
+
+
+def _shortened(text: str, most: int = 8) -> str:
+    """The first lines: gradcheck prints two whole matrices, and would hide what the other laws say."""
+    lines = text.splitlines()
+    return "\n    ".join(lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more lines"])

@@ -41,6 +41,27 @@ def checkpoint_is_compact(subject: Subject) -> None:
     require(size <= allowed, f"The checkpoint holds {size} bytes for {x.numel()} stored numbers.")
 
 
+def saved_structure_is_a_copy_and_checked(subject: Subject) -> None:
+    """What is saved beside the numbers, such as a mask, is a copy; one of another length is refused."""
+    layer = subject.layer()
+    weight, state = dense(layer), layer.state_dict()
+    kept = [key for key, entry in state.items() if key.endswith("_extra_state") and isinstance(entry, Tensor)]
+    shorter = {key: state[key][:-1].clone() for key in kept}
+    for key in kept:
+        state[key].zero_()
+    require_equal(dense(layer), weight, "The weight, after a write into what was saved,")
+    refused = not kept or not _loads(layer, state | shorter)
+    require(refused, "A structure of another length than the saved one is loaded.")
+
+
+def _loads(layer: Any, state: dict[str, Any]) -> bool:
+    try:
+        layer.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
 def _round_trips(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
     file = io.BytesIO()
     torch.save(state, file)

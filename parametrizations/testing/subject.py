@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,11 +53,14 @@ class Subject:
         """A layer whose weight has the parametrization registered."""
         return register_parametrization(self.plain(weight), "weight", self.fresh())
 
-    def member(self) -> Tensor:
-        """A weight in the set, other than the one that registering gives."""
-        layer = self.layer()
-        set_stored(layer, stored(layer) / 2)
-        return dense(layer)
+    def members(self) -> Iterator[Tensor]:
+        """Weights in the set of every usual scale, among them the one that registering gives."""
+        layer, generator = self.layer(), torch.Generator().manual_seed(2)
+        yield dense(layer)
+        for scale in (0.01, 1.0, 30.0):
+            drawn = torch.randn(stored(layer).shape, generator=generator, dtype=torch.float64, device="cpu")
+            set_stored(layer, scale * drawn.to(self.weight))
+            yield dense(layer)
 
     def outsider(self) -> Tensor:
         """A weight outside the set; skips the law where none is found."""

@@ -26,11 +26,13 @@ def test_every_layer_has_a_parametrization_and_a_weight_of_its_own() -> None:
     assert torch.equal(subject.plain(2 * given).weight, 2 * given)
 
 
-def test_a_member_is_another_one_than_registering_gives() -> None:
+def test_members_are_the_one_that_registering_gives_and_others_of_every_scale() -> None:
     subject = Subject(ZeroDiagonal(), weight((4, 3)))
-    member = subject.member()
-    assert bool((member.diagonal() == 0).all())
-    assert not torch.equal(member, dense(subject.layer()))
+    registered, *others = subject.members()
+    assert torch.equal(registered, dense(subject.layer()))
+    assert not any(bool(member.diagonal().any()) for member in others)
+    assert min(float(member.abs().max()) for member in others) < 0.1
+    assert max(float(member.abs().max()) for member in others) > 10
 
 
 @pytest.mark.parametrize("start", [torch.zeros(4, 3), -torch.eye(4, 3), torch.eye(4, 3), torch.ones(4, 3)])

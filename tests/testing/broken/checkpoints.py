@@ -63,6 +63,32 @@ class SavesAText(ZeroDiagonal):
         pass
 
 
+class SavesItself(UnsavedMask):
+    """What a checkpoint is given is what the weight is made with."""
+
+    @override
+    def get_extra_state(self) -> Tensor:
+        return self.kept
+
+    @override
+    def set_extra_state(self, state: Tensor) -> None:
+        if state.shape != self.kept.shape:
+            raise ValueError("It was saved for another shape.")
+        self.kept = state.clone()
+
+
+class TakesAnything(SavesItself):
+    """A mask that does not fit is found out at the next step."""
+
+    @override
+    def get_extra_state(self) -> Tensor:
+        return self.kept.clone()
+
+    @override
+    def set_extra_state(self, state: Tensor) -> None:
+        self.kept = state
+
+
 BROKEN: Breakers = {
     "state_dict_reloads": [(RefusesAnotherMask, "another mask"), (UnsavedMask, "The reloaded weight differs")],
     "checkpoint_files": [
@@ -72,4 +98,8 @@ BROKEN: Breakers = {
         (UnsavedMask, "The weight read from a file differs"),
     ],
     "checkpoint_is_compact": [(StoresAView, "The checkpoint holds .* bytes for 23 stored numbers")],
+    "saved_structure_is_a_copy_and_checked": [
+        (SavesItself, "The weight, after a write into what was saved, differs in"),
+        (TakesAnything, "A structure of another length than the saved one is loaded"),
+    ],
 }
