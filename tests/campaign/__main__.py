@@ -1,0 +1,73 @@
+"""``python -m tests.campaign --sequences 100000 --seed 0``: a long run, with counts and findings.
+
+Sequences are drawn in batches, each from one integer: the seed, the seed and one, and so on. A batch ends at its first
+failure, which is shrunk and printed with the command that runs it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from tests.campaign.report import counts, write
+from tests.campaign.sequence import Tally, run_batch
+
+BATCH = 50
+Outcome = tuple[Tally, str | None]
+
+
+def one_batch(size: int, seed: int) -> Outcome:
+    """The tally of a batch and its finding, None if there is none."""
+    torch.set_num_threads(1)
+    tally = Tally()
+    try:
+        run_batch(seed, size, tally)
+    except Exception as error:
+        notes = "\n".join(getattr(error, "__notes__", []))
+        return (
+            tally,
+            f"{type(error).__name__}: {error}\n{notes}\npython -m tests.campaign --sequences {size} --seed {seed}",
+        )
+    return tally, None
+
+
+def outcomes(arguments: argparse.Namespace) -> Iterator[Outcome]:
+    """Batch after batch, until there are enough or the time is over."""
+    end = time.monotonic() + 60 * arguments.minutes
+    size = min(BATCH, arguments.sequences)
+    seeds = range(arguments.seed, arguments.seed + math.ceil(arguments.sequences / size))
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        for outcome in tqdm(pool.imap_unordered(partial(one_batch, size), seeds), total=len(seeds), unit="batch"):
+            yield outcome
+            if time.monotonic() > end:
+                return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser.add_argument("--sequences", type=int, default=1000, help="how many sequences of operations")
+    parser.add_argument("--seed", type=int, default=0, help="the integer of the first batch")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
+    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--write", action="store_true", help="write the outcome into tests/RELIABILITY.md")
+    arguments = parser.parse_args()
+    total, findings = Tally(), []
+    for tally, finding in outcomes(arguments):
+        total.add(tally)
+        if finding is not None:
+            findings.append(finding)
+            tqdm.write(finding)
+    print(f"{total.sequences:,} sequences, {len(findings)} findings\n\n{counts(total, [])}")
+    if arguments.write:
+        write(f"python -m tests.campaign --sequences {arguments.sequences} --seed {arguments.seed}", total, findings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Operations that attach constraints and take them off."""
+
+from __future__ import annotations
+
+import copy
+import io
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+
+from parametrizations import bake, fuse, register
+from tests.campaign.bits import near, same
+from tests.campaign.constraints import Constraint, chain, make
+from tests.campaign.reference import double
+from tests.campaign.session import Session, Skipped
+from tests.campaign.training import keep_up
+
+__all__ = ["attach_with_torch", "bake_copy", "bake_in_place", "register_some", "remove_with_torch", "text_of"]
+
+
+def text_of(constraints: list[Constraint]) -> str:
+    texts = [constraint.text for constraint in constraints]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def draw(session: Session, random: Random, name: str) -> list[Constraint]:
+    """Constraints that can be put on top of what is there; three in all at most."""
+    cell = session.reference.cells[name]
+    there = [step.kind for step in cell.steps]
+    if len(there) > 2:
+        raise Skipped
+    return chain(random, cell.weight().shape, cell.x.dtype, there)
+
+
+def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
+    """Let the reference do what was attached."""
+    cell, weight = session.reference.cells[name], session.reference.cells[name].weight().detach()
+    made: Any = session.chain(name)
+    steps = list(made)[-len(constraints) :]
+    cell.adopt([constraint.step(step, weight) for constraint, step in zip(constraints, steps, strict=True)])
+
+
+def register_some(session: Session, random: Random) -> None:
+    """`register`, with the optimizer or without, on one to three matrices."""
+    names = random.sample(session.matrices(), min(len(session.matrices()), random.randint(1, 3)))
+    plans = {name: draw(session, random, name) for name in names}
+    keep = session.optimizer is not None and random.random() < 0.7
+    fused = random.random() < 0.8
+    texts = ", ".join(f'"{name}": {text_of(plan)}' for name, plan in plans.items())
+    session.note(f"register(model, {{{texts}}}, fuse={fused}, optimizer={'optimizer' if keep else None})")
+    made = {name: [make(one) for one in plan] for name, plan in plans.items()}
+    old = {name: session.reference.cells[name].x for name in names}
+    result = register(session.model, made, fuse=fused, optimizer=session.optimizer if keep else None)
+    assert result is session.model
+    for name, plan in plans.items():
+        follow(session, name, plan)
+    keep_up(session, old, kept=keep)
+
+
+def attach_with_torch(session: Session, random: Random) -> None:
+    """PyTorch's own registration on a linear layer, and `fuse`."""
+    plain = session.reference.plain
+    linear = [f"{path}.weight" for path, module in plain.named_modules() if isinstance(module, nn.Linear)]
+    name = session.pick(random, [name for name in linear if not session.reference.cells[name].steps])
+    (constraint, *_) = plan = draw(session, random, name)[:1]
+    session.note(f'register_parametrization({name[:-7]}, "weight", {constraint.text}); fuse(model)')
+    module, tensor = session.module(name)
+    session.model.zero_grad()
+    register_parametrization(module, tensor, make(constraint))
+    assert fuse(session.model) is session.model
+    follow(session, name, plan)
+    session.forget_optimizer()
+
+
+def bake_copy(session: Session, random: Random) -> None:
+    """`bake`, which leaves the model alone; sometimes one goes on with the copy."""
+    session.note("plain = bake(model)")
+    with session.unchanged():
+        plain = bake(session.model)
+    require_plain(session, plain)
+    if random.random() < 0.3:
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        buffer.seek(0)
+        require_plain(session, torch.load(buffer, weights_only=False))
+    if random.random() < 0.3:
+        session.note("model = plain")
+        session.leave_alone(session.model)
+        session.model = plain
+        session.forget_optimizer()
+        for name in session.constrained():
+            session.reference.cells[name].release(session.weight(name))
+
+
+def require_plain(session: Session, plain: nn.Module) -> None:
+    """The plain model has the names, the classes and the weights that it had, in their order, and the same output."""
+    expected = session.reference.plain
+    assert [type(module) for module in plain.modules()] == [type(module) for module in expected.modules()]
+    names, wanted = list(plain.state_dict()), list(expected.state_dict())
+    assert names == wanted if session.ordered else sorted(names) == sorted(wanted), f"the order is {names}"
+    for name, parameter in plain.named_parameters():
+        assert same(parameter, session.weight(name)), f"{name} was baked to another weight"
+        assert not session.reference.cells[name].steps or parameter.grad is None, f"{name} has an old gradient"
+    input = session.input(Random(0), rows=3)
+    with torch.no_grad():
+        exact = session.reference.output(double(input), session.reference.exact())
+        assert near(plain(input), session.reference.output(input), exact), "another output after baking"
+
+
+def bake_in_place(session: Session, random: Random) -> None:
+    """`bake` of the model itself: each parameter keeps its identity."""
+    names = session.constrained()
+    keep = session.optimizer is not None and bool(names) and random.random() < 0.7
+    session.note(f"bake(model, inplace=True, optimizer={'optimizer' if keep else None})")
+    old = {name: session.reference.cells[name].x for name in names}
+    stored = {name: session.stored(name) for name in session.reference.cells}
+    weights = {name: session.weight(name).detach().clone() for name in names}
+    assert bake(session.model, inplace=True, optimizer=session.optimizer if keep else None) is session.model
+    for name in names:
+        session.reference.cells[name].release(weights[name])
+    for name, tensor in stored.items():
+        assert session.weight(name) is tensor, f"{name} is another parameter"
+    keep_up(session, old, kept=keep)
+    require_plain(session, session.model)
+
+
+def remove_with_torch(session: Session, random: Random) -> None:
+    """PyTorch's `remove_parametrizations`, which leaves the weight that was computed."""
+    name = session.pick(random, session.constrained())
+    session.note(f"remove_parametrizations({name}, leave_parametrized=True)")
+    weight = session.weight(name).detach().clone()
+    module, tensor = session.module(name)
+    session.model.zero_grad()
+    remove_parametrizations(module, tensor)
+    session.reference.cells[name].release(weight)
+    session.ordered = False
+    session.forget_optimizer()
+
+
+def deep_copy(session: Session, random: Random) -> None:
+    """`copy.deepcopy`; one goes on with the copy or with the original, and the other has to stay."""
+    swap = random.random() < 0.5
+    session.note("twin = copy.deepcopy(model)" + ("; model, twin = twin, model" if swap else ""))
+    session.model.zero_grad()
+    try:
+        with session.unchanged():
+            twin = copy.deepcopy(session.model)
+    except RuntimeError as error:
+        if "explicitly by the user" not in str(error):  # PyTorch's own: a recurrent layer that has run
+            raise
+        raise Skipped from error
+    if swap:
+        session.model, twin = twin, session.model
+        session.forget_optimizer()
+    session.leave_alone(twin)

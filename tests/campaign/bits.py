@@ -1,0 +1,71 @@
+"""Whether tensors are the same bit for bit, and whether they are as near as a dense product would be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["everything", "held", "near", "same"]
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit; NaN is the same as itself, and 0 not the same as -0."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return torch.equal(_bytes(one), _bytes(other))
+
+
+def near(actual: Tensor, plain: Tensor, exact: Tensor) -> bool:
+    """Whether a result is as good as that of dense products in its dtype.
+
+    Args:
+        actual: The result.
+        plain: The dense one in the same dtype.
+        exact: The dense one in double precision.
+    """
+    if actual.shape != exact.shape or actual.dtype != plain.dtype:
+        return False
+    if not actual.numel() or not bool(plain.isfinite().all()):
+        return True
+    allowed = 64 * torch.finfo(plain.dtype).eps * exact.abs().max() + 8 * (plain.to(exact) - exact).abs().max()
+    return bool((actual.to(exact) - exact).abs().max() <= allowed + torch.finfo(plain.dtype).tiny)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
+
+
+def everything(model: nn.Module) -> list[Any]:
+    """What must not change: each module's class and attributes, and its tensors with their gradients."""
+    found: list[Any] = []
+    for name, module in model.named_modules():
+        found += [name, id(module), type(module), module.training, list(vars(module))]
+        found += [len(value) for value in vars(module).values() if isinstance(value, dict | list | set)]
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                found += [key, id(tensor), tensor.requires_grad, _copy(tensor), _copy(tensor.grad)]
+        found.append(_copy(_extra(module)))
+    return found
+
+
+def _extra(module: nn.Module) -> Any:
+    own = type(module).get_extra_state is not nn.Module.get_extra_state
+    return module.get_extra_state() if own else None
+
+
+def held(optimizer: torch.optim.Optimizer | None) -> list[Any]:
+    """What an optimizer holds, and for which parameters."""
+    if optimizer is None:
+        return []
+    groups = [id(tensor) for group in optimizer.param_groups for tensor in group["params"]]
+    entries = [(id(key), name, value) for key, state in optimizer.state.items() for name, value in state.items()]
+    return [*groups, *(part for key, name, value in entries for part in (key, name, _copy(value)))]
+
+
+def _copy(value: Any) -> Any:
+    """Its bits, as something that compares."""
+    if not isinstance(value, Tensor):
+        return value
+    return str(value.dtype), tuple(value.shape), _bytes(value).numpy().tobytes()

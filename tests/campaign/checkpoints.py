@@ -1,0 +1,88 @@
+"""Operations on checkpoints: plain and constrained, converted, through a file."""
+
+from __future__ import annotations
+
+import copy
+import io
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from parametrizations import plain_state_dict, register
+from tests.campaign.bits import same
+from tests.campaign.constraints import Constraint, make
+from tests.campaign.formulas import Step
+from tests.campaign.session import Session
+from tests.campaign.values import weight_for
+
+__all__ = ["load_into_another", "load_plain", "plain_checkpoint"]
+
+
+def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def plain_checkpoint(session: Session, random: Random) -> None:
+    """`plain_state_dict`, of the model or of its checkpoint, in the plain model."""
+    given = random.random() < 0.5
+    session.note(f"plain_state_dict(model{', model.state_dict()' if given else ''})")
+    with session.unchanged():
+        plain = plain_state_dict(session.model, *([through_a_file(session.model.state_dict())] if given else []))
+    wanted = list(session.reference.plain.state_dict())
+    assert list(plain) == wanted if session.ordered else sorted(plain) == sorted(wanted), f"the order is {list(plain)}"
+    assert not any(tensor.requires_grad for tensor in plain.values())
+    model: nn.Module = copy.deepcopy(session.reference.plain)
+    model.load_state_dict(through_a_file(plain))
+    for name, parameter in model.named_parameters():
+        assert same(parameter, session.weight(name)), f"{name} is another weight in the plain checkpoint"
+
+
+def load_plain(session: Session, random: Random) -> None:
+    """A plain checkpoint loads into the constrained model; a weight outside the set is refused, and no other."""
+    cells = session.reference.cells
+    drawn = {name: weight_for(cell, random) for name, cell in cells.items()}
+    names = list(session.reference.plain.state_dict(keep_vars=True).items())
+    first = {id(tensor): name for name, tensor in session.reference.plain.named_parameters()}
+    plain = {name: drawn[first[id(tensor)]][0].clone() for name, tensor in names}
+    refused = [name for name, (weight, _) in drawn.items() if not cells[name].take(weight)]
+    words = {name: word for name, (_, word) in drawn.items()}
+    session.note(f"model.load_state_dict({words})" + (f", which refuses {refused}" if refused else ""))
+    session.model.zero_grad()
+    if not refused:
+        session.model.load_state_dict(through_a_file(plain))
+    else:
+        with pytest.raises(RuntimeError, match=r"While loading the plain .* stays as it was"):
+            session.model.load_state_dict(through_a_file(plain))
+    session.forget_optimizer()
+
+
+def load_into_another(session: Session, _: Random) -> None:
+    """A constrained checkpoint, through a file, in a model that starts from other weights and has other masks."""
+    other = copy.deepcopy(session.reference.plain)
+    rules: dict[str, list[Constraint]] = {}
+    for name in session.constrained():
+        cell = session.reference.cells[name]
+        rules[name] = [_alike(step) for step in cell.steps]
+    session.note(f"other = register(plain, {rules}); other.load_state_dict(model.state_dict()); model = other")
+    register(other, {name: [make(one) for one in plan] for name, plan in rules.items()})
+    with session.unchanged():
+        saved = through_a_file(session.model.state_dict())
+        other.load_state_dict(saved)
+    session.leave_alone(session.model)
+    session.model = other
+    session.ordered = True
+    session.forget_optimizer()
+
+
+def _alike(step: Step) -> Constraint:
+    """A constraint of the same kind, with another mask."""
+    option = 'on_infeasible="project"' if step.projects else 'on_infeasible="raise"'
+    mask = "masks.random(0.3), " if step.kind == "MaskedSparse" else ""
+    return Constraint(step.kind, f"{step.kind}({mask}{option})", step.projects)

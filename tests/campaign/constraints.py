@@ -1,0 +1,160 @@
+"""Random constraints: each as the text that makes it, and what it has to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import parametrizations
+from tests.campaign.formulas import Step
+
+__all__ = ["Constraint", "chain", "make"]
+
+Fits = Callable[[Tensor, Tensor], bool]
+"""Whether a mask is right for the weight that the rule was shown."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What to attach: ``text`` makes it."""
+
+    kind: str
+    text: str
+    projects: bool
+    fits: Fits | None = None
+
+    def step(self, made: Any, weight: Tensor) -> Step:
+        """What it has to be, given the object that was attached: a rule may draw its mask, but a right one."""
+        mask = None
+        if self.fits is not None:
+            mask = made.mask
+            assert self.fits(mask, weight), f"{self.text} made a wrong mask for a weight of shape {weight.shape}"
+        return Step(self.kind, self.projects, weight.shape, mask)
+
+
+def make(constraint: Constraint) -> nn.Module:
+    made: nn.Module = eval(constraint.text, {**vars(parametrizations), "torch": torch})
+    return made
+
+
+def chain(random: Random, shape: torch.Size, dtype: torch.dtype, there: list[str]) -> list[Constraint]:
+    """One constraint or two that can be put on top of those that are there."""
+    first = [] if there else ["Diagonal", "MaskedSparse", "MaskedSparse"]
+    onto = ["ZeroDiagonal"] if dtype.is_complex or "NegExpDiagonal" in there else ["ZeroDiagonal", "NegExpDiagonal"]
+    kinds = [random.choice(first + onto)]
+    if random.random() < 0.3:
+        kinds += [kind for kind in random.sample(onto, 1) if kind not in kinds]
+    return [_constraint(random, kind, shape) for kind in kinds]
+
+
+def _constraint(random: Random, kind: str, shape: torch.Size) -> Constraint:
+    mask, fits = _mask(random, shape) if kind == "MaskedSparse" else ("", None)
+    projects = random.random() < 0.3
+    # A layer without inputs has nothing to multiply.
+    product = random.choice(["auto", "auto", "dense", "structured"]) if shape.numel() else "auto"
+    options = [mask] if mask else []
+    options += ['on_infeasible="project"'] if projects else []
+    options += [f'product="{product}"'] if product != "auto" else []
+    return Constraint(kind, f"{kind}({', '.join(options)})", projects, fits)
+
+
+def _mask(random: Random, shape: torch.Size) -> tuple[str, Fits]:
+    rules: list[Callable[..., tuple[str, Fits]]] = [
+        _tensor,
+        _random,
+        _magnitude,
+        _banded,
+        _lower,
+        _blocks,
+        _n_of_m,
+        _edges,
+        _autoregressive,
+    ]
+    return random.choice(rules)(random, *shape)
+
+
+def _same(expected: Tensor) -> Fits:
+    return lambda mask, _: torch.equal(mask, expected)
+
+
+def _where(rows: int, columns: int, kept: Callable[[int, int], bool]) -> Fits:
+    """The mask that a condition on row and column describes."""
+    listed = [[kept(row, column) for column in range(columns)] for row in range(rows)]
+    return _same(torch.tensor(listed, dtype=torch.bool).view(rows, columns))
+
+
+def _tensor(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+    seed, share = random.randrange(1000), random.choice([0.0, 0.1, 0.5, 1.1])
+    text = f"torch.rand({rows}, {columns}, generator=torch.Generator().manual_seed({seed})) < {share}"
+    return text, _same(eval(text, {"torch": torch}))
+
+
+def _random(random: Random, *_: int) -> tuple[str, Fits]:
+    share, seed = random.choice([0.02, 0.1, 0.4, 1.0]), random.randrange(1000)
+    text = f"masks.random({share}, generator=torch.Generator().manual_seed({seed}))"
+    return text, lambda mask, weight: int(mask.sum()) == round(share * weight.numel())
+
+
+def _magnitude(random: Random, *_: int) -> tuple[str, Fits]:
+    share = random.choice([0.02, 0.1, 0.4, 1.0])
+
+    def largest(mask: Tensor, weight: Tensor) -> bool:
+        kept, dropped = weight[mask].abs(), weight[~mask].abs()
+        right = kept.numel() == round(share * weight.numel())
+        return right and (not kept.numel() or not dropped.numel() or bool(kept.min() >= dropped.max()))
+
+    return f"masks.magnitude({share})", largest
+
+
+def _banded(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+    lower, upper = random.randrange(4), random.randrange(4)
+    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    return f"masks.banded({lower}, {upper})", _same((column - row <= upper) & (row - column <= lower))
+
+
+def _lower(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+    diagonal = random.choice([0, 0, -1, 2])
+    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    return f"masks.lower_triangular({diagonal})", _same(column - row <= diagonal)
+
+
+def _blocks(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+    blocks = random.choice([count for count in range(1, 9) if rows % count == 0 and columns % count == 0])
+    kept = torch.zeros(rows, columns, dtype=torch.bool)
+    for row, column in zip(kept.chunk(blocks), range(blocks), strict=False):
+        row[:, column * columns // blocks : (column + 1) * columns // blocks] = True
+    return f"masks.block_diagonal({blocks})", _same(kept)
+
+
+def _n_of_m(random: Random, _: int, columns: int) -> tuple[str, Fits]:
+    m = random.choice([count for count in range(1, 9) if columns % count == 0])
+    n = random.randint(1, m)
+
+    def largest(mask: Tensor, weight: Tensor) -> bool:
+        groups, sizes = mask.reshape(-1, m), weight.abs().reshape(-1, m)
+        kept = torch.where(groups, sizes, torch.inf).amin(1)
+        dropped = torch.where(groups, -torch.inf, sizes).amax(1)
+        return bool((groups.sum(1) == n).all()) and bool((kept >= dropped).all())
+
+    return f"masks.n_of_m({n}, {m})", largest
+
+
+def _edges(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+    count = random.randrange(6) if rows and columns else 0
+    pairs = [(random.randrange(columns), random.randrange(rows)) for _ in range(count)]
+    kept = torch.zeros(rows, columns, dtype=torch.bool)
+    for source, target in pairs:
+        kept[target, source] = True
+    return f"masks.from_edges({pairs})", _same(kept)
+
+
+def _autoregressive(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+    inputs, outputs = ([random.randrange(5) for _ in range(size)] for size in (columns, rows))
+    strict = random.random() < 0.5
+    fits = _where(rows, columns, lambda row, column: outputs[row] - strict >= inputs[column])
+    return f"masks.autoregressive({inputs}, {outputs}, strict={strict})", fits

@@ -1,0 +1,36 @@
+"""What a run of the campaign found, in ``tests/RELIABILITY.md``."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+from tests.campaign.sequence import Tally
+
+__all__ = ["PAGE", "counts", "write"]
+
+PAGE = Path(__file__).parent.parent / "RELIABILITY.md"
+BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
+
+
+def counts(tally: Tally, findings: list[str]) -> str:
+    """The counts for each operation and the findings, as Markdown."""
+    rows = "\n".join(f"| `{name}` | {count:,} |" for name, count in sorted(tally.operations.items()))
+    found = "\n\n".join(f"```text\n{finding}\n```" for finding in findings) or "Findings: none."
+    return f"| operation | times |\n|---|---|\n{rows}\n\n{found}"
+
+
+def write(command: str, tally: Tally, findings: list[str]) -> None:
+    """Put a run in the place of the last one on the page."""
+    cores = platform.machine()
+    said = (
+        f"`{command}`, {datetime.datetime.now(tz=datetime.UTC).date()}, torch {torch.__version__} on {cores} "
+        f"({torch.backends.cpu.get_cpu_capability()}): {tally.sequences:,} sequences, "
+        f"{sum(tally.operations.values()):,} operations, {len(findings)} findings."
+    )
+    text = f"{BEGIN}\n{said}\n\n{counts(tally, findings)}\n{END}"
+    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, PAGE.read_text(), flags=re.DOTALL))
