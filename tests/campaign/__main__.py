@@ -8,46 +8,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
-import time
-from collections.abc import Iterator
-from functools import partial
 
-import torch
 from tqdm import tqdm
 
+from tests.campaign.batches import outcomes
 from tests.campaign.report import counts, write
-from tests.campaign.sequence import Tally, run_batch
-
-BATCH = 50
-Outcome = tuple[Tally, str | None]
-
-
-def one_batch(size: int, seed: int) -> Outcome:
-    """The tally of a batch and its finding, None if there is none."""
-    torch.set_num_threads(1)
-    tally = Tally()
-    try:
-        run_batch(seed, size, tally)
-    except Exception as error:
-        notes = "\n".join(getattr(error, "__notes__", []))
-        return (
-            tally,
-            f"{type(error).__name__}: {error}\n{notes}\npython -m tests.campaign --sequences {size} --seed {seed}",
-        )
-    return tally, None
-
-
-def outcomes(arguments: argparse.Namespace) -> Iterator[Outcome]:
-    """Batch after batch, until there are enough or the time is over."""
-    end = time.monotonic() + 60 * arguments.minutes
-    size = min(BATCH, arguments.sequences)
-    seeds = range(arguments.seed, arguments.seed + math.ceil(arguments.sequences / size))
-    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-        for outcome in tqdm(pool.imap_unordered(partial(one_batch, size), seeds), total=len(seeds), unit="batch"):
-            yield outcome
-            if time.monotonic() > end:
-                return
+from tests.campaign.sequence import Tally
 
 
 def main() -> None:
@@ -59,7 +25,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the outcome into tests/RELIABILITY.md")
     arguments = parser.parse_args()
     total, findings = Tally(), []
-    for tally, finding in outcomes(arguments):
+    for tally, finding in outcomes(arguments.sequences, arguments.seed, arguments.minutes, arguments.workers):
         total.add(tally)
         if finding is not None:
             findings.append(finding)

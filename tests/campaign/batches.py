@@ -1,0 +1,47 @@
+"""Batches of sequences, each from one integer, in several processes."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from tests.campaign.sequence import Tally, run_batch
+
+__all__ = ["Outcome", "outcomes"]
+
+BATCH = 50
+Outcome = tuple[Tally, str | None]
+"""What was run, and the first failure, if there is one, with the command that runs it again."""
+
+
+def _one_batch(size: int, seed: int) -> Outcome:
+    """The tally of a batch and its finding, None if there is none."""
+    torch.set_num_threads(1)
+    tally = Tally()
+    try:
+        run_batch(seed, size, tally)
+    except Exception as error:
+        notes = "\n".join(getattr(error, "__notes__", []))
+        return (
+            tally,
+            f"{type(error).__name__}: {error}\n{notes}\npython -m tests.campaign --sequences {size} --seed {seed}",
+        )
+    return tally, None
+
+
+def outcomes(sequences: int, seed: int, minutes: float, workers: int) -> Iterator[Outcome]:
+    """Batch after batch, until there are enough or the time is over."""
+    end = time.monotonic() + 60 * minutes
+    size = min(BATCH, sequences)
+    seeds = range(seed, seed + math.ceil(sequences / size))
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for outcome in tqdm(pool.imap_unordered(partial(_one_batch, size), seeds), total=len(seeds), unit="batch"):
+            yield outcome
+            if time.monotonic() > end:
+                return
