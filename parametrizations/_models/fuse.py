@@ -43,6 +43,7 @@ def fuse(model: Model) -> Model:
         The same model.
 
     Raises:
+        TypeError: If it is no model.
         ValueError: If a layer's class is not the one that `register_parametrization` gave it, such as after
             ``fully_shard``. No layer is changed then.
 
@@ -55,6 +56,8 @@ def fuse(model: Model) -> Model:
         >>> fuse(layer.to_empty(device="cpu"))(torch.ones(8, 2**20)).shape
         torch.Size([8, 1048576])
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fuse needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     layers = [module for module in model.modules() if _can_fuse(module)]
     for layer in layers:
         if not can_share(layer):
@@ -73,6 +76,9 @@ def path(layer: nn.Module) -> Path:
     Args:
         layer: A layer of any kind, constrained or not.
 
+    Raises:
+        TypeError: If it is no layer.
+
     Example:
         >>> from torch.nn.utils.parametrize import register_parametrization
         >>> from parametrizations import Diagonal
@@ -82,6 +88,8 @@ def path(layer: nn.Module) -> Path:
         >>> path(fuse(layer))
         Path(name='element-wise', why='one multiply-add for each output')
     """
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"path needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
     if "weight" not in chains(layer):
         return Path("dense", "the weight has no parametrization")
     if not has_fused_forward(layer):
