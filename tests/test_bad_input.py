@@ -1,0 +1,1126 @@
+"""Bad input to every public function and option: the exact error, and that nothing has changed."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
+
+import parametrizations
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks, register
+from tests.campaign.bits import everything, held
+
+
+class World:
+    """Models of every kind that bad input is tried on."""
+
+    def __init__(self) -> None:
+        self.plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        self.linear = nn.Linear(4, 4)
+        self.bilinear = nn.Bilinear(2, 2, 2)
+        self.norm = nn.BatchNorm1d(3)
+        self.convolution = nn.Conv1d(2, 2, 3)
+        self.tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        self.tied[1].weight = self.tied[0].weight
+        self.container = nn.Sequential(nn.Linear(3, 3))
+        self.container.register_parameter("scale", nn.Parameter(torch.ones(3, 3)))
+        self.broken, self.infinite = _with_entry(torch.nan), _with_entry(torch.inf)
+        self.complex = nn.Linear(4, 4, bias=False)
+        self.complex.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.complex64))
+        self.meta = nn.Linear(4, 4, device="meta")
+        self.model = register(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), {"0.weight": ZeroDiagonal()})
+        self.optimizer = torch.optim.SGD(self.model.parameters())
+        self.diagonal = register(nn.Linear(4, 4), {"weight": Diagonal()})
+        self.negative = register(nn.Linear(4, 4), {"weight": NegExpDiagonal()})
+        self.sparse = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(0, 0))})
+        self.projecting = register(nn.Linear(4, 4), {"weight": ZeroDiagonal(on_infeasible="project")})
+        self.huge = _huge()
+
+    def everything(self) -> list[Any]:
+        models = [model for model in vars(self).values() if isinstance(model, nn.Module)]
+        there = [model for model in models if model not in (self.meta, self.huge)]
+        return [*map(everything, there), held(self.optimizer), torch.get_rng_state().tolist()]
+
+    def masked(self, mask: list[float]) -> dict[str, Any]:
+        """The checkpoint of the sparse layer with another mask."""
+        return self.sparse.state_dict() | {"parametrizations.weight.0._extra_state": torch.tensor(mask)}
+
+
+def _with_entry(value: float) -> nn.Linear:
+    layer = nn.Linear(4, 4)
+    layer.weight.data[0, 0] = value
+    return layer
+
+
+def _huge() -> nn.Linear:
+    """A layer whose dense weight would take a petabyte."""
+    with torch.device("meta"):
+        layer = register(nn.Linear(2**24, 2**24, bias=False), {"weight": Diagonal()})
+    return layer.to_empty(device="cpu")
+
+
+class ToDouble(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+class Empty(Parametrization):
+    """Has nothing of its own."""
+
+
+class Half(Parametrization):
+    """Has a forward alone."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x
+
+
+def assign(layer: Any, weight: Any) -> None:
+    layer.weight = weight
+
+
+NAMES = {
+    **vars(parametrizations),
+    **{one.__name__: one for one in (torch, nn, io, ToDouble, Empty, Half, assign, register_parametrization)},
+    "nn": nn,
+}
+
+# What is called, the error, and its message, where three dots stand for what Python or PyTorch puts there.
+BAD: dict[str, tuple[str, type[Exception], str]] = {
+    "register: no model": (
+        "register(3, {})",
+        TypeError,
+        (
+            "register needs a model and a mapping from names to parametrizations. Got int and dict. Pass e.g."
+            ' (model, {"encoder.*.weight": Diagonal()}).'
+        ),
+    ),
+    "register: a list of rules": (
+        'register(w.plain, [("0.weight", Diagonal())])',
+        TypeError,
+        (
+            "register needs a model and a mapping from names to parametrizations. Got Sequential and list. "
+            'Pass e.g. (model, {"encoder.*.weight": Diagonal()}).'
+        ),
+    ),
+    "register: no rules": (
+        "register(w.plain, None)",
+        TypeError,
+        (
+            "register needs a model and a mapping from names to parametrizations. Got Sequential and "
+            'NoneType. Pass e.g. (model, {"encoder.*.weight": Diagonal()}).'
+        ),
+    ),
+    "register: a key that is no name": (
+        "register(w.plain, {1: Diagonal()})",
+        TypeError,
+        "register needs names, or patterns of them, as keys. Got int.",
+    ),
+    "register: a class instead of an object": (
+        'register(w.plain, {"0.weight": Diagonal})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got type. Pass an "
+            "object such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: a name instead of an object": (
+        'register(w.plain, {"0.weight": "Diagonal"})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got str. Pass an object"
+            " such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: None": (
+        'register(w.plain, {"0.weight": None})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got NoneType. Pass an "
+            "object such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: an empty sequence": (
+        'register(w.plain, {"0.weight": []})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got none. Pass an "
+            "object such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: a sequence with a string in it": (
+        'register(w.plain, {"0.weight": [Diagonal(), "x"]})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got str. Pass an object"
+            " such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: nn.Sequential of parametrizations": (
+        'register(w.plain, {"0.weight": nn.Sequential(Diagonal())})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got Sequential. Pass an"
+            " object such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: a mask instead of MaskedSparse": (
+        'register(w.plain, {"0.weight": torch.ones(4, 4, dtype=torch.bool)})',
+        TypeError,
+        (
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got Tensor. Pass an "
+            "object such as Diagonal(), or a list of them, applied left to right."
+        ),
+    ),
+    "register: a misspelt name": (
+        'register(w.plain, {"0.wieght": Diagonal()})',
+        ValueError,
+        (
+            "register needs a parameter for '0.wieght'. Got no match among 4 names. Names that are close: "
+            "'0.weight', '2.weight', '0.bias'."
+        ),
+    ),
+    "register: a pattern that matches nothing": (
+        'register(w.plain, {"encoder.*": Diagonal()})',
+        ValueError,
+        (
+            "register needs a parameter for 'encoder.*'. Got no match among 4 names. Names that are close: "
+            "'0.weight', '0.bias', '2.weight'."
+        ),
+    ),
+    "register: a name of a module": (
+        'register(w.plain, {"0": Diagonal()})',
+        ValueError,
+        (
+            "register needs a parameter for '0'. Got no match among 4 names. Names that are close: "
+            "'0.weight', '0.bias', '2.weight'."
+        ),
+    ),
+    "register: two patterns for one parameter": (
+        'register(w.plain, {"0.weight": Diagonal(), "0.w*": ZeroDiagonal()})',
+        ValueError,
+        (
+            "register needs one rule for each parameter. Got two for '0.weight': '0.weight' and '0.w*'. "
+            "Narrow one of them, or give a sequence of parametrizations."
+        ),
+    ),
+    "register: a bias": (
+        'register(w.plain, {"0.bias": Diagonal()})',
+        ValueError,
+        (
+            "register cannot attach Diagonal to '0.bias'. Diagonal needs a weight with 2 dimensions. Got 1, "
+            "of shape (4,). Register it on a matrix, such as nn.Linear's weight."
+        ),
+    ),
+    "register: everything, so a bias too": (
+        'register(w.plain, {"*": Diagonal()})',
+        ValueError,
+        (
+            "register cannot attach Diagonal to '0.bias'. Diagonal needs a weight with 2 dimensions. Got 1, "
+            "of shape (4,). Register it on a matrix, such as nn.Linear's weight."
+        ),
+    ),
+    "register: a kernel of a convolution": (
+        'register(w.convolution, {"weight": ZeroDiagonal()})',
+        ValueError,
+        (
+            "register cannot attach ZeroDiagonal to 'weight'. ZeroDiagonal needs a weight with 2 dimensions. "
+            "Got 3, of shape (2, 2, 3). Register it on a matrix, such as nn.Linear's weight."
+        ),
+    ),
+    "register: a buffer": (
+        'register(w.norm, {"running_mean": Diagonal()})',
+        ValueError,
+        ("register needs a parameter for 'running_mean'. Got a buffer. Use PyTorch's register_parametrization for it."),
+    ),
+    "register: a tied weight": (
+        'register(w.tied, {"0.weight": Diagonal()})',
+        ValueError,
+        (
+            "register needs a parameter with one owner. Got one that is tied: '0.weight', '1.weight' are the "
+            "same tensor, and would come apart. Untie them first, or constrain another parameter."
+        ),
+    ),
+    "register: a lazy layer": (
+        'register(nn.LazyLinear(3), {"weight": Diagonal()})',
+        ValueError,
+        (
+            "register needs an initialised, unsharded tensor at 'weight'. Got a UninitializedParameter. Run a"
+            " batch through a lazy model first; register before fully_shard."
+        ),
+    ),
+    "register: a parameter on a container": (
+        'register(w.container, {"scale": Diagonal()})',
+        ValueError,
+        (
+            "register needs a module that is no container for 'scale'. Got Sequential, which would take the "
+            "parametrization for one of its children. Move the parameter to a module of its own."
+        ),
+    ),
+    "register: a weight with NaN": (
+        'register(w.broken, {"weight": ZeroDiagonal()})',
+        ValueError,
+        (
+            "register cannot attach ZeroDiagonal to 'weight'. ZeroDiagonal needs a finite weight. Got 1 of 16"
+            " entries that are NaN or infinite. Initialise or repair the weight first."
+        ),
+    ),
+    "register: a weight with infinity": (
+        'register(w.infinite, {"weight": NegExpDiagonal()})',
+        ValueError,
+        (
+            "register cannot attach NegExpDiagonal to 'weight'. NegExpDiagonal needs a finite weight. Got 1 "
+            "of 16 entries that are NaN or infinite. Initialise or repair the weight first."
+        ),
+    ),
+    "register: a complex weight made negative": (
+        'register(w.complex, {"weight": NegExpDiagonal()})',
+        TypeError,
+        (
+            "register cannot attach NegExpDiagonal to 'weight'. NegExpDiagonal needs a weight of dtype "
+            "float16, bfloat16, float32, float64. Got torch.complex64. Convert the layer or the value first."
+        ),
+    ),
+    "register: what stores another shape on top of another": (
+        'register(w.model, {"0.weight": Diagonal()})',
+        ValueError,
+        (
+            "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
+            "Diagonal stores another shape than the weight's, so it needs to be the first parametrization of "
+            "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
+            "of it."
+        ),
+    ),
+    "register: a sequence in the wrong order": (
+        'register(w.plain, {"0.weight": [NegExpDiagonal(), Diagonal()]})',
+        ValueError,
+        (
+            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal (bake first to replace). "
+            "Diagonal stores another shape than the weight's, so it needs to be the first parametrization of "
+            "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
+            "of it."
+        ),
+    ),
+    "register: MaskedSparse second": (
+        'register(w.plain, {"0.weight": [ZeroDiagonal(), MaskedSparse(masks.banded(1, 1))]})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal (bake first to "
+            "replace). MaskedSparse stores another shape than the weight's, so it needs to be the first "
+            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and"
+            " the others on top of it."
+        ),
+    ),
+    "register: an object that belongs to another tensor": (
+        'register(w.plain, {"0.weight": w.model[0].parametrizations.weight[0]})',
+        ValueError,
+        (
+            "register cannot attach ZeroDiagonal to '0.weight'. ZeroDiagonal needs one object for each "
+            "tensor. Got one that has been used for a tensor of shape (4, 4). Create a new one: "
+            'register_parametrization(layer, "weight", ZeroDiagonal(...)).'
+        ),
+    ),
+    "register: an integer as optimizer": (
+        'register(w.plain, {"0.weight": Diagonal()}, optimizer=3)',
+        TypeError,
+        (
+            "register needs a torch.optim.Optimizer. Got int. Pass the one that steps on the model's "
+            "parameters; where there are several, make them anew afterwards."
+        ),
+    ),
+    "register: an optimizer of another model": (
+        'register(w.plain, {"0.weight": Diagonal()}, optimizer=w.optimizer)',
+        ValueError,
+        (
+            "register needs the optimizer of the parameters that it changes, such as '0.weight'. Got one that"
+            " has none of them. Pass the one that was made with this model's parameters."
+        ),
+    ),
+    "register: a mask of another shape": (
+        'register(w.plain, {"0.weight": MaskedSparse(torch.ones(3, 4, dtype=torch.bool))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of the weight's "
+            "shape, (4, 4). Got shape (3, 4). True keeps weight[output, input]."
+        ),
+    ),
+    "register: a rule that returns floats": (
+        'register(w.plain, {"0.weight": MaskedSparse(torch.abs)})',
+        TypeError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype "
+            "torch.bool. Got torch.float32. Pass e.g. `mask != 0`."
+        ),
+    ),
+    "register: a rule that returns None": (
+        'register(w.plain, {"0.weight": MaskedSparse(lambda weight: None)})',
+        TypeError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype "
+            "torch.bool. Got NoneType. Pass e.g. `mask != 0`."
+        ),
+    ),
+    "register: a rule that needs other arguments": (
+        'register(w.plain, {"0.weight": MaskedSparse(lambda: None)})',
+        TypeError,
+        "register cannot attach MaskedSparse to '0.weight'. ...",
+    ),
+    "register: n_of_m that does not divide": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.n_of_m(2, 3))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. n_of_m(2, 3) needs a number of inputs that 3 "
+            "divides. Got 4 inputs. Choose another m, or pad the inputs."
+        ),
+    ),
+    "register: blocks that do not divide": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.block_diagonal(3))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. block_diagonal(3) needs a weight whose sides "
+            "3 divides. Got shape (4, 4). Choose another number of blocks."
+        ),
+    ),
+    "register: an edge outside": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.from_edges([(0, 1), (4, 0)]))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. from_edges needs sources below 4 and targets "
+            "below 4, as the weight's shape is (4, 4). Got 1 edges outside, the first (4, 0). Pairs are "
+            "(source, target)."
+        ),
+    ),
+    "register: a negative edge": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.from_edges([(-1, 0)]))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. from_edges needs sources below 4 and targets "
+            "below 4, as the weight's shape is (4, 4). Got 1 edges outside, the first (-1, 0). Pairs are "
+            "(source, target)."
+        ),
+    ),
+    "register: degrees of another shape": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.autoregressive([1, 2], [1, 2]))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. autoregressive needs a degree for each side "
+            "of the weight, of shape (4, 4). Got 2 output and 2 input degrees. Pass (in, out) in order."
+        ),
+    ),
+    "register: magnitude on the meta device": (
+        'register(w.meta, {"weight": MaskedSparse(masks.magnitude(0.5))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to 'weight'. magnitude needs the values of the weight. Got a"
+            " weight on the meta device, which has none. Use a rule that looks at the shape alone, or "
+            "materialise the weight first."
+        ),
+    ),
+    "register: n_of_m on the meta device": (
+        'register(w.meta, {"weight": MaskedSparse(masks.n_of_m(2, 4))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to 'weight'. n_of_m(2, 4) needs the values of the weight. "
+            "Got a weight on the meta device, which has none. Use a rule that looks at the shape alone, or "
+            "materialise the weight first."
+        ),
+    ),
+    "register: a module with two inputs": (
+        'register(w.plain, {"0.weight": w.bilinear})',
+        TypeError,
+        "register cannot attach Bilinear to '0.weight'. ...",
+    ),
+    "register: a module that changes the dtype": (
+        'register(w.plain, {"0.weight": ToDouble()})',
+        ValueError,
+        ("register cannot attach ToDouble to '0.weight'. Registering a parametrization may not change the dtype..."),
+    ),
+    "on_infeasible: another word": (
+        'Diagonal(on_infeasible="ignore")',
+        ValueError,
+        "Diagonal needs on_infeasible to be 'raise' or 'project'. Got 'ignore'.",
+    ),
+    "on_infeasible: None": (
+        "ZeroDiagonal(on_infeasible=None)",
+        ValueError,
+        "ZeroDiagonal needs on_infeasible to be 'raise' or 'project'. Got None.",
+    ),
+    "product: another word": (
+        'NegExpDiagonal(product="fast")',
+        ValueError,
+        "NegExpDiagonal needs product to be 'auto' or 'dense' or 'structured'. Got 'fast'.",
+    ),
+    "product: a number": (
+        "MaskedSparse(masks.random(0.5), product=1)",
+        ValueError,
+        "MaskedSparse needs product to be 'auto' or 'dense' or 'structured'. Got 1.",
+    ),
+    "options: in positions": (
+        'Diagonal("project")',
+        TypeError,
+        "Parametrization.__init__() takes 1 positional argument but 2 were given",
+    ),
+    "options: one that is not there": (
+        "ZeroDiagonal(floor=1e-3)",
+        TypeError,
+        "Parametrization.__init__() got an unexpected keyword argument 'floor'",
+    ),
+    "options: of an object of one's own": (
+        'Parametrization(on_infeasible="x")',
+        ValueError,
+        "Parametrization needs on_infeasible to be 'raise' or 'project'. Got 'x'.",
+    ),
+    "MaskedSparse: no mask": (
+        "MaskedSparse()",
+        TypeError,
+        "MaskedSparse.__init__() missing 1 required positional argument: 'mask'",
+    ),
+    "MaskedSparse: a number": (
+        "MaskedSparse(0.1)",
+        TypeError,
+        ("MaskedSparse needs a boolean tensor or a mask rule. Got float. See parametrizations.masks for rules."),
+    ),
+    "MaskedSparse: a list": (
+        "MaskedSparse([[True, False]])",
+        TypeError,
+        ("MaskedSparse needs a boolean tensor or a mask rule. Got list. See parametrizations.masks for rules."),
+    ),
+    "MaskedSparse: floats": (
+        "MaskedSparse(torch.ones(4, 4))",
+        TypeError,
+        "MaskedSparse needs a mask of dtype torch.bool. Got torch.float32. Pass e.g. `mask != 0`.",
+    ),
+    "MaskedSparse: integers": (
+        "MaskedSparse(torch.ones(4, 4, dtype=torch.int64))",
+        TypeError,
+        "MaskedSparse needs a mask of dtype torch.bool. Got torch.int64. Pass e.g. `mask != 0`.",
+    ),
+    "MaskedSparse: one dimension": (
+        "MaskedSparse(torch.ones(4, dtype=torch.bool))",
+        ValueError,
+        "MaskedSparse needs a mask of 2 dimensions. Got shape (4,). True keeps weight[output, input].",
+    ),
+    "MaskedSparse: a mask on the meta device": (
+        'MaskedSparse(torch.ones(4, 4, dtype=torch.bool, device="meta"))',
+        ValueError,
+        (
+            "MaskedSparse needs a dense mask that has values. Got one of layout torch.strided on meta. Make "
+            "the mask on the CPU."
+        ),
+    ),
+    "MaskedSparse: a sparse mask": (
+        "MaskedSparse(torch.ones(4, 4, dtype=torch.bool).to_sparse())",
+        ValueError,
+        (
+            "MaskedSparse needs a dense mask that has values. Got one of layout torch.sparse_coo on cpu. Make"
+            " the mask on the CPU."
+        ),
+    ),
+    "masks.random: zero": (
+        "masks.random(0.0)",
+        ValueError,
+        "random needs a density above 0 and at most 1. Got 0.0. 0.1 keeps a tenth.",
+    ),
+    "masks.random: above one": (
+        "masks.random(1.5)",
+        ValueError,
+        "random needs a density above 0 and at most 1. Got 1.5. 0.1 keeps a tenth.",
+    ),
+    "masks.random: NaN": (
+        'masks.random(float("nan"))',
+        ValueError,
+        "random needs a density above 0 and at most 1. Got nan. 0.1 keeps a tenth.",
+    ),
+    "masks.random: text": (
+        'masks.random("0.1")',
+        TypeError,
+        "random needs a density that is a number. Got str. Pass a float.",
+    ),
+    "masks.random: a seed instead of a generator": (
+        "masks.random(0.1, generator=0)",
+        TypeError,
+        "random needs a torch.Generator or None. Got int. Seed one: torch.Generator().manual_seed(0).",
+    ),
+    "masks.magnitude: negative": (
+        "masks.magnitude(-0.1)",
+        ValueError,
+        "magnitude needs a density above 0 and at most 1. Got -0.1. 0.1 keeps a tenth.",
+    ),
+    "masks.magnitude: a tensor": (
+        "masks.magnitude(torch.tensor(0.1))",
+        TypeError,
+        "magnitude needs a density that is a number. Got Tensor. Pass a float.",
+    ),
+    "masks.magnitude: a percentage": (
+        "masks.magnitude(10)",
+        ValueError,
+        "magnitude needs a density above 0 and at most 1. Got 10. 0.1 keeps a tenth.",
+    ),
+    "masks.n_of_m: more than there are": (
+        "masks.n_of_m(5, 4)",
+        ValueError,
+        "n_of_m needs 1 <= n <= m. Got n=5, m=4. Keep n entries of every m.",
+    ),
+    "masks.n_of_m: none": (
+        "masks.n_of_m(0, 4)",
+        ValueError,
+        "n_of_m needs 1 <= n <= m. Got n=0, m=4. Keep n entries of every m.",
+    ),
+    "masks.n_of_m: floats": (
+        "masks.n_of_m(2.0, 4)",
+        TypeError,
+        "n_of_m needs whole numbers. Got float, int. Convert them with int().",
+    ),
+    "masks.banded: negative": (
+        "masks.banded(-1, 1)",
+        ValueError,
+        (
+            "banded needs numbers of diagonals that are at least 0. Got lower=-1, upper=1. Use "
+            "lower_triangular(diagonal) for a band that leaves out the main diagonal."
+        ),
+    ),
+    "masks.banded: floats": (
+        "masks.banded(1.5, 1)",
+        TypeError,
+        "banded needs whole numbers. Got float, int. Convert them with int().",
+    ),
+    "masks.lower_triangular: text": (
+        'masks.lower_triangular("0")',
+        TypeError,
+        "lower_triangular needs whole numbers. Got str. Convert them with int().",
+    ),
+    "masks.block_diagonal: none": (
+        "masks.block_diagonal(0)",
+        ValueError,
+        "block_diagonal needs at least 1 block. Got 0. Pass a positive number.",
+    ),
+    "masks.block_diagonal: floats": (
+        "masks.block_diagonal(2.0)",
+        TypeError,
+        "block_diagonal needs whole numbers. Got float. Convert them with int().",
+    ),
+    "masks.from_edges: a number": (
+        "masks.from_edges(3)",
+        TypeError,
+        "from_edges needs numbers. Got int: .... Number the units from 0 first.",
+    ),
+    "masks.from_edges: names": (
+        'masks.from_edges([("a", "b")])',
+        TypeError,
+        "from_edges needs numbers. Got list: .... Number the units from 0 first.",
+    ),
+    "masks.from_edges: triples": (
+        "masks.from_edges([(0, 1, 2)])",
+        ValueError,
+        (
+            "from_edges needs pairs (source, target) of integers. Got torch.int64 of shape (1, 3). Pass a "
+            "list of pairs, or an integer tensor of shape (edges, 2)."
+        ),
+    ),
+    "masks.from_edges: floats": (
+        "masks.from_edges([(0.0, 1.0)])",
+        ValueError,
+        (
+            "from_edges needs pairs (source, target) of integers. Got torch.float32 of shape (1, 2). Pass a "
+            "list of pairs, or an integer tensor of shape (edges, 2)."
+        ),
+    ),
+    "masks.from_edges: ragged": (
+        "masks.from_edges([(0, 1), (2,)])",
+        TypeError,
+        "from_edges needs numbers. Got list: .... Number the units from 0 first.",
+    ),
+    "masks.autoregressive: names": (
+        'masks.autoregressive(["a"], ["b"])',
+        TypeError,
+        "autoregressive needs numbers. Got list: .... Number the units from 0 first.",
+    ),
+    "masks.autoregressive: NaN": (
+        'masks.autoregressive([1.0, float("nan")], [1.0, 2.0])',
+        ValueError,
+        "autoregressive needs degrees that can be ordered. Got complex numbers or NaN.",
+    ),
+    "masks.autoregressive: a number": (
+        "masks.autoregressive(3, 3)",
+        TypeError,
+        "autoregressive needs numbers. Got int: .... Number the units from 0 first.",
+    ),
+    "masks.autoregressive: complex": (
+        "masks.autoregressive([1j], [1j])",
+        ValueError,
+        "autoregressive needs degrees that can be ordered. Got complex numbers or NaN.",
+    ),
+    "assigning: outside Diagonal": (
+        "assign(w.diagonal, torch.ones(4, 4))",
+        ValueError,
+        (
+            "Diagonal needs every entry off the main diagonal to be 0. Got a weight of shape (4, 4) where 12 "
+            "of 16 entries break this, the largest 1 at row 0, column 1. Assign a weight that keeps the rule,"
+            " such as what project(weight) of this parametrization returns, or create it with "
+            "on_infeasible='project'."
+        ),
+    ),
+    "assigning: outside ZeroDiagonal": (
+        "assign(w.model[0], torch.ones(4, 4))",
+        ValueError,
+        (
+            "ZeroDiagonal needs every entry on the main diagonal to be 0. Got a weight of shape (4, 4) where "
+            "4 of 16 entries break this, the largest 1 at row 0, column 0. Assign a weight that keeps the "
+            "rule, such as what project(weight) of this parametrization returns, or create it with "
+            "on_infeasible='project'."
+        ),
+    ),
+    "assigning: outside NegExpDiagonal": (
+        "assign(w.negative, torch.eye(4))",
+        ValueError,
+        (
+            "NegExpDiagonal needs every entry on the main diagonal to be negative, and no larger than its "
+            "dtype can train. Got a weight of shape (4, 4) where 4 of 16 entries break this, the largest 1 at"
+            " row 0, column 0. Assign a weight that keeps the rule, such as what project(weight) of this "
+            "parametrization returns, or create it with on_infeasible='project'."
+        ),
+    ),
+    "assigning: too large for NegExpDiagonal": (
+        "assign(w.negative, torch.full((4, 4), -3e38))",
+        ValueError,
+        (
+            "NegExpDiagonal needs every entry on the main diagonal to be negative, and no larger than its "
+            "dtype can train. Got a weight of shape (4, 4) where 4 of 16 entries break this, the largest "
+            "-3e+38 at row 0, column 0. Assign a weight that keeps the rule, such as what project(weight) of "
+            "this parametrization returns, or create it with on_infeasible='project'."
+        ),
+    ),
+    "assigning: outside MaskedSparse": (
+        "assign(w.sparse, torch.ones(4, 4))",
+        ValueError,
+        (
+            "MaskedSparse needs every entry outside the mask to be 0. Got a weight of shape (4, 4) where 12 "
+            "of 16 entries break this, the largest 1 at row 0, column 1. Assign a weight that keeps the rule,"
+            " such as what project(weight) of this parametrization returns, or create it with "
+            "on_infeasible='project'."
+        ),
+    ),
+    "assigning: another shape": (
+        "assign(w.diagonal, torch.eye(3))",
+        ValueError,
+        "Diagonal needs a weight of shape (4, 4). Got (3, 3). Assign a weight of that shape.",
+    ),
+    "assigning: one dimension": (
+        "assign(w.diagonal, torch.ones(4))",
+        ValueError,
+        (
+            "Diagonal needs a weight with 2 dimensions. Got 1, of shape (4,). Register it on a matrix, such "
+            "as nn.Linear's weight."
+        ),
+    ),
+    "assigning: integers": (
+        "assign(w.diagonal, torch.eye(4, dtype=torch.int64))",
+        TypeError,
+        (
+            "Diagonal needs a weight of dtype float16, bfloat16, float32, float64, complex64, complex128. Got"
+            " torch.int64. Convert the layer or the value first."
+        ),
+    ),
+    "assigning: a complex weight": (
+        "assign(w.negative, torch.eye(4, dtype=torch.complex64))",
+        TypeError,
+        (
+            "NegExpDiagonal needs a weight of dtype float16, bfloat16, float32, float64. Got torch.complex64."
+            " Convert the layer or the value first."
+        ),
+    ),
+    "assigning: a list": (
+        "assign(w.diagonal, [[1.0]])",
+        TypeError,
+        "Diagonal needs a dense tensor. Got list. Pass a torch.Tensor, made dense.",
+    ),
+    "assigning: None": (
+        "assign(w.diagonal, None)",
+        TypeError,
+        "Diagonal needs a dense tensor. Got NoneType. Pass a torch.Tensor, made dense.",
+    ),
+    "assigning: a sparse tensor": (
+        "assign(w.diagonal, torch.eye(4).to_sparse())",
+        TypeError,
+        "Diagonal needs a dense tensor. Got torch.sparse_coo. Pass a torch.Tensor, made dense.",
+    ),
+    "assigning: NaN": (
+        "assign(w.diagonal, torch.full((4, 4), torch.nan))",
+        ValueError,
+        (
+            "Diagonal needs a finite weight. Got 16 of 16 entries that are NaN or infinite. Initialise or "
+            "repair the weight first."
+        ),
+    ),
+    "assigning: NaN where it projects": (
+        "assign(w.projecting, torch.full((4, 4), torch.nan))",
+        ValueError,
+        (
+            "ZeroDiagonal needs a finite weight. Got 16 of 16 entries that are NaN or infinite. Initialise or"
+            " repair the weight first."
+        ),
+    ),
+    "fuse: no model": (
+        "fuse(3)",
+        TypeError,
+        "fuse needs a model. Got int. Pass a torch.nn.Module.",
+    ),
+    "fuse: None": (
+        "fuse(None)",
+        TypeError,
+        "fuse needs a model. Got NoneType. Pass a torch.nn.Module.",
+    ),
+    "path: no layer": (
+        "path(3)",
+        TypeError,
+        "path needs a layer. Got int. Pass a torch.nn.Module.",
+    ),
+    "path: a name": (
+        'path("weight")',
+        TypeError,
+        "path needs a layer. Got str. Pass a torch.nn.Module.",
+    ),
+    "summary: no model": (
+        "summary(w.model.state_dict())",
+        TypeError,
+        "summary needs a model. Got OrderedDict. Pass a torch.nn.Module.",
+    ),
+    "bake: no model": (
+        "bake(3)",
+        TypeError,
+        "bake needs a model. Got int. Pass a torch.nn.Module.",
+    ),
+    "bake: None": (
+        "bake(None)",
+        TypeError,
+        "bake needs a model. Got NoneType. Pass a torch.nn.Module.",
+    ),
+    "bake: an optimizer without inplace": (
+        "bake(w.model, optimizer=w.optimizer)",
+        ValueError,
+        "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out.",
+    ),
+    "bake: no optimizer": (
+        "bake(w.model, inplace=True, optimizer=3)",
+        TypeError,
+        (
+            "bake needs a torch.optim.Optimizer. Got int. Pass the one that steps on the model's parameters; "
+            "where there are several, make them anew afterwards."
+        ),
+    ),
+    "bake: an optimizer of another model": (
+        "bake(w.model, inplace=True, optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)]))",
+        ValueError,
+        (
+            "bake needs the optimizer of the parameters that it changes, such as "
+            "'0.parametrizations.weight.original'. Got one that has none of them. Pass the one that was made "
+            "with this model's parameters."
+        ),
+    ),
+    "bake: a weight larger than the memory": (
+        "bake(w.huge)",
+        ValueError,
+        (
+            "bake needs 1.13e+03 TB for dense weights on cpu, 1.13e+03 TB of them for 'weight'. Got a machine"
+            " with ... Keep the layer constrained, and save its state_dict()."
+        ),
+    ),
+    "bake: in position": (
+        "bake(w.model, True)",
+        TypeError,
+        "bake() takes 1 positional argument but 2 were given",
+    ),
+    "plain_state_dict: no model": (
+        "plain_state_dict({})",
+        TypeError,
+        ("plain_state_dict needs a model, and a state dict or none. Got dict and NoneType. Pass (model, checkpoint)."),
+    ),
+    "plain_state_dict: a list": (
+        "plain_state_dict(w.model, [])",
+        TypeError,
+        (
+            "plain_state_dict needs a model, and a state dict or none. Got Sequential and list. Pass (model, "
+            "checkpoint)."
+        ),
+    ),
+    "plain_state_dict: constraints that the model has not": (
+        "plain_state_dict(w.plain, w.model.state_dict())",
+        ValueError,
+        (
+            "plain_state_dict needs a checkpoint of this model, with its constraints. Got 1 constrained "
+            "entries that it does not have, such as '0.parametrizations.weight.original'. Register the same "
+            "rules first, and strip what a wrapper puts before the names."
+        ),
+    ),
+    "plain_state_dict: values without their mask": (
+        'plain_state_dict(w.sparse, {"parametrizations.weight.original": torch.ones(4)})',
+        ValueError,
+        (
+            "plain_state_dict needs a checkpoint of this model. Got one that does not fit at 'weight': "
+            "...MaskedSparse needs values and their positions together. Got no '0._extra_state' in the "
+            "checkpoint. Save the whole state_dict of the layer. The layer at '' stays as it was."
+        ),
+    ),
+    "plain_state_dict: larger than the memory": (
+        "plain_state_dict(w.huge)",
+        ValueError,
+        (
+            "plain_state_dict needs 1.13e+03 TB for dense weights on cpu, 1.13e+03 TB of them for 'weight'. "
+            "Got a machine with ... Keep the layer constrained, and save its state_dict()."
+        ),
+    ),
+    "load_state_dict: a plain weight outside the set": (
+        'w.diagonal.load_state_dict({"weight": torch.ones(4, 4), "bias": w.diagonal.bias.detach()})',
+        RuntimeError,
+        (
+            "...While loading the plain 'weight': Diagonal needs every entry off the main diagonal to be 0. "
+            "Got a weight of shape (4, 4) where 12 of 16 entries break this, the largest 1 at row 0, column "
+            "1. Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
+            "returns, or create it with on_infeasible='project'. The tensor stays as it was."
+        ),
+    ),
+    "load_state_dict: a plain weight of another shape": (
+        'w.diagonal.load_state_dict({"weight": torch.eye(3), "bias": w.diagonal.bias.detach()})',
+        RuntimeError,
+        (
+            "...While loading the plain 'weight': Diagonal needs a weight of shape (4, 4). Got (3, 3). Assign"
+            " a weight of that shape. The tensor stays as it was."
+        ),
+    ),
+    "load_state_dict: a plain weight that is no tensor": (
+        'w.diagonal.load_state_dict({"weight": 3, "bias": w.diagonal.bias.detach()})',
+        RuntimeError,
+        ("...While loading the plain 'weight': A weight needs to be a tensor. Got int. The tensor stays as it was."),
+    ),
+    "load_state_dict: a plain weight with NaN": (
+        ('w.diagonal.load_state_dict({"weight": torch.full((4, 4), torch.nan), "bias": w.diagonal.bias.detach()})'),
+        RuntimeError,
+        (
+            "...While loading the plain 'weight': Diagonal needs a finite weight. Got 16 of 16 entries that "
+            "are NaN or infinite. Initialise or repair the weight first. The tensor stays as it was."
+        ),
+    ),
+    "load_state_dict: a mask out of range": (
+        "w.sparse.load_state_dict(w.masked([4, 4, 0, 5, 10, 16]))",
+        RuntimeError,
+        (
+            "...MaskedSparse needs positions from 0 to 15 in its mask. Got 1 that are out of range, the first"
+            " at place 3. The checkpoint is damaged: restore it from its source. The layer at "
+            "'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: a mask out of order": (
+        "w.sparse.load_state_dict(w.masked([4, 4, 5, 0, 10, 15]))",
+        RuntimeError,
+        (
+            "...MaskedSparse needs positions in increasing order in its mask. Got 1 that are not above the "
+            "one before, the first at place 0. The checkpoint is damaged: restore it from its source. The "
+            "layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: a mask with a place twice": (
+        "w.sparse.load_state_dict(w.masked([4, 4, 0, 0, 10, 15]))",
+        RuntimeError,
+        (
+            "...MaskedSparse needs positions in increasing order in its mask. Got 1 that are not above the "
+            "one before, the first at place 0. The checkpoint is damaged: restore it from its source. The "
+            "layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: a mask of another shape": (
+        "w.sparse.load_state_dict(w.masked([2, 8, 0, 5, 10, 15]))",
+        RuntimeError,
+        (
+            "...MaskedSparse needs a mask for a weight of shape (4, 4). Got one for shape (2, 8). Load it "
+            "into a layer of that shape. The layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: a mask of another length": (
+        "w.sparse.load_state_dict(w.masked([4, 4, 0, 5]))",
+        RuntimeError,
+        (
+            "...MaskedSparse needs as many values as positions, a tensor of shape (2,). Got (4,) for "
+            "'parametrizations.weight.original'. Restore a checkpoint whose two tensors were saved together. "
+            "The layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: an averaged mask": (
+        "w.sparse.load_state_dict(w.masked([4.0, 4.0, 0.5, 5.0]))",
+        RuntimeError,
+        (
+            "...MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the "
+            "positions. Got torch.float32 of shape (4,). Restore the checkpoint: masks are saved as they are,"
+            " not averaged or converted. The layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: a mask that is text": (
+        ('w.sparse.load_state_dict(w.sparse.state_dict() | {"parametrizations.weight.0._extra_state": "mask"})'),
+        RuntimeError,
+        (
+            "...MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the "
+            "positions. Got str. Restore the checkpoint: masks are saved as they are, not averaged or "
+            "converted. The layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: values without their mask": (
+        (
+            "w.sparse.load_state_dict({k: v for k, v in w.sparse.state_dict().items() if not "
+            'k.endswith("_extra_state")})'
+        ),
+        RuntimeError,
+        (
+            "...MaskedSparse needs values and their positions together. Got no "
+            "'parametrizations.weight.0._extra_state' in the checkpoint. Save the whole state_dict of the "
+            "layer. The layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "load_state_dict: complex values": (
+        (
+            'w.sparse.load_state_dict(w.sparse.state_dict() | {"parametrizations.weight.original": '
+            "torch.ones(4, dtype=torch.complex64)})"
+        ),
+        RuntimeError,
+        (
+            "...MaskedSparse needs dense values that fit torch.float32 on cpu for "
+            "'parametrizations.weight.original'. Got torch.complex64 of layout torch.strided on cpu. Convert "
+            "or materialise them first. The layer at 'parametrizations.weight.' stays as it was."
+        ),
+    ),
+    "right_inverse: an object that is used": (
+        'register_parametrization(w.linear, "weight", w.model[0].parametrizations.weight[0])',
+        ValueError,
+        (
+            "ZeroDiagonal needs one object for each tensor. Got one that has been used for a tensor of shape "
+            '(4, 4). Create a new one: register_parametrization(layer, "weight", ZeroDiagonal(...)).'
+        ),
+    ),
+    "register_parametrization: a vector": (
+        'register_parametrization(w.linear, "bias", Diagonal())',
+        ValueError,
+        (
+            "Diagonal needs a weight with 2 dimensions. Got 1, of shape (4,). Register it on a matrix, such "
+            "as nn.Linear's weight."
+        ),
+    ),
+    "forward: before it is registered": (
+        "Diagonal()(torch.ones(4))",
+        ValueError,
+        (
+            "Diagonal needs to know its weight. Got no weight yet. Register it first: "
+            'register_parametrization(layer, "weight", Diagonal(...)).'
+        ),
+    ),
+    "forward: another shape than is stored": (
+        "w.diagonal.parametrizations.weight[0](torch.ones(3))",
+        ValueError,
+        (
+            "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (3,). Pass "
+            "what right_inverse returned."
+        ),
+    ),
+    "stored_shape: before it is registered": (
+        "Diagonal().stored_shape",
+        ValueError,
+        (
+            "Diagonal needs to know its weight. Got no weight yet. Register it first: "
+            'register_parametrization(layer, "weight", Diagonal(...)).'
+        ),
+    ),
+    "mask: before it is registered": (
+        "MaskedSparse(masks.banded(1, 1)).mask",
+        ValueError,
+        (
+            "MaskedSparse needs to know its weight. Got no weight yet. Register it first: "
+            'register_parametrization(layer, "weight", MaskedSparse(...)).'
+        ),
+    ),
+    "positions: before it is registered": (
+        "MaskedSparse(masks.banded(1, 1)).positions",
+        ValueError,
+        (
+            "MaskedSparse needs to know its weight. Got no weight yet. Register it first: "
+            'register_parametrization(layer, "weight", MaskedSparse(...)).'
+        ),
+    ),
+    "contains: on the meta device": (
+        'ZeroDiagonal().contains(torch.empty(4, 4, device="meta"))',
+        ValueError,
+        "ZeroDiagonal needs values to tell. Got a weight on the meta device, which has none.",
+    ),
+    "a layer: an input of another width": (
+        "w.diagonal(torch.ones(2, 5))",
+        RuntimeError,
+        (
+            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (2, 5). Check the width of what "
+            "comes before it."
+        ),
+    ),
+    "a layer: an input of another dtype": (
+        "w.diagonal(torch.ones(2, 4, dtype=torch.float64))",
+        RuntimeError,
+        (
+            "A layer needs an input of its own dtype and device, torch.float32 on cpu. Got torch.float64 on "
+            "cpu. Convert the input or the layer with .to()."
+        ),
+    ),
+    "a layer: an input without a dimension": (
+        "w.diagonal(torch.ones(()))",
+        RuntimeError,
+        (
+            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of what "
+            "comes before it."
+        ),
+    ),
+    "positive.exp: integers": (
+        "positive.exp(torch.tensor([1]))",
+        TypeError,
+        (
+            "positive.exp needs a stored tensor of a real floating dtype, float16 to float64. Got "
+            "torch.int64. Convert the layer back with .to()."
+        ),
+    ),
+    "a parametrization without a forward": (
+        "Empty().right_inverse(torch.ones(2, 2))",
+        TypeError,
+        "Empty cannot start from this weight: Empty needs a method project(weight).",
+    ),
+    "a parametrization with a forward alone": (
+        'register(w.plain, {"0.weight": Half()})',
+        TypeError,
+        (
+            "register cannot attach Half to '0.weight'. Half cannot start from this weight: Half needs a "
+            "method project(weight)."
+        ),
+    ),
+    "pickling a constrained model": (
+        "torch.save(w.model, io.BytesIO())",
+        RuntimeError,
+        (
+            "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its"
+            " state_dict(), or take the parametrizations off first."
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_and_changes_nothing(call: str, kind: type[Exception], message: str) -> None:
+    world = World()
+    before = world.everything()
+    expected = re.escape(message).replace(r"\.\.\.", ".*")
+    with pytest.raises(kind, match=rf"(?s)\A{expected}\Z"):
+        eval(call, {**NAMES, "w": world})
+    assert world.everything() == before
+
+
+def test_every_public_name_is_tried() -> None:
+    tried = " ".join(call for call, *_ in BAD.values())
+    assert [name for name in (*parametrizations.__all__, *masks.__all__) if name not in tried] == ["MaskRule"]
