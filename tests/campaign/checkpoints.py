@@ -71,6 +71,8 @@ def load_into_another(session: Session, _: Random) -> None:
         cell = session.reference.cells[name]
         rules[name] = [_alike(step) for step in cell.steps]
     session.note(f"other = register(plain, {rules}); other.load_state_dict(model.state_dict()); model = other")
+    for name, cell in session.reference.cells.items():
+        other.get_parameter(name).requires_grad_(cell.x.requires_grad)
     register(other, {name: [make(one) for one in plan] for name, plan in rules.items()})
     with session.unchanged():
         saved = through_a_file(session.model.state_dict())

@@ -54,7 +54,7 @@ class Cell:
         self.store(weight)
 
     def store(self, x: Tensor) -> None:
-        self.x = x.detach().clone().requires_grad_()
+        self.x = x.detach().clone().requires_grad_(self.x.requires_grad)
         self.rounded = any(step.kind == "NegExpDiagonal" for step in self.steps)
 
 
@@ -87,19 +87,12 @@ class Reference:
 
     def exact(self) -> dict[str, Tensor]:
         """What is stored, in double precision, as leaves."""
-        return {name: double(cell.x.detach()).requires_grad_() for name, cell in self.cells.items()}
-
-    def snapshot(self) -> dict[str, tuple[Tensor, list[Step]]]:
-        return {name: (cell.x.detach().clone(), list(cell.steps)) for name, cell in self.cells.items()}
-
-    def restore(self, snapshot: dict[str, tuple[Tensor, list[Step]]]) -> None:
-        for name, (x, steps) in snapshot.items():
-            self.cells[name] = Cell(x.clone().requires_grad_(), list(steps))
+        return {name: double(cell.x).requires_grad_(cell.x.requires_grad) for name, cell in self.cells.items()}
 
     def convert(self, dtype: torch.dtype) -> None:
         self.plain.to(dtype)
         for cell in self.cells.values():
-            cell.x = cell.x.detach().to(dtype).requires_grad_()
+            cell.x = cell.x.detach().to(dtype).requires_grad_(cell.x.requires_grad)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ OPERATIONS: list[Operation] = [
     values.assign,
     values.assign,
     values.convert,
+    values.freeze,
     values.reset,
     values.empty_and_load,
     attaching.bake_copy,

@@ -131,6 +131,7 @@ class Session:
         kinds = [] if chain is None else [type(chain.get_submodule(str(place))).__name__ for place in range(len(chain))]
         assert kinds == [step.kind for step in cell.steps], f"{name} has {kinds}"
         assert isinstance(stored, nn.Parameter), f"{name} stores no parameter"
+        assert stored.requires_grad == cell.x.requires_grad, f"{name} has requires_grad={stored.requires_grad}"
         assert stored.is_contiguous(), f"{name} stores a view"
         if cell.rounded:
             _require_rounded(name, stored, cell.x)

@@ -12,7 +12,7 @@ from tests.campaign.models import DTYPES
 from tests.campaign.reference import Cell
 from tests.campaign.session import Session, Skipped
 
-__all__ = ["assign", "convert", "empty_and_load", "reset", "weight_for"]
+__all__ = ["assign", "convert", "empty_and_load", "freeze", "reset", "weight_for"]
 
 LARGEST = 1e3
 """Numbers above this are not converted to half precision, where they would become infinite."""
@@ -87,8 +87,20 @@ def _require_initialised(name: str, stored: Tensor, cell: Cell, plain: nn.Module
     if isinstance(plain, nn.Linear) and plain.in_features and not any(s.kind == "NegExpDiagonal" for s in cell.steps):
         bound = plain.in_features**-0.5 * (1 + 2 * torch.finfo(stored.dtype).eps)
         assert bool((weight.abs() <= bound * (2**0.5 if stored.is_complex() else 1)).all()), f"{name} is too large"
-        alike = weight.numel() > 1 and stored.numel() > 8 and bool((stored == stored.flatten()[0]).all())
-        assert not alike, f"{name} was not initialised"
+        alone = len(cell.steps) < 2  # zeros on the diagonal of a diagonal matrix are alike
+        alike = stored.numel() > 8 and bool((stored == stored.flatten()[0]).all())
+        assert not (alone and alike), f"{name} was not initialised"
+
+
+def freeze(session: Session, random: Random) -> None:
+    """``requires_grad_`` of one parameter, constrained or not: the other way round."""
+    name = session.pick(random, list(session.reference.cells))
+    trained = not session.stored(name).requires_grad
+    session.note(f"what {name} stores: requires_grad_({trained})")
+    session.stored(name).requires_grad_(trained)
+    session.reference.cells[name].x.requires_grad_(trained)
+    session.model.zero_grad()
+    session.forget_optimizer()
 
 
 def empty_and_load(session: Session, _: Random) -> None:
