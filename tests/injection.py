@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,6 +45,18 @@ def fail_at(step: int, call: Callable[[], object]) -> int:
         finally:
             sys.settrace(before)
     return seen
+
+
+def failures(call: Callable[[], object]) -> Iterator[int]:
+    """Fail the call at its first line, at its second, and so on until it goes through; the number of the line."""
+    for step in itertools.count(1):
+        try:
+            fail_at(step, call)
+        except Injected:
+            yield step
+        else:
+            assert step > 5
+            return
 
 
 def everything(model: nn.Module) -> list[object]:

@@ -56,9 +56,9 @@ def _initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.M
         held["parametrizations"] = parametrizations
         for name in [name for name in order if name in held]:
             held[name] = held.pop(name)
-    for name, tensor in filled.items():
-        if not isinstance(tensor, Selection) and not _same(tensor, before[name]):
-            settle(chain_of(module, name), tensor.detach())
+        for name, tensor in filled.items():
+            if not isinstance(tensor, Selection) and not _same(tensor, before[name]):
+                settle(chain_of(module, name), tensor.detach())
 
 
 def _store(module: nn.Module, name: str) -> dict[str, Tensor]:
