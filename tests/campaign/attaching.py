@@ -16,7 +16,7 @@ from tests.campaign.bits import near, same
 from tests.campaign.constraints import Constraint, chain, make
 from tests.campaign.reference import double
 from tests.campaign.session import Session, Skipped
-from tests.campaign.training import keep_up
+from tests.campaign.training import drop_state, train
 
 __all__ = ["attach_with_torch", "bake_copy", "bake_in_place", "register_some", "remove_with_torch", "text_of"]
 
@@ -44,20 +44,22 @@ def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
 
 
 def register_some(session: Session, random: Random) -> None:
-    """`register`, with the optimizer or without, on one to three matrices."""
-    names = random.sample(session.matrices(), min(len(session.matrices()), random.randint(1, 3)))
+    """`register`, with the optimizer or without, on one to five matrices, and often a step."""
+    names = random.sample(session.matrices(), random.randint(1, min(5, len(session.matrices()))))
     plans = {name: draw(session, random, name) for name in names}
     keep = session.optimizer is not None and random.random() < 0.7
     fused = random.random() < 0.8
     texts = ", ".join(f'"{name}": {text_of(plan)}' for name, plan in plans.items())
     session.note(f"register(model, {{{texts}}}, fuse={fused}, optimizer={'optimizer' if keep else None})")
     made = {name: [make(one) for one in plan] for name, plan in plans.items()}
-    old = {name: session.reference.cells[name].x for name in names}
     result = register(session.model, made, fuse=fused, optimizer=session.optimizer if keep else None)
     assert result is session.model
     for name, plan in plans.items():
         follow(session, name, plan)
-    keep_up(session, old, kept=keep)
+    drop_state(session, names, kept=keep)
+    if random.random() < 0.5:
+        session.check()
+        train(session, random)
 
 
 def attach_with_torch(session: Session, random: Random) -> None:
@@ -115,7 +117,6 @@ def bake_in_place(session: Session, random: Random) -> None:
     names = session.constrained()
     keep = session.optimizer is not None and bool(names) and random.random() < 0.7
     session.note(f"bake(model, inplace=True, optimizer={'optimizer' if keep else None})")
-    old = {name: session.reference.cells[name].x for name in names}
     stored = {name: session.stored(name) for name in session.reference.cells}
     weights = {name: session.weight(name).detach().clone() for name in names}
     assert bake(session.model, inplace=True, optimizer=session.optimizer if keep else None) is session.model
@@ -123,7 +124,7 @@ def bake_in_place(session: Session, random: Random) -> None:
         session.reference.cells[name].release(weights[name])
     for name, tensor in stored.items():
         assert session.weight(name) is tensor, f"{name} is another parameter"
-    keep_up(session, old, kept=keep)
+    drop_state(session, names, kept=keep)
     require_plain(session, session.model)
 
 

@@ -60,7 +60,6 @@ def load_plain(session: Session, random: Random) -> None:
     else:
         with pytest.raises(RuntimeError, match=r"While loading the plain .* stays as it was"):
             session.model.load_state_dict(through_a_file(plain))
-    session.forget_optimizer()
 
 
 def load_into_another(session: Session, _: Random) -> None:

@@ -54,7 +54,9 @@ class Cell:
         self.store(weight)
 
     def store(self, x: Tensor) -> None:
-        self.x = x.detach().clone().requires_grad_(self.x.requires_grad)
+        """Another tensor in the same leaf, as the model's parameters keep their identity."""
+        self.x.grad = None
+        self.x.data = x.detach().clone()
         self.rounded = any(step.kind == "NegExpDiagonal" for step in self.steps)
 
 
@@ -92,7 +94,7 @@ class Reference:
     def convert(self, dtype: torch.dtype) -> None:
         self.plain.to(dtype)
         for cell in self.cells.values():
-            cell.x = cell.x.detach().to(dtype).requires_grad_(cell.x.requires_grad)
+            cell.x.data = cell.x.data.to(dtype)
 
 
 @contextmanager

@@ -29,9 +29,7 @@ def nothing(session: Session, random: Random) -> None:
 # The first is what a sequence shrinks to; one that is listed twice is drawn as often.
 OPERATIONS: list[Operation] = [
     nothing,
-    attaching.register_some,
-    attaching.register_some,
-    attaching.register_some,
+    *[attaching.register_some] * 5,
     training.train,
     training.train,
     values.assign,

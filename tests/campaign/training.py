@@ -14,7 +14,7 @@ from tests.campaign.bits import near, same
 from tests.campaign.reference import double
 from tests.campaign.session import Session
 
-__all__ = ["keep_up", "train"]
+__all__ = ["drop_state", "train"]
 
 OPTIMIZERS: dict[str, Callable[[Any, Any], Optimizer]] = {
     "SGD": lambda tensors, kind: SGD(tensors, lr=0.01, momentum=0.9, weight_decay=0.01, **kind),
@@ -102,14 +102,12 @@ def _require_same_state(session: Session) -> None:
             assert value is None or same(torch.as_tensor(one[key]), torch.as_tensor(value)), f"{key} of {name}"
 
 
-def keep_up(session: Session, old: dict[str, Tensor], *, kept: bool) -> None:
+def drop_state(session: Session, names: list[str], *, kept: bool) -> None:
     """Let the twin of the optimizer drop the state of what has changed, or make both anew at the next step."""
     if not kept or session.twin is None:
         session.forget_optimizer()
         return
-    for name, tensor in old.items():
-        state, new = session.twin.state.pop(tensor, {}), session.reference.cells[name].x
-        for group in session.twin.param_groups:
-            group["params"] = [new if member is tensor else member for member in group["params"]]
-        if session.twin.defaults.get("fused") and "momentum_buffer" in state:
-            session.twin.state[new] = {"momentum_buffer": torch.zeros_like(new)}
+    for name in names:
+        x = session.reference.cells[name].x
+        if "momentum_buffer" in session.twin.state.pop(x, {}) and session.twin.defaults.get("fused"):
+            session.twin.state[x] = {"momentum_buffer": torch.zeros_like(x)}

@@ -41,7 +41,6 @@ def assign(session: Session, random: Random) -> None:
         session.note(f"{name} = a weight {word}")
         setattr(module, tensor, weight)
         weight.fill_(7)  # what is stored shares no memory with it
-        session.forget_optimizer()
     else:
         session.note(f"{name} = a weight {word}, which is refused")
         with session.unchanged(), pytest.raises(ValueError, match=r"needs .* Got a weight of shape .* Assign a weight"):
@@ -77,7 +76,6 @@ def reset(session: Session, random: Random) -> None:
         if name.rpartition(".")[0] == path:
             _require_initialised(name, session.stored(name).detach(), cell, modules[path])
             cell.x.data = session.stored(name).detach().clone()
-    session.forget_optimizer()
 
 
 def _require_initialised(name: str, stored: Tensor, cell: Cell, plain: nn.Module) -> None:
@@ -100,7 +98,6 @@ def freeze(session: Session, random: Random) -> None:
     session.stored(name).requires_grad_(trained)
     session.reference.cells[name].x.requires_grad_(trained)
     session.model.zero_grad()
-    session.forget_optimizer()
 
 
 def empty_and_load(session: Session, _: Random) -> None:
@@ -112,4 +109,3 @@ def empty_and_load(session: Session, _: Random) -> None:
     for parameter in session.model.parameters():
         parameter.data.fill_(3)
     session.model.load_state_dict(saved)
-    session.forget_optimizer()
