@@ -142,7 +142,7 @@ def build(plan: Plan) -> nn.Module:
 @st.composite
 def plans(draw: st.DrawFn, sparing: bool = False) -> Plan:
     """Models of up to four blocks; one in sixty has the sizes where strips and sparse products begin."""
-    large = not sparing and draw(st.integers(0, 59)) == 59
+    large = not sparing and draw(st.integers(0, 59)) == 37  # hypothesis likes the ends
     width = draw(LARGE if large else WIDTHS)
     dtype = draw(st.sampled_from(list(DTYPES)))
     kinds = ANY if dtype == "complex64" or width == 0 or large else ANY + REAL
