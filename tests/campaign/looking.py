@@ -41,6 +41,7 @@ def in_cache(session: Session, random: Random) -> None:
     with torch.no_grad(), session.unchanged():
         expected = session.model(input)
         with parametrize.cached():
+            session.check()
             first, again = session.model(input), session.model(input)
             for name in session.constrained():
                 assert session.weight(name) is session.weight(name), f"{name} is built twice inside cached()"
