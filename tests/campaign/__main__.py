@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 
 from tqdm import tqdm
 
@@ -32,7 +33,7 @@ def main() -> None:
             tqdm.write(finding)
     print(f"{total.sequences:,} sequences, {len(findings)} findings\n\n{counts(total, [])}")
     if arguments.write:
-        write(f"python -m tests.campaign --sequences {arguments.sequences} --seed {arguments.seed}", total, findings)
+        write(f"python -m tests.campaign {' '.join(sys.argv[1:])}", total, findings)
 
 
 if __name__ == "__main__":
