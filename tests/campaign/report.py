@@ -33,4 +33,4 @@ def write(command: str, tally: Tally, findings: list[str]) -> None:
         f"{sum(tally.operations.values()):,} operations, {len(findings)} findings."
     )
     text = f"{BEGIN}\n{said}\n\n{counts(tally, findings)}\n{END}"
-    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: text, PAGE.read_text(), flags=re.DOTALL))
+    PAGE.write_text(re.sub(f"(?ms)^{BEGIN}.*?^{END}", lambda _: text, PAGE.read_text()))
