@@ -96,7 +96,8 @@ def load_together(
                 _resize(owner.original, positions.numel(), values_key)
                 sparse.set_positions(positions)
         except ValueError as error:
-            arguments[-1].append(f"{error} The layer at {prefix!r} stays as it was.")
+            place = f" at {prefix!r}" if prefix else ""
+            arguments[-1].append(f"{error} The layer{place} stays as it was.")
             state_dict |= {values_key: owner.original, mask_key: sparse.get_extra_state()}
 
 

@@ -128,8 +128,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": Diagonal})',
         TypeError,
         (
-            "register needs a parametrization, or a sequence of them, for '0.weight'. Got type. Pass an "
-            "object such as Diagonal(), or a list of them, applied left to right."
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got the "
+            "class Diagonal: write Diagonal(...). Pass an object such as Diagonal(), or a list of them, applied left "
+            "to right."
         ),
     ),
     "register: a name instead of an object": (
@@ -294,7 +295,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
-            "Diagonal stores another shape than the weight's, so it needs to be the first parametrization of "
+            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
+            "first parametrization of "
             "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
             "of it."
         ),
@@ -304,7 +306,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal (bake first to replace). "
-            "Diagonal stores another shape than the weight's, so it needs to be the first parametrization of "
+            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
+            "first parametrization of "
             "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
             "of it."
         ),
@@ -314,18 +317,18 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal (bake first to "
-            "replace). MaskedSparse stores another shape than the weight's, so it needs to be the first "
+            "replace). MaskedSparse stores another shape than the weight's, or learns from it, so it needs "
+            "to be the first "
             "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and"
             " the others on top of it."
         ),
     ),
-    "register: an object that belongs to another tensor": (
-        'register(w.plain, {"0.weight": w.model[0].parametrizations.weight[0]})',
+    "PyTorch's register_parametrization: an object that belongs to another tensor": (
+        'register_parametrization(w.plain[0], "weight", w.model[0].parametrizations.weight[0])',
         ValueError,
         (
-            "register cannot attach ZeroDiagonal to '0.weight'. ZeroDiagonal needs one object for each "
-            "tensor. Got one that has been used for a tensor of shape (4, 4). Create a new one: "
-            'register_parametrization(layer, "weight", ZeroDiagonal(...)).'
+            "ZeroDiagonal needs one object for each tensor. Got one that has been used for a tensor of shape (4, 4). "
+            'Create a new one: register_parametrization(layer, "weight", ZeroDiagonal(...)).'
         ),
     ),
     "register: an integer as optimizer": (
@@ -711,7 +714,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "assigning: another shape": (
         "assign(w.diagonal, torch.eye(3))",
         ValueError,
-        "Diagonal needs a weight of shape (4, 4). Got (3, 3). Assign a weight of that shape.",
+        (
+            "Diagonal needs a weight of shape (4, 4). Got (3, 3). Assign a weight of that shape; create a new "
+            "object for another."
+        ),
     ),
     "assigning: one dimension": (
         "assign(w.diagonal, torch.ones(4))",
@@ -836,7 +842,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "bake: in position": (
         "bake(w.model, True)",
         TypeError,
-        "bake() takes 1 positional argument but 2 were given",
+        (
+            'bake needs names, or patterns of them. Got bool. Pass e.g. (model, "encoder.*"), or the rules that '
+            "register was given."
+        ),
     ),
     "plain_state_dict: no model": (
         "plain_state_dict({})",
@@ -866,7 +875,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "plain_state_dict needs a checkpoint of this model. Got one that does not fit at 'weight': "
             "...MaskedSparse needs values and their positions together. Got no '0._extra_state' in the "
-            "checkpoint. Save the whole state_dict of the layer. The layer at '' stays as it was."
+            "checkpoint. Save the whole state_dict of the layer. The layer stays as it was. Convert it with the "
+            "model that it was saved from."
         ),
     ),
     "plain_state_dict: larger than the memory": (
@@ -883,7 +893,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "...While loading the plain 'weight': Diagonal needs every entry off the main diagonal to be 0. "
             "Got a weight of shape (4, 4) where 12 of 16 entries break this, the largest 1 at row 0, column "
-            "1. Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
+            "1. Load or pass a weight that keeps the rule, such as what project(weight) of this parametrization "
             "returns, or create it with on_infeasible='project'. The tensor stays as it was."
         ),
     ),
@@ -891,8 +901,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'w.diagonal.load_state_dict({"weight": torch.eye(3), "bias": w.diagonal.bias.detach()})',
         RuntimeError,
         (
-            "...While loading the plain 'weight': Diagonal needs a weight of shape (4, 4). Got (3, 3). Assign"
-            " a weight of that shape. The tensor stays as it was."
+            "...While loading the plain 'weight': Diagonal needs a weight of shape (4, 4). Got (3, 3). Load or"
+            " pass a weight of that shape; create a new object for another. The tensor stays as it was."
         ),
     ),
     "load_state_dict: a plain weight that is no tensor": (
@@ -1068,7 +1078,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "A layer needs an input of its own dtype and device, torch.float32 on cpu. Got torch.float64 on "
-            "cpu. Convert the input or the layer with .to()."
+            "cpu. Convert one or the other with .to()."
         ),
     ),
     "a layer: an input without a dimension": (

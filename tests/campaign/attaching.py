@@ -43,6 +43,21 @@ def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
     cell.adopt([constraint.step(step, weight) for constraint, step in zip(constraints, steps, strict=True)])
 
 
+def kinds(session: Session, plans: dict[str, list[Constraint]]) -> list[set[str]]:
+    """What there would be on each matrix that has a diagonal."""
+    cells = {name: session.reference.cells[name] for name in plans if session.reference.cells[name].weight().numel()}
+    return [{s.kind for s in cell.steps} | {one.kind for one in plans[name]} for name, cell in cells.items()]
+
+
+def have_to_clash(kinds: set[str]) -> bool:
+    return {"ZeroDiagonal", "NegExpDiagonal"} <= kinds
+
+
+def may_clash(kinds: set[str]) -> bool:
+    """A mask need not keep the diagonal that has to be negative."""
+    return have_to_clash(kinds) or {"MaskedSparse", "NegExpDiagonal"} <= kinds
+
+
 def register_some(session: Session, random: Random) -> None:
     """`register`, with the optimizer or without, on one to five matrices, and often a step."""
     names = random.sample(session.matrices(), random.randint(1, min(5, len(session.matrices()))))
@@ -52,8 +67,10 @@ def register_some(session: Session, random: Random) -> None:
     texts = ", ".join(f'"{name}": {text_of(plan)}' for name, plan in plans.items())
     session.note(f"register(model, {{{texts}}}, fuse={fused}, optimizer={'optimizer' if keep else None})")
     made = {name: [make(one) for one in plan] for name, plan in plans.items()}
-    result = register(session.model, made, fuse=fused, optimizer=session.optimizer if keep else None)
-    assert result is session.model
+    with session.unchanged_if_refused(ValueError, "hold together", allowed=any(map(may_clash, kinds(session, plans)))):
+        result = register(session.model, made, fuse=fused, optimizer=session.optimizer if keep else None)
+        assert result is session.model
+        assert not any(map(have_to_clash, kinds(session, plans))), "what cannot hold together was attached"
     for name, plan in plans.items():
         follow(session, name, plan)
     drop_state(session, names, kept=keep)

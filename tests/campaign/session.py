@@ -113,6 +113,19 @@ class Session:
         assert (everything(self.model), held(self.optimizer)) == before, "something has changed"
         assert not random_numbers or torch.equal(torch.get_rng_state(), numbers), "random numbers were drawn"
 
+    @contextmanager
+    def unchanged_if_refused(self, kind: type[Exception], message: str, *, allowed: bool) -> Iterator[None]:
+        """If a call in the block is refused, which has to be allowed, nothing has changed; the operation ends there."""
+        before, numbers = (everything(self.model), held(self.optimizer)), torch.get_rng_state()
+        try:
+            yield
+        except kind as error:
+            if not allowed or message not in str(error):
+                raise
+            assert (everything(self.model), held(self.optimizer)) == before, "a refused call has changed something"
+            assert torch.equal(torch.get_rng_state(), numbers), "a refused call has drawn random numbers"
+            raise Skipped from error
+
     def check(self) -> None:
         """The model is what the reference is, and everything else is as it was."""
         for name, cell in self.reference.cells.items():
