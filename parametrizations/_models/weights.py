@@ -126,7 +126,10 @@ def _require_given_back(step: nn.Module, stored: Any, weight: Tensor) -> None:
     if weight.is_meta or weight.numel() == 0:
         return
     twin = copy.deepcopy(step)  # it may count, or keep, what it is called with
-    given = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
+    try:
+        given = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
+    except TypeError as error:
+        raise Unreachable(f"{type(step).__name__} needs to take what its inverse gives. Got {error}.") from error
     apart = (given - weight).abs().max().item()
     exact = max(GIVEN_BACK, 4 * torch.finfo(weight.dtype).eps)  # bfloat16 has two to three digits
     if not apart <= exact * weight.abs().max().item():

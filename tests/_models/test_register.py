@@ -137,6 +137,7 @@ RULES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
     made = model()
     register(made, {"2.weight": MaskedSparse(masks.lower_triangular())})

@@ -68,7 +68,8 @@ def load_into_another(session: Session, _: Random) -> None:
     rules: dict[str, list[Constraint]] = {}
     for name in session.constrained():
         cell = session.reference.cells[name]
-        rules[name] = [_alike(step) for step in cell.steps]
+        negative = any(step.kind == "NegExpDiagonal" for step in cell.steps)
+        rules[name] = [_alike(step, "banded(0, 0)" if negative else "random(0.3)") for step in cell.steps]
     session.note(f"other = register(plain, {rules}); other.load_state_dict(model.state_dict()); model = other")
     for name, cell in session.reference.cells.items():
         other.get_parameter(name).requires_grad_(cell.x.requires_grad)
@@ -82,8 +83,8 @@ def load_into_another(session: Session, _: Random) -> None:
     session.forget_optimizer()
 
 
-def _alike(step: Step) -> Constraint:
-    """A constraint of the same kind, with another mask."""
+def _alike(step: Step, rule: str) -> Constraint:
+    """A constraint of the same kind, with another mask; one that keeps the diagonal where that has to be negative."""
     option = 'on_infeasible="project"' if step.projects else 'on_infeasible="raise"'
-    mask = "masks.random(0.3), " if step.kind == "MaskedSparse" else ""
+    mask = f"masks.{rule}, " if step.kind == "MaskedSparse" else ""
     return Constraint(step.kind, f"{step.kind}({mask}{option})", step.projects)
