@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def random(density: float, *, generator: torch.Generator | None = None) -> MaskR
         >>> int(rule(torch.empty(8, 6)).sum())
         12
     """
-    _require_density("random", density)
+    density = _density("random", density)
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(
             f"random needs a torch.Generator or None. Got {type(generator).__name__}. "
@@ -104,7 +105,7 @@ def magnitude(density: float) -> MaskRule:
         tensor([[False,  True],
                 [ True, False]])
     """
-    _require_density("magnitude", density)
+    density = _density("magnitude", density)
     return MaskRule(f"magnitude({density})", partial(_magnitude, density))
 
 
@@ -125,7 +126,7 @@ def n_of_m(n: int, m: int) -> MaskRule:
         >>> n_of_m(1, 2)(torch.tensor([[1.0, -3.0, 2.0, 0.0]]))
         tensor([[False,  True,  True, False]])
     """
-    _require_integers("n_of_m", n, m)
+    n, m = _integers("n_of_m", n, m)
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
     return MaskRule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m))
@@ -146,7 +147,7 @@ def banded(lower: int, upper: int) -> MaskRule:
         tensor([[ True,  True, False],
                 [False,  True,  True]])
     """
-    _require_integers("banded", lower, upper)
+    lower, upper = _integers("banded", lower, upper)
     if lower < 0 or upper < 0:
         raise ValueError(
             f"banded needs numbers of diagonals that are at least 0. Got lower={lower}, upper={upper}. "
@@ -166,7 +167,7 @@ def lower_triangular(diagonal: int = 0) -> MaskRule:
         tensor([[False, False, False],
                 [ True, False, False]])
     """
-    _require_integers("lower_triangular", diagonal)
+    (diagonal,) = _integers("lower_triangular", diagonal)
     return MaskRule(f"lower_triangular({diagonal})", partial(_band, diagonal, None))
 
 
@@ -184,7 +185,7 @@ def block_diagonal(blocks: int) -> MaskRule:
         tensor([[ True,  True, False, False],
                 [False, False,  True,  True]])
     """
-    _require_integers("block_diagonal", blocks)
+    (blocks,) = _integers("block_diagonal", blocks)
     if blocks < 1:
         raise ValueError(f"block_diagonal needs at least 1 block. Got {blocks}. Pass a positive number.")
     return MaskRule(f"block_diagonal({blocks})", partial(_block_diagonal, blocks))
@@ -208,7 +209,8 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
     pairs = numbers("from_edges", edges)
     if pairs.numel() == 0:
         pairs = pairs.new_zeros((0, 2), dtype=torch.int64)
-    if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point() or pairs.is_complex():
+    is_whole = not (pairs.is_floating_point() or pairs.is_complex() or pairs.dtype is torch.bool)
+    if pairs.dim() != 2 or pairs.shape[1] != 2 or not is_whole:
         raise ValueError(
             f"from_edges needs pairs (source, target) of integers. Got {pairs.dtype} of shape "
             f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2)."
@@ -320,17 +322,20 @@ def _keep(weight: Tensor, positions: Tensor) -> Tensor:
     return mask.view(weight.shape)
 
 
-def _require_integers(name: str, *values: object) -> None:
-    if not all(isinstance(value, int) for value in values):
+def _integers(name: str, *values: object) -> list[int]:
+    whole = [int(value) for value in values if isinstance(value, Integral) and not isinstance(value, bool)]
+    if len(whole) < len(values):
         got = ", ".join(type(value).__name__ for value in values)
         raise TypeError(f"{name} needs whole numbers. Got {got}. Convert them with int().")
+    return whole
 
 
-def _require_density(name: str, density: float) -> None:
-    if not isinstance(density, float | int):
+def _density(name: str, density: object) -> float:
+    if not isinstance(density, Real) or isinstance(density, bool):
         raise TypeError(f"{name} needs a density that is a number. Got {type(density).__name__}. Pass a float.")
-    if not 0 < density <= 1:
+    if not 0 < float(density) <= 1:
         raise ValueError(f"{name} needs a density above 0 and at most 1. Got {density}. 0.1 keeps a tenth.")
+    return float(density)
 
 
 def _require_values(name: str, weight: Tensor) -> None:

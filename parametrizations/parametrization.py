@@ -180,7 +180,8 @@ class Parametrization(nn.Module):
             atol: How far outside an entry may be.
 
         Raises:
-            ValueError: If ``weight`` is on the meta device and has no values.
+            TypeError: If ``weight`` is no tensor.
+            ValueError: If it is on the meta device and has no values.
 
         Example:
             >>> from parametrizations import ZeroDiagonal, register
@@ -191,6 +192,8 @@ class Parametrization(nn.Module):
             >>> zero_diagonal.contains(1e-6 * torch.eye(2), atol=1e-5)
             True
         """
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{type(self).__name__} needs a tensor to tell. Got {type(weight).__name__}.")
         if weight.is_meta:
             raise ValueError(
                 f"{type(self).__name__} needs values to tell. Got a weight on the meta device, which has none."

@@ -87,7 +87,7 @@ def limits(like: Tensor) -> tuple[Tensor, Tensor]:
 def _bound(x: Tensor) -> float:
     if x.dtype not in BOUND:
         raise TypeError(
-            f"positive.exp needs a stored tensor of a real floating dtype, float16 to float64. Got {x.dtype}. "
+            f"A positive map needs a stored tensor of a real floating dtype, float16 to float64. Got {x.dtype}. "
             "Convert the layer back with .to()."
         )
     return BOUND[x.dtype]

@@ -305,7 +305,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": [NegExpDiagonal(), Diagonal()]})',
         ValueError,
         (
-            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal (bake first to replace). "
+            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. "
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
             "first parametrization of "
             "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
@@ -316,8 +316,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": [ZeroDiagonal(), MaskedSparse(masks.banded(1, 1))]})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal (bake first to "
-            "replace). MaskedSparse stores another shape than the weight's, or learns from it, so it needs "
+            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. "
+            "MaskedSparse stores another shape than the weight's, or learns from it, so it needs "
             "to be the first "
             "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and"
             " the others on top of it."
@@ -655,6 +655,21 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.autoregressive(3, 3)",
         TypeError,
         "autoregressive needs numbers. Got int: .... Number the units from 0 first.",
+    ),
+    "masks.random: a truth value": (
+        "masks.random(True)",
+        TypeError,
+        "random needs a density that is a number. Got bool. Pass a float.",
+    ),
+    "masks.n_of_m: a truth value": (
+        "masks.n_of_m(True, 4)",
+        TypeError,
+        "n_of_m needs whole numbers. Got bool, int. Convert them with int().",
+    ),
+    "contains: a list": (
+        "ZeroDiagonal().contains([[0.0]])",
+        TypeError,
+        "ZeroDiagonal needs a tensor to tell. Got list.",
     ),
     "masks.autoregressive: complex": (
         "masks.autoregressive([1j], [1j])",
@@ -1093,7 +1108,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "positive.exp(torch.tensor([1]))",
         TypeError,
         (
-            "positive.exp needs a stored tensor of a real floating dtype, float16 to float64. Got "
+            "A positive map needs a stored tensor of a real floating dtype, float16 to float64. Got "
             "torch.int64. Convert the layer back with .to()."
         ),
     ),

@@ -3,9 +3,10 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -200,3 +201,10 @@ def test_degrees_and_edges_are_copied_and_may_be_arrays() -> None:
     degrees.zero_()
     edges[:] = 0
     assert all(torch.equal(rule(torch.empty(4, 4)), mask) for rule, mask in zip(rules, before, strict=True))
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    weight, one, half = torch.randn(4, 4), cast(int, np.int64(1)), cast(float, np.float32(0.5))
+    assert torch.equal(masks.banded(one, one)(weight), masks.banded(1, 1)(weight))
+    assert int(masks.magnitude(half)(weight).sum()) == 8
+    assert str(masks.random(half)) == "random(0.5)"

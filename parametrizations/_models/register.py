@@ -91,9 +91,10 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
 
 def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
     weight = getattr(place.module, place.tensor_name).data
+    before = len(chains(place.module).get(place.tensor_name, ()))
     put_stand_ins(place)
     for parametrization in chain:
-        described = _described(place, parametrization)
+        described = _described(place, parametrization, before)
         try:
             _attach_one(place, copy.deepcopy(parametrization), weight)
         except (TypeError, ValueError) as error:
@@ -122,10 +123,12 @@ def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> Non
         # What a foreign one cannot start from does not reach it: it goes on with what it stores, as PyTorch lets it.
 
 
-def _described(place: Place, parametrization: nn.Module) -> str:
+def _described(place: Place, parametrization: nn.Module, before: int) -> str:
+    """What is attached where, on top of what; ``before`` is how many were there before the call."""
     chain = chains(place.module).get(place.tensor_name)
     there = [] if chain is None else [type(step).__name__ for step in steps(chain)]
-    on_top = f" on top of {', '.join(there)} (bake first to replace)" if there else ""
+    replaced = " (bake first to replace)" if before else ""
+    on_top = f" on top of {', '.join(there)}{replaced}" if there else ""
     return f"{type(parametrization).__name__} to {place.name!r}{on_top}"
 
 
