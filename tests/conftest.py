@@ -27,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
         filters[:] = [line for line in filters if not line.startswith("default:::")]
     if config.getoption("--without-mkl"):
         choice.HAS_MKL = False
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)  # or threads that wait for work take it from the other processes
 
 
 @pytest.fixture(autouse=True)

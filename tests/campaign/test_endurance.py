@@ -26,7 +26,7 @@ def test_memory_stays_flat(make: Callable[[], Callable[[], object]], times: int)
 def test_a_leak_is_found() -> None:
     kept = []
     grown = growth(lambda: kept.append([torch.ones(WIDTH, WIDTH)]), 500)
-    assert grown.objects >= 450
+    assert grown.objects >= 400  # some that other tests left may go meanwhile
     assert grown.megabytes == 0 or grown.megabytes > LEAST
 
 
