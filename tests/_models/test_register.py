@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -720,3 +720,58 @@ def test_a_foreign_one_that_does_not_take_the_weight_itself_is_refused() -> None
         ValueError, match=r"attach Unitary to 'weight' on top of ZeroDiagonal\. .* from this weight: not un"
     ):
         register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Unitary()]})
+
+
+def test_in_inference_mode_the_optimizer_forgets_what_it_held_and_trains_on() -> None:
+    made = nn.Sequential(nn.Linear(4, 4))
+    optimizer = torch.optim.Adam(made.parameters())
+    made(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    with torch.inference_mode():
+        register(made, {"0.weight": Diagonal()}, optimizer=optimizer)
+    stored = made.get_parameter("0.parametrizations.weight.original")
+    assert stored not in optimizer.state
+    before = stored.detach().clone()
+    made(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    assert not bool((stored == before).any())
+
+
+class Momentum(torch.optim.Optimizer):
+    """Somebody else's optimizer, whose groups say nothing of being fused."""
+
+    def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        for group in self.param_groups:
+            self.state |= {tensor: {"momentum_buffer": torch.ones_like(tensor)} for tensor in group["params"]}
+
+
+def test_the_momentum_of_an_optimizer_of_others_is_forgotten_not_made() -> None:
+    made = nn.Linear(4, 4)
+    optimizer = Momentum(made.parameters())
+    register(made, {"weight": Diagonal()}, optimizer=optimizer)
+    assert list(optimizer.state) == [made.bias]
+
+
+class FreezesThenRefuses(nn.Module):
+    def __init__(self, other: nn.Parameter) -> None:
+        super().__init__()
+        self.others = [other]
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def __deepcopy__(self, memo: dict[int, object]) -> FreezesThenRefuses:
+        return self
+
+    def right_inverse(self, weight: Tensor) -> Tensor:  # noqa: ARG002
+        self.others[0].requires_grad_(False)
+        raise ValueError("not today")
+
+
+def test_what_an_inverse_froze_is_trained_again_after_a_refusal() -> None:
+    made = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="not today"):
+        register(made, {"weight": FreezesThenRefuses(made.bias)})
+    assert made.bias.requires_grad
