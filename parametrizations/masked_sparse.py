@@ -166,7 +166,7 @@ class MaskedSparse(Parametrization):
     @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
-        mask = _as_mask(self._rule(weight), weight.shape)
+        mask = _as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into what it is shown
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
         self._origin, self._rule = _Name(self._origin), None  # a mask of its own takes a byte for every entry

@@ -162,7 +162,7 @@ def test_bad_masks_are_refused(mask: Any, error: type[Exception], message: str) 
 
 @pytest.mark.parametrize("rule", [masks.random, masks.magnitude, masks.lower_triangular])
 def test_a_rule_that_was_not_called_is_refused(rule: Any) -> None:
-    with pytest.raises(TypeError, match=r"needs a density that is a number|needs whole numbers. Got Parameter"):
+    with pytest.raises(TypeError, match=r"needs a density that is a number|needs whole numbers. Got Tensor"):
         register_parametrization(linear(torch.randn(SHAPE)), "weight", MaskedSparse(rule))
 
 
@@ -586,3 +586,11 @@ def test_the_mask_reaches_an_exported_program_and_its_file() -> None:
     torch.export.save(torch.export.export(layer, (inputs,)), file)
     file.seek(0)
     torch.testing.assert_close(torch.export.load(file).module()(inputs), layer(inputs))
+
+
+@pytest.mark.parametrize("write", [Tensor.abs_, lambda weight: weight.data.mul_(5)])
+def test_a_rule_that_writes_into_what_it_is_shown_changes_no_weight(write: Callable[[Tensor], Tensor]) -> None:
+    weight = torch.linspace(-1, 1, 16).view(4, 4)
+    for attach in (constrained, lambda made, start: register(linear(start), {"weight": made})):
+        layer = attach(MaskedSparse(lambda shown: write(shown) > -10), weight)
+        assert torch.equal(layer.weight, weight)

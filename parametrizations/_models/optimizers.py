@@ -58,7 +58,7 @@ def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]
         if places:
             _exchange(group["params"], places, list(new.values()))
             _exchange(group.get("param_names", []), places, list(new))
-            if isinstance(optimizer, Adagrad):  # older releases make its state when it is made
+            if isinstance(optimizer, Adagrad) and new:  # older releases make its state when it is made
                 options = {name: group[name] for name in optimizer.defaults}
                 optimizer.state |= Adagrad(list(new.values()), **options).state
             if group.get("fused") and moved:

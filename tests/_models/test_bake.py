@@ -611,6 +611,18 @@ def test_what_was_stored_in_two_groups_is_trained_in_the_first() -> None:
     assert second["param_names"] == ["bias"]
 
 
+def test_adagrad_trains_what_was_stored_in_two_groups_in_the_first() -> None:
+    layer = weight_norm(nn.Linear(3, 3))
+    norm, direction = layer.parametrizations.weight.parameters()
+    optimizer = torch.optim.Adagrad([{"params": [norm, layer.bias]}, {"params": [direction]}])
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    bake(layer, inplace=True, optimizer=optimizer)
+    assert [group["params"] for group in optimizer.param_groups] == [[layer.weight, layer.bias], []]
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+
+
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match=r"bake needs a model. Got dict"):
         bake({})  # type: ignore[type-var]
