@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._products.pattern import index_dtype
+from parametrizations._products.csr import index_dtype
 from parametrizations._torch.chains import given
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import COMPLEX, FLOATING

@@ -48,6 +48,7 @@ class Diagonal(Parametrization):
     """
 
     needs = "every entry off the main diagonal to be 0"
+    ways = ("element-wise",)
     selects = True
 
     @property

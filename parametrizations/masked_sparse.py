@@ -11,10 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from parametrizations._mask_checkpoint import from_mask, load_together, pack, unpack
-from parametrizations._products.choice import CSR, Path, Product, sparse_form, sparse_path
+from parametrizations._products.arrange import arranged
+from parametrizations._products.choice import UNREGISTERED, Path, Product, entries_path
+from parametrizations._products.csr import index_dtype
+from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
-from parametrizations._products.pattern import Pattern, index_dtype
-from parametrizations._products.sparse import prepare, sparse_linear
 from parametrizations._torch.arrays import Array, from_array, is_array
 from parametrizations._torch.caller import owning_list
 from parametrizations._torch.transforms import may_look_at_values
@@ -70,6 +71,7 @@ class MaskedSparse(Parametrization):
     """
 
     needs = "every entry outside the mask to be 0"
+    ways = ("skyline", "CSR")
     selects = True
 
     def __init__(
@@ -83,9 +85,10 @@ class MaskedSparse(Parametrization):
         self._rule: MaskRule | None = _as_rule(mask)
         self._origin: object = self._rule
         # Where the entries are: as positions for the dense product (int64, which writes twice as fast as what
-        # would have to be converted at every step), or as a pattern for the sparse one.
-        self._positions: Tensor | None = None
-        self._pattern: Pattern | None = None
+        # would have to be converted at every step), or in the form that a cheaper one needs.
+        self._held: Tensor | Entries | None = None
+        self._path = UNREGISTERED
+        self._stored_shape = torch.Size()
 
     @property
     def positions(self) -> Tensor:
@@ -97,9 +100,9 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].positions
             tensor([0, 2, 3], dtype=torch.int32)
         """
-        if self._pattern is not None:
-            return self._pattern.positions()
-        return self._entries.to(index_dtype(self.known_shape.numel()))
+        if isinstance(self._held, Tensor):
+            return self._held.to(index_dtype(self.known_shape.numel()))
+        return self._form().positions()
 
     @property
     def mask(self) -> Tensor:
@@ -122,7 +125,8 @@ class MaskedSparse(Parametrization):
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        return self._entries.shape
+        _ = self.known_shape  # says that the object has to be registered first
+        return self._stored_shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -134,14 +138,14 @@ class MaskedSparse(Parametrization):
 
     @override
     def path(self, x: Tensor) -> Path:
-        return sparse_path(x, self.stored_shape.numel(), self.known_shape, self.product)
+        return entries_path(self._path, x)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self._pattern is None or not has_rows(input) or self.path(x).name == "dense":
+        if not has_rows(input) or self.path(x).name == "dense":
             return super().linear(input, x, bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
-        return sparse_linear(input, x, bias, self._pattern)
+        return entries_linear(input, x, bias, self._form())
 
     @override
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
@@ -210,12 +214,18 @@ class MaskedSparse(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
         if self.shape is not None:
-            own = self._entries.device
+            assert self._held is not None
+            own = self._held.device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    @override
+    def rearrange(self) -> None:
+        positions = self.positions
+        self._arrange(positions, positions.device)
 
     def _arrange(self, positions: Tensor, device: torch.device) -> None:
         """Keep the positions on a device in the one form that the product there needs."""
@@ -223,12 +233,9 @@ class MaskedSparse(Parametrization):
             self._hold(positions.to(device).clone())
 
     def _hold(self, positions: Tensor) -> None:
-        shape = self.known_shape
-        dense = sparse_form(positions.device, positions.numel(), shape, self.product) is not CSR
-        if not dense:
-            prepare()
-        self._pattern = None if dense else Pattern.of(shape, positions)
-        self._positions = positions.long() if dense else None
+        self._path, form = arranged(self.known_shape, positions, self.product)
+        self._held = positions.long() if form is None else form
+        self._stored_shape = positions.shape
 
     @property
     def _given(self) -> Tensor | None:
@@ -236,17 +243,14 @@ class MaskedSparse(Parametrization):
         build = None if self._rule is None else self._rule.build
         return build.mask if isinstance(build, _Given) else None
 
-    @property
-    def _entries(self) -> Tensor:
-        """One number for each kept entry, whichever form is kept."""
-        entries = self._positions if self._pattern is None else self._pattern.order
-        if entries is None:
-            _ = self.known_shape  # says that the object has to be registered first
-        assert entries is not None
-        return entries
+    def _form(self) -> Entries:
+        """The places, where the dense product is not the one that was chosen."""
+        assert self._held is not None
+        assert not isinstance(self._held, Tensor)
+        return self._held
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        positions = self.positions.long() if self._positions is None else self._positions
+        positions = self._held if isinstance(self._held, Tensor) else self.positions.long()
         return positions if positions.device == tensor.device else positions.to(tensor.device)
 
 

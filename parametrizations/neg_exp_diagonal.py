@@ -67,6 +67,7 @@ class NegExpDiagonal(Parametrization):
     """
 
     needs = "every entry on the main diagonal to be negative, and no larger than its dtype can train"
+    ways = ("strips",)
     dtypes = FLOATING
 
     @override

@@ -75,16 +75,17 @@ class Parametrization(nn.Module):
 
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
+    ways: tuple[Product, ...] = ()
+    """The names of the ways to multiply that ``linear`` has beside the dense one, as ``product`` takes them."""
     selects: bool = False
     """Whether ``x`` holds some of the weight's entries as they are, so that filling ``x`` initialises them."""
 
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
         self._require_choice("on_infeasible", on_infeasible, ("raise", "project"))
-        self._require_choice("product", product, ("auto", "dense", "structured"))
         self.on_infeasible: Infeasible = on_infeasible
-        self._product: Product = product
         self.shape: torch.Size | None = None
+        self.product = product
         self._owners = Owners()
 
     @override
@@ -114,8 +115,18 @@ class Parametrization(nn.Module):
 
     @property
     def product(self) -> Product:
-        """How a fused layer multiplies; fixed, since what is derived from a mask depends on it."""
+        """How a fused layer multiplies; may be set at any time."""
         return self._product
+
+    @product.setter
+    def product(self, product: Product) -> None:
+        self._require_choice("product", product, ("auto", "dense", "structured", *self.ways))
+        self._product = product
+        if self.shape is not None:
+            self.rearrange()
+
+    def rearrange(self) -> None:
+        """Derive again what depends on ``product``."""
 
     @property
     def stored_shape(self) -> torch.Size:

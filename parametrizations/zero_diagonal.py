@@ -47,6 +47,7 @@ class ZeroDiagonal(Parametrization):
     """
 
     needs = "every entry on the main diagonal to be 0"
+    ways = ("strips",)
 
     @override
     def forward(self, x: Tensor) -> Tensor:

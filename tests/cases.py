@@ -23,6 +23,10 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "ZeroDiagonal-structured": lambda _: ZeroDiagonal(product="structured"),
     "NegExpDiagonal-structured": lambda _: NegExpDiagonal(product="structured"),
     "MaskedSparse-structured": lambda shape: MaskedSparse(checkerboard(shape), product="structured"),
+    "MaskedSparse-structured-csr": lambda shape: MaskedSparse(checkerboard(shape), product="CSR"),
+    "MaskedSparse-structured-strips": lambda _: MaskedSparse(masks.lower_triangular(1), product="skyline"),
+    "MaskedSparse-structured-sorted": lambda shape: MaskedSparse(stairs(shape), product="skyline"),
+    "MaskedSparse-structured-blocks": lambda shape: MaskedSparse(equal_blocks(shape), product="skyline"),
     "MaskedSparse": lambda shape: MaskedSparse(checkerboard(shape)),
     "MaskedSparse-project": lambda shape: MaskedSparse(checkerboard(shape), on_infeasible="project"),
     "MaskedSparse-random": lambda _: MaskedSparse(masks.random(0.4)),
@@ -36,6 +40,20 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
 def checkerboard(shape: tuple[int, int]) -> Tensor:
     rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
     return (rows[:, None] + columns) % 2 == 0
+
+
+def stairs(shape: tuple[int, int]) -> Tensor:
+    """Rows that keep nested sets, out of order."""
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = (torch.randperm(size, generator=generator) for size in shape)
+    return torch.ones(shape).tril().bool()[rows][:, columns]
+
+
+def equal_blocks(shape: tuple[int, int]) -> Tensor:
+    """Two blocks where the sides are even, else one."""
+    blocks = 2 if shape[0] % 2 == shape[1] % 2 == 0 else 1
+    rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
+    return (rows // (shape[0] // blocks))[:, None] == columns // (shape[1] // blocks)
 
 
 def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:

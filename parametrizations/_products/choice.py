@@ -16,18 +16,23 @@ __all__ = [
     "CSR",
     "ELEMENT_WISE",
     "FORCED",
+    "HAS_MKL",
+    "NO_MKL",
+    "OTHER_DEVICE",
+    "OTHER_DTYPE",
     "OWN",
     "PLAIN",
+    "PRECISE",
+    "SAVED",
+    "SCATTERED",
     "STRIPS",
     "Path",
     "Product",
     "product_dtype",
     "replaced_diagonal_path",
-    "sparse_form",
-    "sparse_path",
 ]
 
-Product = Literal["auto", "dense", "structured"]
+Product = Literal["auto", "dense", "structured", "element-wise", "strips", "skyline", "CSR"]
 
 
 class Path(NamedTuple):
@@ -39,6 +44,7 @@ class Path(NamedTuple):
 
 FORCED = Path("dense", "asked for with product='dense'")
 PLAIN = Path("dense", "the parametrization has no product of its own")
+UNREGISTERED = Path("dense", "nothing is registered yet")
 OWN = Path("own", "the parametrization has a product of its own")
 SAVED = Path("dense", "what torch.export and torch.jit.trace save needs nothing of this library")
 OTHER_DTYPE = Path("dense", "only float32 and float64 products have a cheaper path that loses no digits")
@@ -47,13 +53,11 @@ SMALL_MATRIX = Path("dense", "the matrix is too small for anything else to be fa
 ELEMENT_WISE = Path("element-wise", "one multiply-add for each output")
 STRIPS = Path("strips", "a matrix of up to 1024 x 1024 is copied once, of a larger one only blocks on the diagonal")
 NO_MKL = Path("dense", "the sparse product is fast with MKL alone, which this build of torch has not")
-MANY_ENTRIES = Path("dense", "so many entries are kept, or the matrix is so small, that a sparse product is slower")
+SCATTERED = Path("dense", "so many entries are kept, or so few in all, that nothing else is clearly faster")
 CSR = Path("CSR", "the cost follows the kept entries")
 
 # Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared x86-64 machine.
 STRIPS_FROM = 640 * 640
-CSR_FROM = 640 * 640
-CSR_DENSITY = 0.15
 
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 """Device types that have autocast; the meta device has not."""
@@ -85,21 +89,10 @@ def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
     return STRIPS if product_dtype(x) in PRECISE else OTHER_DTYPE
 
 
-def sparse_path(x: Tensor, entries: int, shape: torch.Size, product: Product) -> Path:
-    """For a tensor like the stored one, and the number of kept entries of a sparse weight."""
-    form = sparse_form(x.device, entries, shape, product)
-    if form is CSR and is_traced_for_a_file():
+def entries_path(chosen: Path, x: Tensor) -> Path:
+    """For the way that was chosen for a mask, and a tensor like the stored one."""
+    if chosen.name == "dense":
+        return chosen
+    if is_traced_for_a_file():
         return SAVED
-    return form if form is not CSR or product_dtype(x) in PRECISE else OTHER_DTYPE
-
-
-def sparse_form(device: torch.device, entries: int, shape: torch.Size, product: Product) -> Path:
-    """The path that the entries' places are kept for on a device: whatever dtype, and whoever asks, comes later."""
-    if product == "dense":
-        return FORCED
-    few = entries <= CSR_DENSITY * shape.numel() and shape.numel() >= CSR_FROM
-    if not few and product == "auto":
-        return MANY_ENTRIES
-    if device.type != "cpu":
-        return OTHER_DEVICE
-    return CSR if HAS_MKL else NO_MKL
+    return chosen if chosen.name != "CSR" or product_dtype(x) in PRECISE else OTHER_DTYPE

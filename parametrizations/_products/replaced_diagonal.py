@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parametrizations._products.accumulate import add_product
 from parametrizations._products.operands import rows_of
 from parametrizations._products.transposed import transposed
 from parametrizations._torch.private import as_own
@@ -160,7 +161,7 @@ def _by_rows(input: Tensor, x: Tensor, bias: Tensor | None, true: Tensor) -> Ten
     columns = transposed(input)
     output = x.new_zeros(x.shape[0], input.shape[0]) if bias is None else bias[:, None].repeat(1, input.shape[0])
     for row, column, part in _parts(x, true):
-        _add_product(output.narrow(0, row, part.shape[0]), part, columns.narrow(0, column, part.shape[1]))
+        add_product(output.narrow(0, row, part.shape[0]), part, columns.narrow(0, column, part.shape[1]))
     return as_own(transposed(output), (input.shape[0], x.shape[0]))
 
 
@@ -168,16 +169,8 @@ def _by_columns(input: Tensor, x: Tensor, true: Tensor) -> Tensor:
     """``input @ weight``."""
     output = x.new_zeros(input.shape[0], x.shape[1])
     for row, column, part in _parts(x, true):
-        _add_product(output.narrow(1, column, part.shape[1]), input.narrow(1, row, part.shape[0]), part)
+        add_product(output.narrow(1, column, part.shape[1]), input.narrow(1, row, part.shape[0]), part)
     return output
-
-
-def _add_product(output: Tensor, left: Tensor, right: Tensor) -> None:
-    """In place; ``FlopCounterMode`` does not know ``addmm_``, and compilers want no ``out`` that is a part."""
-    if torch.compiler.is_compiling():
-        output.addmm_(left, right)
-    else:
-        torch.addmm(output, left, right, out=output)
 
 
 def _parts(x: Tensor, true: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -1,0 +1,100 @@
+"""The form in which a mask's places are kept: the one that the cheapest way to multiply needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from parametrizations._products.blocks import Blocks
+from parametrizations._products.choice import CSR, FORCED, HAS_MKL, NO_MKL, OTHER_DEVICE, SCATTERED, Path, Product
+from parametrizations._products.csr import Pattern
+from parametrizations._products.entries import Entries
+from parametrizations._products.envelope import CALL, Envelope, Order, cost_of, orders, windows
+from parametrizations._products.skyline import Skyline
+
+__all__ = ["Arranged", "arranged"]
+
+# Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of shared x86-64 machines of two makes.
+ENTRY_OF_CSR = 1 / 0.15
+"""What an entry costs in a CSR product, in entries of a dense product."""
+CSR_FROM = 640 * 640
+"""A smaller matrix is multiplied densely in less time than the calls of a CSR product take."""
+CHEAPER = 0.9
+"""Only what costs less than so much of a dense product is taken by itself, since machines differ."""
+SORTED = 0.75
+"""Rows and columns are sorted where that leaves less than so much of the envelope, since inputs are then copied."""
+
+
+class Arranged(NamedTuple):
+    """A way to multiply, and the places in the form that it needs: None where it is the dense product."""
+
+    path: Path
+    entries: Entries | None
+
+
+class _Way(NamedTuple):
+    cost: float
+    path: Path
+    build: Callable[[], Entries]
+
+
+def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged:
+    """The form for the sorted row-major positions of a mask, on their device.
+
+    Args:
+        shape: The weight's, ``(out, in)``.
+        positions: ``(entries,)``.
+        product: What was asked for.
+    """
+    refused = _refused(positions.device, product)
+    if refused is not None:
+        return Arranged(refused, None)
+    ways = [] if product == "CSR" else [_skyline(shape, positions)]
+    if product != "skyline" and _refused(positions.device, "CSR") is None:
+        ways += [_csr(shape, positions)]
+    best = min(ways, key=lambda way: way.cost)
+    if product == "auto" and best.cost > CHEAPER * shape.numel():
+        return Arranged(SCATTERED, None)
+    return Arranged(best.path, best.build())
+
+
+def _refused(device: torch.device, product: Product) -> Path | None:
+    """Why the dense product is taken whatever the mask; None where it depends on the mask."""
+    if product == "dense":
+        return FORCED
+    if device.type != "cpu" and product in ("auto", "CSR"):
+        return OTHER_DEVICE
+    return NO_MKL if product == "CSR" and not HAS_MKL else None
+
+
+def _csr(shape: torch.Size, positions: Tensor) -> _Way:
+    cost = max(ENTRY_OF_CSR * positions.numel(), CSR_FROM)
+    return _Way(cost, CSR, lambda: Pattern.of(shape, positions))
+
+
+def _skyline(shape: torch.Size, positions: Tensor) -> _Way:
+    rows, columns = positions.cpu().long() // max(shape[1], 1), positions.cpu().long() % max(shape[1], 1)
+    envelope, order = Envelope.of(shape, rows, columns), None
+    blocks = Blocks.of(envelope, positions.device)
+    if blocks is not None:
+        return _Way(CALL + blocks.count, Path("skyline", f"{_count(blocks.blocks, 'block')} at once"), lambda: blocks)
+    for other in orders(shape, rows, columns):
+        reordered = Envelope.of(shape, other.rows.argsort()[rows], other.columns.argsort()[columns])
+        if reordered.area < SORTED * envelope.area:
+            envelope, order = reordered, other
+    return _in_strips(envelope, order, positions)
+
+
+def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _Way:
+    strips = windows(envelope)
+    covered = sum(strip.rows * strip.columns for strip in strips) / max(envelope.shape.numel(), 1)
+    why = f"{_count(len(strips), 'strip')} over {covered:.0%} of the weight"
+    why += "" if order is None else ", its rows and columns sorted"
+    return _Way(cost_of(strips), Path("skyline", why), lambda: Skyline.of(envelope.shape, positions, strips, order))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} dense {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,155 @@
+"""`Pattern`: where a sparse matrix has its entries, as compressed sparse rows (CSR), and the products with it.
+
+The kernels cost what the entries cost, wherever these are. They add the terms of each sum one after another, where a
+dense product adds blocks of them: for long rows the mean error is then larger than the dense product's, but never
+larger than that of such a plain sum.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from parametrizations._products.transposed import transposed as copied_transposed
+from parametrizations._torch.transforms import is_recorded
+
+__all__ = ["Pattern", "Rows", "index_dtype"]
+
+
+def index_dtype(largest: int) -> torch.dtype:
+    """The smaller integer dtype that holds every number up to ``largest``."""
+    return torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
+
+
+class Rows(NamedTuple):
+    """Compressed rows: the number of entries before each row and in all, and each entry's column."""
+
+    starts: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The places of the entries of a matrix ``(out, in)``, by rows and by columns.
+
+    An entry costs 12 bytes (24 from 2^31 entries on): its column, its row, and its place in the order by columns.
+
+    Args:
+        shape: ``(out, in)``.
+        by_rows: The compressed rows.
+        by_columns: The compressed rows of the transposed matrix.
+        order: For each entry of the transposed matrix its place in the order by rows: ``(entries,)``.
+    """
+
+    shape: torch.Size
+    by_rows: Rows
+    by_columns: Rows
+    order: Tensor
+
+    @classmethod
+    def of(cls, shape: torch.Size, positions: Tensor) -> Self:
+        """The pattern with the given sorted row-major positions."""
+        _prepare()
+        dtype = index_dtype(max(positions.numel(), *shape))
+        rows = torch.div(positions, shape[1], rounding_mode="floor").to(dtype)
+        columns = (positions % shape[1]).to(dtype)
+        order = columns.argsort(stable=True)
+        return cls(
+            shape,
+            Rows(_starts(rows, shape[0]), columns),
+            Rows(_starts(columns[order], shape[1]), rows[order]),
+            order.to(dtype),
+        )
+
+    @property
+    def count(self) -> int:
+        return self.order.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.order.device
+
+    def positions(self) -> Tensor:
+        rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))
+        rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)  # operators that ONNX has, too
+        return rows * self.shape[1] + self.by_rows.columns
+
+    def laid_out(self, rows: Tensor) -> Tensor:
+        """With its columns together in memory: what every product here would copy it to."""
+        return copied_transposed(rows).mT
+
+    def operands(self, values: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+        return ()
+
+    def product(self, input: Tensor, values: Tensor, operands: tuple[Tensor, ...], transposed: bool) -> Tensor:  # noqa: ARG002
+        if transposed:
+            values = values.index_select(0, self.order)
+        rows = self.by_columns if transposed else self.by_rows
+        multiply = csr_product if is_recorded() else _csr_product
+        return multiply(input, values, rows.starts, rows.columns, self.shape[int(transposed)])
+
+    def sampled(self, left: Tensor, right: Tensor) -> Tensor:
+        sample = csr_sampled if is_recorded() else _csr_sampled
+        return sample(left, right, self.by_rows.starts, self.by_rows.columns)
+
+
+def _starts(rows: Tensor, count: int) -> Tensor:
+    """How many of the sorted numbers lie below each of 0 to ``count``."""
+    every = torch.arange(count + 1, device=rows.device, dtype=rows.dtype)
+    return torch.searchsorted(rows, every, out_int32=rows.dtype is torch.int32)
+
+
+def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:
+    matrix = _csr(starts, columns, values, (out_features, input.shape[1]))
+    output = input.new_empty(out_features, input.shape[0])
+    return torch.mm(matrix, copied_transposed(input), out=output).mT  # twice as fast as without `out`
+
+
+def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
+    # Zeros, not the values: sampled_addmm multiplies them by beta = 0, which keeps NaN.
+    zeros = left.new_zeros(columns.shape)
+    pattern = _csr(starts, columns, zeros, (left.shape[1], right.shape[1]))
+    sampled: Tensor = torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0)
+    return sampled.values()
+
+
+@functools.cache
+def _prepare() -> None:
+    """Make the first compressed tensor of the process, about which PyTorch warns once that it is in beta.
+
+    Called when a pattern is made, not in a product: `warnings.catch_warnings` is not thread-safe.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        _csr(torch.tensor([0, 1], device="cpu"), torch.tensor([0], device="cpu"), torch.ones(1, device="cpu"), (1, 1))
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.sparse_csr_tensor(starts, columns, values, size, device=values.device, check_invariants=False)
+
+
+# Where operations are recorded the two products are opaque operators: sparse tensors cannot be traced or faked. No
+# exported program has them, as the dense product is exported.
+csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
+csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())
+
+
+@csr_product.register_fake
+def _(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:  # noqa: ARG001
+    return input.new_empty(out_features, input.shape[0]).mT
+
+
+@csr_sampled.register_fake
+def _(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:  # noqa: ARG001
+    return left.new_empty(columns.shape)
+
+
+@register_flop_formula([torch.ops.parametrizations.csr_product, torch.ops.parametrizations.csr_sampled])
+def _(left: torch.Size, _: torch.Size, starts: torch.Size, columns: torch.Size, *__: Any, **___: Any) -> int:  # noqa: ARG001
+    return 2 * left[0] * columns[0]  # for each row of the batch and each entry, a multiplication and an addition

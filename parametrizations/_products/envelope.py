@@ -1,0 +1,131 @@
+"""The envelope of a sparse matrix: from the first to the last entry of each row, and strips of rows that cover it.
+
+Variable-band, or envelope, storage: Jennings 1966; George and Liu, *Computer Solution of Large Sparse Positive Definite
+Systems*, 1981, chapter 4.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import inf
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["Envelope", "Order", "Window", "cost_of", "orders", "windows"]
+
+CALL = 16_384
+"""What one strip more costs, in entries of a dense product: so many take as long as the calls for a strip."""
+GROUPS = 128
+"""Strips end where one of at most so many groups of rows does."""
+
+
+class Window(NamedTuple):
+    """A strip of rows, and the columns from its first entry to its last."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+
+class Order(NamedTuple):
+    """Another order of the rows and of the columns: for each place the row or column that is there."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+class Envelope(NamedTuple):
+    """For each row its first column with an entry, the column behind its last, and its number of entries.
+
+    A row without entries begins behind the last column and ends before the first.
+    """
+
+    shape: torch.Size
+    first: Tensor
+    last: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, shape: torch.Size, rows: Tensor, columns: Tensor) -> Self:
+        """The envelope of entries, given by their row and column in any sequence."""
+        first = torch.full(shape[:1], shape[1]).scatter_reduce(0, rows, columns, "amin")
+        last = torch.zeros(shape[0], dtype=torch.long).scatter_reduce(0, rows, columns + 1, "amax")
+        return cls(shape, first, last, torch.bincount(rows, minlength=shape[0]))
+
+    @property
+    def area(self) -> int:
+        """The number of places in it."""
+        return int((self.last - self.first).clamp(min=0).sum())
+
+
+def orders(shape: torch.Size, rows: Tensor, columns: Tensor) -> list[Order]:
+    """Orders in which an envelope may be much smaller.
+
+    By the number of entries, which turns any matrix whose rows are nested sets into a staircase, such as the masks of
+    MADE (Germain et al. 2015) whatever their degrees; and by the first entry, which puts shuffled blocks together.
+    """
+    by_count = Order(
+        torch.bincount(rows, minlength=shape[0]).argsort(stable=True),
+        torch.bincount(columns, minlength=shape[1]).argsort(stable=True, descending=True),
+    )
+    of_rows = _by_extent(Envelope.of(shape, rows, columns))
+    turned = Envelope.of(torch.Size([shape[1], shape[0]]), columns, of_rows.argsort()[rows])
+    return [by_count, Order(of_rows, _by_extent(turned))]
+
+
+def _by_extent(envelope: Envelope) -> Tensor:
+    return (envelope.first * (envelope.shape[1] + 1) + envelope.last).argsort(stable=True)
+
+
+def windows(envelope: Envelope) -> list[Window]:
+    """The cheapest strips of consecutive rows, each as wide as its widest row asks for.
+
+    The best way to end at each group of rows follows from the best ways to end at those before it.
+    """
+    ends, firsts, lasts = _groups(envelope)
+    best, cuts = [0.0], [0]
+    for end in range(1, len(ends)):
+        first, last, cost, cut = envelope.shape[1], 0, inf, 0
+        for start in range(end - 1, -1, -1):
+            first, last = min(first, firsts[start]), max(last, lasts[start])
+            here = best[start] + CALL + (ends[end] - ends[start]) * max(last - first, 0)
+            cost, cut = min((cost, cut), (here, start))
+        best.append(cost)
+        cuts.append(cut)
+    return [_window(envelope, ends[start], ends[end]) for start, end in _steps(cuts)]
+
+
+def cost_of(strips: list[Window]) -> int:
+    """In entries of a dense product."""
+    return sum(CALL + strip.rows * strip.columns for strip in strips)
+
+
+def _groups(envelope: Envelope) -> tuple[list[int], list[int], list[int]]:
+    """The rows at which groups of rows end, from 0 on, and the first and last column of each group."""
+    rows = envelope.shape[0]
+    changes = (envelope.first.diff() != 0) | (envelope.last.diff() != 0)
+    ends = [*(changes.nonzero().flatten() + 1).tolist(), rows]
+    if len(ends) > GROUPS:
+        size = -(-rows // GROUPS)
+        ends = [*range(size, rows, size), rows]
+    ends = [0, *ends]
+    firsts = [int(envelope.first[start:end].min()) for start, end in pairwise(ends)]
+    lasts = [int(envelope.last[start:end].max()) for start, end in pairwise(ends)]
+    return ends, firsts, lasts
+
+
+def _steps(cuts: list[int]) -> list[tuple[int, int]]:
+    """The chosen strips, as numbers of groups, from what each group's best predecessor is."""
+    end, found = len(cuts) - 1, []
+    while end:
+        found.append((cuts[end], end))
+        end = cuts[end]
+    return found[::-1]
+
+
+def _window(envelope: Envelope, start: int, end: int) -> Window:
+    first, last = int(envelope.first[start:end].min()), int(envelope.last[start:end].max())
+    return Window(start, end - start, first if first < last else 0, max(last - first, 0))
