@@ -9,6 +9,7 @@ from typing_extensions import override
 from parametrizations._products.choice import ELEMENT_WISE, FORCED, Path
 from parametrizations._products.diagonal import diagonal_linear
 from parametrizations._products.operands import has_rows, require_operands
+from parametrizations._products.places import Places
 from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
 
@@ -71,6 +72,11 @@ class Diagonal(Parametrization):
         shape = self.require_stored(x)
         require_operands(input, x, bias, shape[1])
         return diagonal_linear(input, x, bias, shape)
+
+    @override
+    def places(self, x: Tensor) -> Places:
+        step = self.known_shape[1] + 1
+        return Places(self.known_shape, None, lambda: torch.arange(x.numel(), device=x.device) * step)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

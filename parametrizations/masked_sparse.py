@@ -16,6 +16,7 @@ from parametrizations._products.choice import UNREGISTERED, Path, Product, entri
 from parametrizations._products.csr import index_dtype
 from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
+from parametrizations._products.places import Places
 from parametrizations._torch.arrays import Array, from_array, is_array
 from parametrizations._torch.caller import owning_list
 from parametrizations._torch.transforms import may_look_at_values
@@ -89,6 +90,7 @@ class MaskedSparse(Parametrization):
         self._held: Tensor | Entries | None = None
         self._path = UNREGISTERED
         self._stored_shape = torch.Size()
+        self._diagonal: Tensor | None = None
 
     @property
     def positions(self) -> Tensor:
@@ -146,6 +148,10 @@ class MaskedSparse(Parametrization):
             return super().linear(input, x, bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
         return entries_linear(input, x, bias, self._form())
+
+    @override
+    def places(self, x: Tensor) -> Places:
+        return Places(self.known_shape, self._diagonal, lambda: self.positions)
 
     @override
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
@@ -236,6 +242,7 @@ class MaskedSparse(Parametrization):
         self._path, form = arranged(self.known_shape, positions, self.product)
         self._held = positions.long() if form is None else form
         self._stored_shape = positions.shape
+        self._diagonal = _on_diagonal(positions, self.known_shape)
 
     @property
     def _given(self) -> Tensor | None:
@@ -245,6 +252,7 @@ class MaskedSparse(Parametrization):
 
     def _form(self) -> Entries:
         """The places, where the dense product is not the one that was chosen."""
+        _ = self.known_shape  # says that the object has to be registered first
         assert self._held is not None
         assert not isinstance(self._held, Tensor)
         return self._held
@@ -252,6 +260,13 @@ class MaskedSparse(Parametrization):
     def _positions_for(self, tensor: Tensor) -> Tensor:
         positions = self._held if isinstance(self._held, Tensor) else self.positions.long()
         return positions if positions.device == tensor.device else positions.to(tensor.device)
+
+
+def _on_diagonal(positions: Tensor, shape: torch.Size) -> Tensor:
+    """Which of the sorted positions are on the main diagonal."""
+    wanted = torch.arange(min(shape), device=positions.device) * (shape[1] + 1)
+    places = torch.searchsorted(positions.long(), wanted).clamp(max=max(positions.numel() - 1, 0))
+    return places[positions[places] == wanted] if positions.numel() else places[:0]
 
 
 class _Name(str):

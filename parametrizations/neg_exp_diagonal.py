@@ -10,7 +10,9 @@ from typing_extensions import override
 from parametrizations import positive
 from parametrizations._products.choice import Path, replaced_diagonal_path
 from parametrizations._products.operands import has_rows, require_operands
+from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
+from parametrizations._products.replaced_entries import replaced_entries
 from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.parametrization import FLOATING, Parametrization
@@ -85,6 +87,14 @@ class NegExpDiagonal(Parametrization):
             return F.linear(input, x.diagonal_scatter(-x.diagonal().exp()) if plain else self(x), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
+
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        if not places.has_whole_diagonal:  # -exp(0) = -1 would be where nothing is stored
+            return None
+        if places.diagonal is None:
+            return -positive.exp(x)
+        return replaced_entries(x, places.diagonal, _diagonal)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

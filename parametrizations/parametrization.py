@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from parametrizations._options import options_of
 from parametrizations._products.choice import OWN, PLAIN, Path, Product
+from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
 from parametrizations._torch.owners import Owners
 from parametrizations._torch.private import is_traced
@@ -231,6 +232,28 @@ class Parametrization(nn.Module):
             ``(*, out)``.
         """
         return F.linear(input, self(x), bias)
+
+    def places(self, x: Tensor) -> Places | None:  # noqa: ARG002
+        """Where the weight has the entries that ``x`` holds as they are; None where ``x`` is something else.
+
+        Parametrizations on top of this one may then act on ``x`` alone, by `on_entries`.
+        """
+        return None
+
+    def on_entries(self, x: Tensor, places: Places) -> Tensor | None:  # noqa: ARG002
+        """What ``forward`` makes of the entries of a weight that is 0 elsewhere, without building it.
+
+        A fused layer then multiplies through the first parametrization's structure, whatever is on top of it.
+
+        Args:
+            x: The entries, ``(entries,)``.
+            places: Where they are in the weight.
+
+        Returns:
+            The entries of ``forward`` at the same places; or None, where an entry depends on others, or where
+            ``forward`` is not 0 at some other place. That may depend on the places, never on ``x``.
+        """
+        return None
 
     def options(self) -> dict[str, object]:
         """The options that this object was made with, as `extra_repr` shows them: kept under their own names."""

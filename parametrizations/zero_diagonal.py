@@ -8,7 +8,9 @@ from typing_extensions import override
 
 from parametrizations._products.choice import Path, replaced_diagonal_path
 from parametrizations._products.operands import has_rows, require_operands
+from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
+from parametrizations._products.replaced_entries import replaced_entries
 from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
 
@@ -63,6 +65,10 @@ class ZeroDiagonal(Parametrization):
             return super().linear(input, x, bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _zeros)
+
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor:
+        return replaced_entries(x, places.diagonal, _zeros)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

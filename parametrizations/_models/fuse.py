@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from parametrizations._models.layer import become_constrained, has_fused_forward
+from parametrizations._models.on_entries import entries_of
 from parametrizations._products.choice import Path
 from parametrizations._torch.chains import chains, originals, steps
 from parametrizations._torch.shared_class import can_share
@@ -98,10 +99,10 @@ def path(layer: nn.Module) -> Path:
         return Path("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
     chain = chains(layer)["weight"]
     first = steps(chain)[0]
-    if len(chain) > 1:
-        return Path("dense", "the weight has more than one parametrization")
     if not isinstance(first, Parametrization):
         return Path("dense", "the parametrization is not one of this library's")
+    if entries_of(chain) is None:
+        return Path("dense", "a further parametrization needs more than the entries that the first one stores")
     return first.path(originals(chain)["original"])
 
 

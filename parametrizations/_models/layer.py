@@ -15,12 +15,17 @@ from torch.nn import functional as F
 
 from parametrizations._models.initialize import initialize
 from parametrizations._models.load_plain import take_plain
+from parametrizations._models.on_entries import entries_of
 from parametrizations._torch.chains import chains
-from parametrizations._torch.private import children, load_hooks
+from parametrizations._torch.private import answered_from_cache, children, load_hooks
 from parametrizations._torch.shared_class import plain_class, share
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["become_constrained", "has_fused_forward"]
+
+
+BUILT = ("dense", "strips")
+"""Ways to multiply that copy the weight, or much of it: in a loop inside `parametrize.cached` it is built once."""
 
 
 def become_constrained(module: nn.Module, *, fused: bool) -> None:
@@ -53,12 +58,12 @@ def _members(base: type[nn.Module]) -> dict[str, object]:
 
 def _fused_forward(self: Any, input: Tensor) -> Tensor:
     # By the dictionaries: attributes of modules cost a tenth of a small layer's time.
-    lists: Any = children(self)["parametrizations"]
-    owner: Any = children(lists).get("weight")
-    if owner is not None and len(children(owner)) == 1 and owner.is_tensor:
-        first = children(owner)["0"]
-        if isinstance(first, Parametrization):  # whatever else has an attribute `linear` may mean anything by it
-            return first.linear(input, owner.original, self.bias)
+    owner: Any = children(children(self)["parametrizations"]).get("weight")  # type: ignore[arg-type]
+    first = None if owner is None or not owner.is_tensor else children(owner)["0"]
+    if isinstance(first, Parametrization):  # whatever else has an attribute `linear` may mean anything by it
+        x = entries_of(owner)
+        if x is not None and not (answered_from_cache() is not None and first.path(x).name in BUILT):
+            return first.linear(input, x, self.bias)
     return F.linear(input, self.weight, self.bias)
 
 

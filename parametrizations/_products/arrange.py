@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from parametrizations._products.blocks import Blocks
-from parametrizations._products.choice import CSR, FORCED, HAS_MKL, NO_MKL, OTHER_DEVICE, SCATTERED, Path, Product
+from parametrizations._products.choice import (
+    CSR,
+    EMPTY,
+    FORCED,
+    HAS_MKL,
+    NO_MKL,
+    OTHER_DEVICE,
+    SCATTERED,
+    Path,
+    Product,
+)
 from parametrizations._products.csr import Pattern
 from parametrizations._products.entries import Entries
 from parametrizations._products.envelope import CALL, Envelope, Order, cost_of, orders, windows
@@ -49,7 +59,7 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
         positions: ``(entries,)``.
         product: What was asked for.
     """
-    refused = _refused(positions.device, product)
+    refused = _refused(positions.device, product) if shape.numel() else EMPTY
     if refused is not None:
         return Arranged(refused, None)
     ways = [] if product == "CSR" else [_skyline(shape, positions)]

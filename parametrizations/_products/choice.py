@@ -15,6 +15,7 @@ from parametrizations._torch.transforms import is_traced_for_a_file
 __all__ = [
     "CSR",
     "ELEMENT_WISE",
+    "EMPTY",
     "FORCED",
     "HAS_MKL",
     "NO_MKL",
@@ -53,6 +54,7 @@ SMALL_MATRIX = Path("dense", "the matrix is too small for anything else to be fa
 ELEMENT_WISE = Path("element-wise", "one multiply-add for each output")
 STRIPS = Path("strips", "a matrix of up to 1024 x 1024 is copied once, of a larger one only blocks on the diagonal")
 NO_MKL = Path("dense", "the sparse product is fast with MKL alone, which this build of torch has not")
+EMPTY = Path("dense", "the weight has no entries")
 SCATTERED = Path("dense", "so many entries are kept, or so few in all, that nothing else is clearly faster")
 CSR = Path("CSR", "the cost follows the kept entries")
 

@@ -51,8 +51,8 @@ class Envelope(NamedTuple):
     @classmethod
     def of(cls, shape: torch.Size, rows: Tensor, columns: Tensor) -> Self:
         """The envelope of entries, given by their row and column in any sequence."""
-        first = torch.full(shape[:1], shape[1]).scatter_reduce(0, rows, columns, "amin")
-        last = torch.zeros(shape[0], dtype=torch.long).scatter_reduce(0, rows, columns + 1, "amax")
+        first = torch.full(shape[:1], shape[1], device="cpu").scatter_reduce(0, rows, columns, "amin")
+        last = torch.zeros(shape[0], dtype=torch.long, device="cpu").scatter_reduce(0, rows, columns + 1, "amax")
         return cls(shape, first, last, torch.bincount(rows, minlength=shape[0]))
 
     @property

@@ -22,7 +22,7 @@ from parametrizations._products.transposed import transposed
 from parametrizations._torch.private import as_own
 from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
 
-__all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear"]
+__all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear", "times"]
 
 # Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared x86-64 machine.
 BLOCK = 512
@@ -147,7 +147,7 @@ def _outer(left: Tensor, right: Tensor, x: Tensor, slope: Tensor | None, diagona
     if slope is None:
         own.zero_()
     else:
-        own.copy_(_times(own, slope))
+        own.copy_(times(own, slope))
     return outer
 
 
@@ -189,9 +189,9 @@ def _parts(x: Tensor, true: Tensor) -> Iterator[tuple[int, int, Tensor]]:
 
 
 def _with_diagonal_scaled(gradient: Tensor, slope: Tensor | None) -> Tensor:
-    return gradient.diagonal_scatter(_times(gradient.diagonal(), slope))
+    return gradient.diagonal_scatter(times(gradient.diagonal(), slope))
 
 
-def _times(gradient: Tensor, slope: Tensor | None) -> Tensor:
+def times(gradient: Tensor, slope: Tensor | None) -> Tensor:
     """The product, 0 also for an infinite gradient where the weight does not depend on what is stored."""
     return torch.zeros_like(gradient) if slope is None else torch.where(slope == 0, 0, gradient * slope)

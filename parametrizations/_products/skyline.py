@@ -147,7 +147,7 @@ def _sorting(order: Order, by_place: Tensor, device: torch.device) -> Sorting:
 
 
 def _strip(window: Window, rows: Tensor, columns: Tensor, device: torch.device) -> Strip:
-    start, stop = torch.searchsorted(rows, torch.tensor([window.row, window.row + window.rows])).tolist()
+    start, stop = torch.searchsorted(rows, torch.tensor([window.row, window.row + window.rows], device="cpu")).tolist()
     if stop - start == window.rows * window.columns:
         return Strip(window, start, stop - start, None)
     places = (rows[start:stop] - window.row) * window.columns + columns[start:stop] - window.column
