@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._mask_checkpoint import from_mask, load_together, pack, unpack
@@ -24,6 +25,9 @@ from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible, Parametrization
 
 __all__ = ["MaskedSparse"]
+
+SMALL = 2**16
+"""Up to so many entries of the weight the number of operations counts more than their speed."""
 
 
 class MaskedSparse(Parametrization):
@@ -88,7 +92,7 @@ class MaskedSparse(Parametrization):
         # Where the entries are: as positions for the dense product (int64, which writes twice as fast as what
         # would have to be converted at every step), or in the form that a cheaper one needs.
         self._held: Tensor | Entries | None = None
-        self._path = UNREGISTERED
+        self._path, self._least = UNREGISTERED, 0
         self._stored_shape = torch.Size()
         self._diagonal: Tensor | None = None
 
@@ -104,7 +108,7 @@ class MaskedSparse(Parametrization):
         """
         if isinstance(self._held, Tensor):
             return self._held.to(index_dtype(self.known_shape.numel()))
-        return self._form().positions()
+        return self._form().positions().to(index_dtype(self.known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
@@ -133,10 +137,11 @@ class MaskedSparse(Parametrization):
     @override
     def forward(self, x: Tensor) -> Tensor:
         shape, positions = self.require_stored(x), self._positions_for(x)
-        weight = x.new_zeros(shape.numel())
-        if may_look_at_values(x):  # eager: without a copy of the zeros
-            return weight.index_copy_(0, positions, x).view(shape)
-        return weight.scatter(0, positions, x).view(shape)
+        if not may_look_at_values(x):
+            return x.new_zeros(shape.numel()).scatter(0, positions, x).view(shape)
+        if shape.numel() <= SMALL:  # fewer operations
+            return x.new_zeros(shape).put_(positions, x)
+        return x.new_zeros(shape.numel()).index_copy_(0, positions, x).view(shape)  # without a copy of the zeros
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -144,10 +149,15 @@ class MaskedSparse(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if not has_rows(input) or self.path(x).name == "dense":
-            return super().linear(input, x, bias)
+        if not has_rows(input) or self.path(x).name == "dense" or self._is_small(input):
+            return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
         return entries_linear(input, x, bias, self._form())
+
+    def _is_small(self, input: Tensor) -> bool:
+        """Whether the batch is so small that the dense product is faster; compiled, one way serves every batch."""
+        few = self._least * self.known_shape[1]
+        return few > 0 and not torch.compiler.is_compiling() and input.numel() < few
 
     @override
     def places(self, x: Tensor) -> Places:
@@ -239,7 +249,7 @@ class MaskedSparse(Parametrization):
             self._hold(positions.to(device).clone())
 
     def _hold(self, positions: Tensor) -> None:
-        self._path, form = arranged(self.known_shape, positions, self.product)
+        self._path, form, self._least = arranged(self.known_shape, positions, self.product)
         self._held = positions.long() if form is None else form
         self._stored_shape = positions.shape
         self._diagonal = _on_diagonal(positions, self.known_shape)
@@ -258,7 +268,7 @@ class MaskedSparse(Parametrization):
         return self._held
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        positions = self._held if isinstance(self._held, Tensor) else self.positions.long()
+        positions = self._held if isinstance(self._held, Tensor) else self._form().positions().long()
         return positions if positions.device == tensor.device else positions.to(tensor.device)
 
 

@@ -82,9 +82,10 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        plain = _is_plain_exp(x)
+        diagonal = x.diagonal()
+        plain = _is_plain_exp(diagonal)
         if not has_rows(input) or self.path(x).name == "dense":
-            return F.linear(input, x.diagonal_scatter(-x.diagonal().exp()) if plain else self(x), bias)
+            return F.linear(input, x.diagonal_scatter(-diagonal.exp()) if plain else self(x), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
 
@@ -92,9 +93,10 @@ class NegExpDiagonal(Parametrization):
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
         if not places.has_whole_diagonal:  # -exp(0) = -1 would be where nothing is stored
             return None
-        if places.diagonal is None:
-            return -positive.exp(x)
-        return replaced_entries(x, places.diagonal, _diagonal)
+        index = places.diagonal
+        if index is None:
+            return -(x.exp() if _is_plain_exp(x) else positive.exp(x))
+        return replaced_entries(x, index, _plain_diagonal if _is_plain_exp(x.index_select(0, index)) else _diagonal)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
@@ -133,9 +135,9 @@ def _plain_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
     return true, true
 
 
-def _is_plain_exp(x: Tensor) -> bool:
+def _is_plain_exp(diagonal: Tensor) -> bool:
     """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
-    if not may_look_at_values(x) or not x.numel():
+    if not may_look_at_values(diagonal) or not diagonal.numel():
         return False
-    smallest, largest = x.detach().diagonal().aminmax()
-    return positive.LOWEST[x.dtype] < smallest.item() and largest.item() < positive.BOUND[x.dtype]
+    largest: float = torch.linalg.vector_norm(diagonal.detach(), torch.inf).item()
+    return largest < positive.PLAIN[diagonal.dtype]

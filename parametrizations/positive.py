@@ -12,8 +12,8 @@ __all__ = ["exp", "limits", "log", "slope"]
 BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
 """From where on `exp` grows as a logarithm, by dtype: far from overflow, for the gradient's sake too."""
 
-LOWEST = {dtype: math.log(torch.finfo(dtype).tiny) + 0.1 for dtype in BOUND}
-"""Above this the exponential is a normal number, by dtype."""
+PLAIN = {dtype: min(bound, -math.log(torch.finfo(dtype).tiny) - 0.1) for dtype, bound in BOUND.items()}
+"""Up to this absolute value `exp` is `torch.exp`, and that a normal number, by dtype."""
 
 
 def exp(x: Tensor) -> Tensor:

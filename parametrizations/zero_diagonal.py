@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._products.choice import Path, replaced_diagonal_path
@@ -11,7 +12,7 @@ from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
 from parametrizations._products.replaced_entries import replaced_entries
-from parametrizations._products.with_diagonal import with_diagonal
+from parametrizations._products.with_diagonal import with_zero_diagonal
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["ZeroDiagonal"]
@@ -53,7 +54,7 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x, torch.zeros_like(x.diagonal()))
+        return with_zero_diagonal(x)
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -62,7 +63,7 @@ class ZeroDiagonal(Parametrization):
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         if not has_rows(input) or self.path(x).name == "dense":
-            return super().linear(input, x, bias)
+            return F.linear(input, with_zero_diagonal(x), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _zeros)
 

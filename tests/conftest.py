@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from parametrizations._products import choice
+from parametrizations._products import csr
 
 # No test asserts a time.
 settings.register_profile("no deadline", deadline=None)
@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "CI" in os.environ:
         filters[:] = [line for line in filters if not line.startswith("default:::")]
     if config.getoption("--without-mkl"):
-        choice.HAS_MKL = False
+        csr.HAS_MKL = False
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)  # or threads that wait for work take it from the other processes
 

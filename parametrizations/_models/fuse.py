@@ -102,7 +102,7 @@ def path(layer: nn.Module) -> Path:
     if not isinstance(first, Parametrization):
         return Path("dense", "the parametrization is not one of this library's")
     if entries_of(chain) is None:
-        return Path("dense", "a further parametrization needs more than the entries that the first one stores")
+        return Path("dense", "a further parametrization needs the whole weight")
     return first.path(originals(chain)["original"])
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parametrizations._torch.loops import once
-from parametrizations._torch.private import children
+from parametrizations._torch.private import children, parameters
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["entries_of"]
@@ -23,15 +22,14 @@ def entries_of(chain: nn.Module) -> Tensor | None:
         The stored tensor where there is one parametrization. Otherwise the entries that the first one stores, changed
         by each of the others; or None where one of these needs the weight, or is not of this library.
     """
-    held: Any = chain
+    own = parameters(chain)
+    x: Any = own.get("original")
+    x = chain.original if x is None else x  # a buffer, maybe
     first, *others = children(chain).values()
     if not others:
-        stored: Tensor = held.original
+        stored: Tensor = x
         return stored
-    if not isinstance(first, Parametrization):
-        return None
-    x = held.original
-    return once(chain, x, lambda: _through(x, first, others))
+    return None if not isinstance(first, Parametrization) else _through(x, first, others)
 
 
 def _through(x: Tensor, first: Parametrization, others: list[nn.Module | None]) -> Tensor | None:

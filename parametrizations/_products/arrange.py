@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,8 +14,6 @@ from parametrizations._products.choice import (
     CSR,
     EMPTY,
     FORCED,
-    HAS_MKL,
-    NO_MKL,
     OTHER_DEVICE,
     SCATTERED,
     Path,
@@ -22,7 +21,16 @@ from parametrizations._products.choice import (
 )
 from parametrizations._products.csr import Pattern
 from parametrizations._products.entries import Entries
-from parametrizations._products.envelope import CALL, Envelope, Order, cost_of, orders, windows
+from parametrizations._products.envelope import (
+    CALL,
+    Envelope,
+    Order,
+    area_of,
+    batch_for,
+    cost_of,
+    orders,
+    windows,
+)
 from parametrizations._products.skyline import Skyline
 
 __all__ = ["Arranged", "arranged"]
@@ -34,21 +42,30 @@ CSR_FROM = 640 * 640
 """A smaller matrix is multiplied densely in less time than the calls of a CSR product take."""
 CHEAPER = 0.9
 """Only what costs less than so much of a dense product is taken by itself, since machines differ."""
+LARGEST_BATCH = 512
+"""Strips are taken by themselves if they are faster from a batch on that is no larger than this."""
+AS_ONE = 32
+"""Up to this batch a dense product takes about as long as for one row: reading the weight is what takes time."""
 SORTED = 0.75
 """Rows and columns are sorted where that leaves less than so much of the envelope, since inputs are then copied."""
 
 
 class Arranged(NamedTuple):
-    """A way to multiply, and the places in the form that it needs: None where it is the dense product."""
+    """A way to multiply, and the places in the form that it needs: None where it is the dense product.
+
+    ``least`` is the smallest batch for which the way is faster than the dense product; 0 where it was asked for.
+    """
 
     path: Path
     entries: Entries | None
+    least: int = 0
 
 
 class _Way(NamedTuple):
     cost: float
+    least: float
     path: Path
-    build: Callable[[], Entries]
+    build: Callable[[bool], Entries]
 
 
 def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged:
@@ -65,24 +82,32 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
     ways = [] if product == "CSR" else [_skyline(shape, positions)]
     if product != "skyline" and _refused(positions.device, "CSR") is None:
         ways += [_csr(shape, positions)]
-    best = min(ways, key=lambda way: way.cost)
-    if product == "auto" and best.cost > CHEAPER * shape.numel():
+    if product != "auto":
+        best = min(ways, key=lambda way: way.cost)
+        return Arranged(best.path, best.build(False))
+    return _cheapest(shape.numel(), ways)
+
+
+def _cheapest(numel: int, ways: list[_Way]) -> Arranged:
+    worth = [way for way in ways if way.cost < CHEAPER * numel or 0 < way.least < LARGEST_BATCH]
+    if not worth:
         return Arranged(SCATTERED, None)
-    return Arranged(best.path, best.build())
+    best = min(worth, key=lambda way: way.cost)
+    least = math.ceil(best.least) if best.least > AS_ONE else 0
+    why = f"{best.path.why}, from a batch of {least} on" if least else best.path.why
+    return Arranged(Path(best.path.name, why), best.build(least > 0), least)
 
 
 def _refused(device: torch.device, product: Product) -> Path | None:
     """Why the dense product is taken whatever the mask; None where it depends on the mask."""
     if product == "dense":
         return FORCED
-    if device.type != "cpu" and product in ("auto", "CSR"):
-        return OTHER_DEVICE
-    return NO_MKL if product == "CSR" and not HAS_MKL else None
+    return OTHER_DEVICE if device.type != "cpu" and product in ("auto", "CSR") else None
 
 
 def _csr(shape: torch.Size, positions: Tensor) -> _Way:
     cost = max(ENTRY_OF_CSR * positions.numel(), CSR_FROM)
-    return _Way(cost, CSR, lambda: Pattern.of(shape, positions))
+    return _Way(cost, 0, CSR, lambda _: Pattern.of(shape, positions))
 
 
 def _skyline(shape: torch.Size, positions: Tensor) -> _Way:
@@ -90,7 +115,9 @@ def _skyline(shape: torch.Size, positions: Tensor) -> _Way:
     envelope, order = Envelope.of(shape, rows, columns), None
     blocks = Blocks.of(envelope, positions.device)
     if blocks is not None:
-        return _Way(CALL + blocks.count, Path("skyline", f"{_count(blocks.blocks, 'block')} at once"), lambda: blocks)
+        return _Way(
+            CALL + blocks.count, 0, Path("skyline", f"{_count(blocks.blocks, 'block')} at once"), lambda _: blocks
+        )
     for other in orders(shape, rows, columns):
         reordered = Envelope.of(shape, other.rows.argsort()[rows], other.columns.argsort()[columns])
         if reordered.area < SORTED * envelope.area:
@@ -99,11 +126,15 @@ def _skyline(shape: torch.Size, positions: Tensor) -> _Way:
 
 
 def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _Way:
-    strips = windows(envelope)
-    covered = sum(strip.rows * strip.columns for strip in strips) / max(envelope.shape.numel(), 1)
-    why = f"{_count(len(strips), 'strip')} over {covered:.0%} of the weight"
+    strips, numel = windows(envelope), envelope.shape.numel()
+    why = f"{_count(len(strips), 'strip')} over {area_of(strips) / numel:.0%} of the weight"
     why += "" if order is None else ", its rows and columns sorted"
-    return _Way(cost_of(strips), Path("skyline", why), lambda: Skyline.of(envelope.shape, positions, strips, order))
+    return _Way(
+        cost_of(strips),
+        batch_for(strips, numel),
+        Path("skyline", why),
+        lambda dense_too: Skyline.of(envelope.shape, positions, strips, order, dense_too=dense_too),
+    )
 
 
 def _count(number: int, what: str) -> str:

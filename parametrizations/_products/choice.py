@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from parametrizations._torch.private import is_autocast_anywhere
 from parametrizations._torch.transforms import is_traced_for_a_file
 
 __all__ = [
@@ -17,8 +18,6 @@ __all__ = [
     "ELEMENT_WISE",
     "EMPTY",
     "FORCED",
-    "HAS_MKL",
-    "NO_MKL",
     "OTHER_DEVICE",
     "OTHER_DTYPE",
     "OWN",
@@ -53,7 +52,6 @@ OTHER_DEVICE = Path("dense", "cheaper paths are measured on the CPU alone; elsew
 SMALL_MATRIX = Path("dense", "the matrix is too small for anything else to be faster")
 ELEMENT_WISE = Path("element-wise", "one multiply-add for each output")
 STRIPS = Path("strips", "a matrix of up to 1024 x 1024 is copied once, of a larger one only blocks on the diagonal")
-NO_MKL = Path("dense", "the sparse product is fast with MKL alone, which this build of torch has not")
 EMPTY = Path("dense", "the weight has no entries")
 SCATTERED = Path("dense", "so many entries are kept, or so few in all, that nothing else is clearly faster")
 CSR = Path("CSR", "the cost follows the kept entries")
@@ -67,11 +65,11 @@ AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp
 PRECISE = (torch.float32, torch.float64)
 """What a cheaper product loses no digits in."""
 
-HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
-
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype that a product with ``x`` is computed in, under autocast another than its own."""
+    if not is_autocast_anywhere():
+        return x.dtype
     kind = x.device.type
     if x.dtype is torch.float64 or not x.is_floating_point() or kind not in AUTOCAST:
         return x.dtype
@@ -82,10 +80,10 @@ def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
     """For a stored matrix ``(out, in)`` whose diagonal is another one in the weight."""
     if product == "dense":
         return FORCED
-    if is_traced_for_a_file():
-        return SAVED
     if x.numel() < STRIPS_FROM and product == "auto":
         return SMALL_MATRIX
+    if is_traced_for_a_file():
+        return SAVED
     if x.device.type != "cpu":
         return OTHER_DEVICE
     return STRIPS if product_dtype(x) in PRECISE else OTHER_DTYPE

@@ -21,6 +21,12 @@ from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["Pattern", "Rows", "index_dtype"]
 
+HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
+
+# Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of shared x86-64 machines of two makes.
+OWN_KERNEL_FROM = 128
+"""From this batch on PyTorch's own kernel takes 0.6 to 0.95 of what MKL's does; for one row up to 5 times as much."""
+
 
 def index_dtype(largest: int) -> torch.dtype:
     """The smaller integer dtype that holds every number up to ``largest``."""
@@ -107,6 +113,9 @@ def _starts(rows: Tensor, count: int) -> Tensor:
 
 def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:
     matrix = _csr(starts, columns, values, (out_features, input.shape[1]))
+    if not HAS_MKL or input.shape[0] >= OWN_KERNEL_FROM:
+        product: Tensor = torch.sparse.mm(matrix, copied_transposed(input), reduce="sum")
+        return product.mT
     output = input.new_empty(out_features, input.shape[0])
     return torch.mm(matrix, copied_transposed(input), out=output).mT  # twice as fast as without `out`
 

@@ -34,7 +34,7 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
         RuntimeError: If the input's width, or the dtype or device of the input or the bias, does not fit: the type that
             `nn.Linear` raises.
     """
-    if is_traced():
+    if is_traced() or _is_usual(input, x, bias, in_features):
         return
     if input.dim() == 0 or input.shape[-1] != in_features:
         raise RuntimeError(
@@ -44,6 +44,18 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
     _require_kind("an input", input, x)
     if bias is not None:
         _require_kind("a bias", bias, x)
+
+
+def _is_usual(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> bool:
+    """Whether everything fits as it is: all that most calls have to ask, since the time of a small layer counts."""
+    dtype, device = x.dtype, x.device
+    return (
+        input.dtype is dtype
+        and input.device == device
+        and (bias is None or (bias.dtype is dtype and bias.device == device))
+        and input.dim() > 0
+        and input.shape[-1] == in_features
+    )
 
 
 def _require_kind(what: str, tensor: Tensor, x: Tensor) -> None:

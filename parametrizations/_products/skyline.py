@@ -51,7 +51,8 @@ class Sorting(NamedTuple):
 class Skyline:
     """The places of the entries of a matrix ``(out, in)``, by strips.
 
-    An entry costs 8 bytes, its position and its place in a strip; 12 where rows and columns are sorted.
+    An entry costs 12 bytes: its position, its place in a strip, and where these are sorted its place among the values.
+    Where they are not, one of the first two has 8, since what is written to need not be converted then.
 
     Args:
         shape: ``(out, in)``.
@@ -66,8 +67,13 @@ class Skyline:
     sorting: Sorting | None
 
     @classmethod
-    def of(cls, shape: torch.Size, positions: Tensor, windows: list[Window], order: Order | None) -> Self:
-        """The strips of a matrix with the given sorted positions, in another order of its rows and columns or not."""
+    def of(
+        cls, shape: torch.Size, positions: Tensor, windows: list[Window], order: Order | None, *, dense_too: bool
+    ) -> Self:
+        """The strips of a matrix with the given sorted positions, in another order of its rows and columns or not.
+
+        ``dense_too`` says that the dense product is used for small batches.
+        """
         rows, columns = positions.cpu().long() // max(shape[1], 1), positions.cpu().long() % max(shape[1], 1)
         sorting = None
         if order is not None:
@@ -75,8 +81,10 @@ class Skyline:
             by_place = (rows * shape[1] + columns).argsort()
             rows, columns = rows[by_place], columns[by_place]
             sorting = _sorting(order, by_place, positions.device)
-        strips = tuple(_strip(window, rows, columns, positions.device) for window in windows)
-        return cls(shape, positions.to(index_dtype(shape.numel())), strips, sorting)
+        of_positions = torch.long if dense_too and order is None else index_dtype(shape.numel())
+        of_places = torch.long if not dense_too and order is None else torch.int32
+        strips = tuple(_strip(window, rows, columns, positions.device, of_places) for window in windows)
+        return cls(shape, positions.to(of_positions), strips, sorting)
 
     @property
     def count(self) -> int:
@@ -146,12 +154,13 @@ def _sorting(order: Order, by_place: Tensor, device: torch.device) -> Sorting:
     return Sorting(*(one.to(device, index_dtype(max(one.numel(), 1))) for one in every))
 
 
-def _strip(window: Window, rows: Tensor, columns: Tensor, device: torch.device) -> Strip:
+def _strip(window: Window, rows: Tensor, columns: Tensor, device: torch.device, dtype: torch.dtype) -> Strip:
     start, stop = torch.searchsorted(rows, torch.tensor([window.row, window.row + window.rows], device="cpu")).tolist()
     if stop - start == window.rows * window.columns:
         return Strip(window, start, stop - start, None)
     places = (rows[start:stop] - window.row) * window.columns + columns[start:stop] - window.column
-    return Strip(window, start, stop - start, places.to(device, index_dtype(window.rows * window.columns)))
+    largest = index_dtype(window.rows * window.columns)
+    return Strip(window, start, stop - start, places.to(device, max(dtype, largest, key=lambda kind: kind.itemsize)))
 
 
 def _rows_of(tensor: Tensor, window: Window) -> Tensor:

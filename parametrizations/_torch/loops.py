@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from parametrizations._torch.private import answered_from_cache
+from parametrizations._torch.private import answered_from_cache, version_of
 
 __all__ = ["once"]
 
@@ -46,4 +46,4 @@ class _Known:
 
 
 def _state(x: Tensor, kind: tuple[object, ...]) -> tuple[object, ...]:
-    return None if x.is_inference() else x._version, torch.is_grad_enabled(), *kind
+    return version_of(x), torch.is_grad_enabled(), *kind

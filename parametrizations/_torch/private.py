@@ -21,6 +21,7 @@ __all__ = [
     "children",
     "forget_size",
     "give_versions",
+    "is_autocast_anywhere",
     "is_dispatched",
     "is_legacy_batched",
     "is_traced",
@@ -30,6 +31,7 @@ __all__ = [
     "shell",
     "unscale_first",
     "untouched_by_torch_function",
+    "version_of",
 ]
 
 
@@ -93,9 +95,19 @@ def is_traced() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
+def is_autocast_anywhere() -> bool:
+    """Whether autocast is on for any device; to ask for one is ten times slower."""
+    return torch._C._is_any_autocast_enabled()
+
+
 def is_dispatched() -> bool:
     """Whether a mode sees each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often the tensor was changed in place; None where that is not counted, in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:

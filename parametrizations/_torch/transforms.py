@@ -37,8 +37,8 @@ def may_look_at_values(x: Tensor) -> bool:
     """Whether a shortcut may depend on the values of ``x``: eager, on the CPU, and nothing is recorded."""
     return not (
         type(x) not in (Tensor, nn.Parameter)
+        or not x.is_cpu
         or is_recorded()
-        or x.device.type != "cpu"
         or is_traced()
         or are_transforms_active()
         or is_legacy_batched(x)

@@ -50,7 +50,7 @@ def test_fusing_twice_changes_nothing_and_plain_layers_stay() -> None:
 def test_a_second_parametrization_on_the_weight_makes_the_layer_dense(make: Callable[[], Parametrization]) -> None:
     layer, neighbour = fused(make), fused(make)
     register_parametrization(layer, "weight", NegExpDiagonal())
-    assert path(layer).why == "the weight has more than one parametrization"
+    assert path(layer).why == "a further parametrization needs the whole weight"
     torch.testing.assert_close(layer(INPUTS), dense_output(layer))
     torch.testing.assert_close(neighbour(INPUTS), dense_output(neighbour))
     assert bool((layer.weight.diagonal() < 0).all())
@@ -219,8 +219,11 @@ def test_a_million_features_take_an_adam_step_below_400_mb() -> None:
     assert 8 * 4 < float(done.stdout) < 400  # the inputs alone take 32 MB
 
 
-def test_the_product_is_fixed_when_created() -> None:
-    """What a mask is arranged as follows from it, so that a later change would be half of one."""
+def test_another_product_may_be_asked_for_at_any_time() -> None:
     layer = fused(lambda: MaskedSparse(masks.random(0.3)))
-    with pytest.raises(AttributeError, match="product"):
-        layer.parametrizations.weight[0].product = "structured"
+    output, mask = layer(INPUTS), layer.parametrizations.weight[0].mask
+    for product in ("CSR", "skyline", "dense"):
+        layer.parametrizations.weight[0].product = product
+        assert path(layer).name == product
+        assert torch.equal(layer.parametrizations.weight[0].mask, mask)
+        torch.testing.assert_close(layer(INPUTS), output)
