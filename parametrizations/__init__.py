@@ -13,6 +13,7 @@ Calls, each on a layer or a whole model:
 - `register` attaches constraints by name, `bake` takes them off again and gives a plain model
 - `summary` shows what is constrained, `path` how a layer multiplies
 - `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
+- `tune` measures how each layer multiplies fastest on this machine, and makes it so
 - `fuse` does for layers of PyTorch's own ``register_parametrization`` what `register` does by itself
 
 Modules:
@@ -46,6 +47,7 @@ from parametrizations._models.fuse import fuse, path
 from parametrizations._models.plain_state_dict import plain_state_dict
 from parametrizations._models.register import register
 from parametrizations._models.summary import summary
+from parametrizations._models.tune import tune
 from parametrizations.diagonal import Diagonal
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.neg_exp_diagonal import NegExpDiagonal
@@ -66,6 +68,7 @@ __all__ = [
     "positive",
     "register",
     "summary",
+    "tune",
 ]
 
 

@@ -2,11 +2,12 @@
 
 from parametrizations._models.register import Rules
 from parametrizations._models.summary import Row, Summary
+from parametrizations._models.tune import Tuned, Tuning
 from parametrizations._products.choice import Path, Product
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible
 
-__all__ = ["Infeasible", "MaskRule", "Path", "Product", "Row", "Rules", "Summary"]
+__all__ = ["Infeasible", "MaskRule", "Path", "Product", "Row", "Rules", "Summary", "Tuned", "Tuning"]
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,193 @@
+"""`tune`: what it measures, what it takes, and that nothing else changes. No test looks at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, path, register, tune
+from parametrizations._models import tune as module
+
+BATCH = torch.linspace(-1, 1, 5 * 8).view(5, 8)
+
+
+def one_of_each() -> Any:
+    layers = [nn.Linear(8, 8) for _ in range(6)]
+    model = nn.Sequential(*layers, nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+    rules: dict[str, Any] = {
+        "0.weight": Diagonal(),
+        "1.weight": ZeroDiagonal(),
+        "2.weight": NegExpDiagonal(),
+        "3.weight": MaskedSparse(masks.random(0.3)),
+        "4.weight": MaskedSparse(masks.block_diagonal(2)),
+        "5.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+    }
+    return register(model, rules)
+
+
+WAYS = {
+    "0.weight": {"dense", "element-wise"},
+    "1.weight": {"dense", "strips"},
+    "2.weight": {"dense", "strips"},
+    **{f"{layer}.weight": {"dense", "skyline", "CSR"} for layer in (3, 4, 5)},
+}
+
+
+def slowest_first(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """The ways of each layer take these times, in turn."""
+    given: Iterator[float] = cycle(seconds)
+    monkeypatch.setattr(module, "SECONDS", 0)
+    monkeypatch.setattr(module, "_seconds", lambda step, device: step() or next(given))  # noqa: ARG005
+
+
+def test_every_way_of_every_layer_is_timed_and_the_fastest_is_taken() -> None:
+    model = one_of_each()
+    rows = tune(model, BATCH).rows
+    assert {row.name: set(row.milliseconds) for row in rows} == WAYS
+    for row in rows:
+        layer = model.get_submodule(row.name.removesuffix(".weight"))
+        assert row.chosen == path(layer).name == min(row.milliseconds, key=row.milliseconds.__getitem__)
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [((3, 2, 1), "CSR"), ((2, 1, 3), "skyline"), ((1, 2, 3), "dense")])
+def test_the_way_with_the_smallest_median_is_taken(
+    seconds: tuple[float, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowest_first(monkeypatch, *seconds)
+    layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.3))})
+    (row,) = tune(layer, BATCH).rows
+    assert row.chosen == chosen
+    assert row.milliseconds == {
+        way: 1000 * time for way, time in zip(("dense", "skyline", "CSR"), seconds, strict=True)
+    }
+    assert path(copy.deepcopy(layer)).name == chosen
+
+
+def test_nothing_else_changes() -> None:
+    model = one_of_each().train()
+    model(BATCH).sum().backward()
+    model[6].eval()
+    before = copy.deepcopy(model)
+    gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    parameters, random = list(model.parameters()), torch.random.get_rng_state()
+    tune(model, BATCH)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    assert all(torch.equal(one, other.grad) for one, other in zip(gradients, parameters, strict=True))
+    for one, other in zip(model.modules(), before.modules(), strict=True):
+        assert one.training == other.training
+        assert not one._forward_pre_hooks
+    state, expected = model.state_dict(), before.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+    torch.testing.assert_close(model.eval()(BATCH), before.eval()(BATCH))
+
+
+def test_a_model_that_fails_is_left_as_it_was() -> None:
+    model: Any = one_of_each()
+    products = [path(layer) for layer in model[:6]]
+    with pytest.raises(RuntimeError, match="needs an input of shape"):
+        tune(model, BATCH[:, :3])
+    assert [path(layer) for layer in model[:6]] == products
+    assert not any(layer._forward_pre_hooks for layer in model)
+
+
+def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MaskedSparse.rearrange
+    model: Any = one_of_each()
+    products = [path(layer) for layer in model[:6]]
+    last = model[5].parametrizations.weight[0]
+
+    def rearrange(self: MaskedSparse) -> None:
+        if self is last and self.product != "auto":
+            raise MemoryError("no room")
+        made(self)
+
+    monkeypatch.setattr(MaskedSparse, "rearrange", rearrange)
+    with pytest.raises(MemoryError, match="no room"):
+        tune(model, BATCH)
+    assert [path(layer) for layer in model[:6]] == products
+
+
+def test_a_layer_that_the_model_does_not_call_is_named_and_stays() -> None:
+    model: Any = nn.ModuleDict({"used": nn.Linear(8, 8), "spare": nn.Linear(8, 8)})
+    model.forward = lambda inputs: model["used"](inputs)
+    register(model, {"*.weight": MaskedSparse(masks.random(0.3))})
+    used, spare = tune(model, BATCH).rows
+    assert set(used.milliseconds) == {"dense", "skyline", "CSR"}
+    assert (spare.name, spare.milliseconds, spare.chosen) == ("spare.weight", {}, "dense")
+
+
+def test_layers_that_are_not_fused_are_no_rows() -> None:
+    layer: Any = register_parametrization(nn.Linear(8, 8), "weight", ZeroDiagonal())
+    assert tune(nn.Sequential(layer, nn.Linear(8, 8)), BATCH).rows == ()
+
+
+class Counted:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        self.calls += 1
+        return self.function(*arguments)
+
+
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(8, 8)
+
+    @override
+    def forward(self, state: Tensor, *, steps: int) -> Tensor:
+        with parametrize.cached():
+            for _ in range(steps):
+                state = self.step(state).tanh()
+        return state
+
+
+@pytest.mark.parametrize(("steps", "timed"), [(3, 3), (50, 16)])
+def test_a_loop_is_timed_as_a_loop(steps: int, timed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = register(Loop(), {"step.weight": ZeroDiagonal()})
+    builds, products = Counted(ZeroDiagonal.forward), Counted(nn.functional.linear)
+    monkeypatch.setattr(ZeroDiagonal, "forward", lambda self, x: builds(self, x))
+    monkeypatch.setattr(nn.functional, "linear", products)
+    slowest_first(monkeypatch, 1)
+    tune(model, BATCH, steps=steps)
+    loops = 2 * (module.ROUNDS + 1)  # of two ways, each once before the rounds
+    assert builds.calls == 1 + loops
+    assert products.calls == steps + timed * loops
+
+
+def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    backward: list[int] = []
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_: backward.append(1))
+    model = one_of_each()
+    with torch.no_grad():
+        tune(model, BATCH)
+    assert not backward
+    tune(model, BATCH)
+    assert backward
+
+
+def test_the_rows_print_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    slowest_first(monkeypatch, 0.002, 0.001)
+    tuning = tune(nn.Sequential(register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})), BATCH)
+    assert str(tuning).splitlines() == [
+        "name      milliseconds       chosen",
+        "0.weight  dense 2, strips 1  strips",
+    ]
+    assert tuning._repr_html_().count("<tr>") == 2
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"tune needs a model. Got Tensor. Pass a torch.nn.Module."):
+        tune(BATCH)  # type: ignore[arg-type]
