@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._models.weights import binding
-from parametrizations._torch.chains import build, steps
+from parametrizations._models.weights import Unreachable, allowed_apart, inverted, require_given_back
+from parametrizations._torch.chains import copied, originals, steps
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["require_agreement"]
+
+Passed = tuple[nn.Module, Tensor, Tensor]
+"""A step, what it takes, and what it gives."""
 
 
 def require_agreement(name: str, chain: ParametrizationList, weight: Tensor) -> None:
     """Refuse parametrizations that undo one another, or that move a weight which each of them would keep.
 
-    A single one has its own laws, so nothing is built for it. Weights without values cannot be looked at.
+    A single one has its own laws, so nothing is built for it. Weights without values cannot be looked at. Through those
+    of others one goes by computing, so what one of them does not take, or does not give back, cannot be told.
 
     Args:
         name: The tensor's, for the error.
@@ -28,47 +35,117 @@ def require_agreement(name: str, chain: ParametrizationList, weight: Tensor) -> 
     Raises:
         ValueError: If they cannot hold together.
     """
-    known = binding(chain)
-    if len(known) < 2 or weight.is_meta:
+    if sum(isinstance(step, Parametrization) for step in steps(chain)) < 2 or weight.is_meta:
         return
-    built = build(chain)
-    for step in known:
-        if not step.contains(built):
-            raise _clash(name, chain, f"outside the set of {type(step).__name__}, which needs {step.needs}")
-    for member in _members(known, weight):
-        moved = _moved(known, member)
-        if moved is not None:
-            raise _clash(name, chain, f"{moved:.3g} away from one that is in the set of each")
+    with torch.inference_mode(False), torch.no_grad():
+        passed = _passed(copied(chain))
+        fault = _outside(passed) or _moving([step for step, _, _ in passed], weight)
+    if fault is not None:
+        kinds = ", then ".join(type(step).__name__ for step in steps(chain))
+        raise ValueError(
+            f"register needs parametrizations that hold together for {name!r}. Got {kinds}, whose weight is {fault}. "
+            "Leave one of them out; bake first to replace what is attached."
+        )
 
 
-def _clash(name: str, chain: ParametrizationList, fault: str) -> ValueError:
-    kinds = ", then ".join(type(step).__name__ for step in steps(chain))
-    return ValueError(
-        f"register needs parametrizations that hold together for {name!r}. Got {kinds}, whose weight is {fault}. "
-        "Leave one of them out; bake first to replace what is attached."
-    )
+def _passed(chain: ParametrizationList) -> list[Passed]:
+    """The steps from the first of this library on; those before it can give anything."""
+    taken, passed = tuple(originals(chain).values()), []
+    for step in steps(chain):
+        given = step(*taken)
+        passed.append((step, taken[0], given))
+        taken = (given,)
+    return list(itertools.dropwhile(lambda one: not isinstance(one[0], Parametrization), passed))
 
 
-def _members(known: Sequence[Parametrization], weight: Tensor) -> Iterator[Tensor]:
-    """Weights in the set of each: near the one that is there, and a plain one, since small entries may hide a clash."""
-    for candidate in (weight, torch.full_like(weight, -2)):
-        for step in reversed(known):
-            candidate = step.project(candidate)
-        if all(step.contains(candidate) for step in known):
-            yield candidate
+def _outside(passed: Sequence[Passed]) -> str | None:
+    """Which set the weight is outside of in the end: of what foreign steps change, what they were given counts."""
+    value, slack = passed[-1][2], 0.0
+    for step, taken, given in reversed(passed):
+        if isinstance(step, Parametrization):
+            if not step.contains(value, slack):
+                return f"outside the set of {type(step).__name__}, which needs {step.needs}"
+            continue
+        try:
+            value, echo = _back(step, value), _back(step, given)
+        except Unreachable:
+            return None
+        slack += _most(echo - taken)  # nothing where the inverse is exact, as a sign has to be
+    return None
 
 
-@torch.no_grad()
-def _moved(known: Sequence[Parametrization], member: Tensor) -> float | None:
+def _moving(parts: Sequence[nn.Module], weight: Tensor) -> str | None:
+    """How far the steps move a weight that is in the set of each, if that is more than they round."""
+    for candidate in (weight, torch.full_like(weight, -2)):  # small entries may hide a clash
+        with contextlib.suppress(Unreachable):
+            for member in _members(parts, candidate):
+                moved = _moved(_own(parts), member)
+                if moved is not None:
+                    return f"{moved:.3g} away from one that is in the set of each"
+    return None
+
+
+def _members(parts: Sequence[nn.Module], value: Tensor) -> Iterator[Tensor]:
+    """A weight near this one in the set of each step, if one is found."""
+    for step in reversed(parts):
+        value = step.project(value) if isinstance(step, Parametrization) else _back(step, value)
+    for step in parts:
+        if not isinstance(step, Parametrization):
+            value = _through(step, value)
+        elif not step.contains(value):
+            return
+    yield value
+
+
+def _moved(parts: Sequence[nn.Module], member: Tensor) -> float | None:
     """How far the inverses and the maps together move a member, if that is more than they round."""
     value = member
-    for step in reversed(known):
-        value = step.invert(step.project(value))
-    rounded: Tensor | None = None
-    for step in known:
-        given = step(value)
-        passed_on = 0 if rounded is None else (step(value + rounded) - given).abs()
-        value, rounded = given, step.rounding(given) + passed_on
-    assert rounded is not None
+    for step in reversed(parts):
+        value = step.invert(step.project(value)) if isinstance(step, Parametrization) else _inverse(step, value)
+    rounded = torch.zeros_like(value.abs())
+    for step in parts:
+        given = _through(step, value)
+        passed_on = (_through(step, value + rounded) - given).abs()
+        value, rounded = given, passed_on + _rounding(step, given)
     moved = (value - member).abs()
-    return None if bool((moved <= rounded).all()) else moved.max().item()
+    return None if bool((moved <= rounded).all()) else _most(moved)
+
+
+def _rounding(step: nn.Module, given: Tensor) -> Tensor | float:
+    return step.rounding(given) if isinstance(step, Parametrization) else allowed_apart(given)
+
+
+def _through(step: nn.Module, value: Tensor) -> Tensor:
+    if isinstance(step, Parametrization):
+        given: Tensor = step(value)
+        return given
+    try:
+        return _finite(step, step(value))
+    except (RuntimeError, ValueError) as error:
+        raise Unreachable(step, f"does not take this value: {error}") from error
+
+
+def _finite(step: nn.Module, value: Tensor) -> Tensor:
+    if not bool(value.isfinite().all()):
+        raise Unreachable(step, "gives what is not finite.")
+    return value
+
+
+def _inverse(step: nn.Module, value: Tensor) -> Tensor:
+    """What a foreign step has to be given, which has to give the value back; without an inverse the value itself."""
+    found: Tensor = inverted([step], value, project=True)
+    require_given_back(step, found, value)
+    return found
+
+
+def _back(step: nn.Module, value: Tensor) -> Tensor:
+    """What a foreign step says that it has to be given, asked of a copy, since it may keep what it is asked."""
+    return _finite(step, inverted([copy.deepcopy(step)], value, project=True))
+
+
+def _own(parts: Sequence[nn.Module]) -> list[nn.Module]:
+    return [step if isinstance(step, Parametrization) else copy.deepcopy(step) for step in parts]
+
+
+def _most(difference: Tensor) -> float:
+    return difference.abs().max().item() if difference.numel() else 0.0

@@ -22,7 +22,7 @@ from parametrizations._models.ownership import claim
 from parametrizations._models.places import Place, identity, owners
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.stand_ins import put_stand_ins, take_over
-from parametrizations._models.weights import Refused, settle
+from parametrizations._models.weights import Unreachable, settle
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
@@ -117,7 +117,7 @@ def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> Non
         return
     try:  # PyTorch does not invert the ones before
         settle(chain, weight.clone())
-    except Refused as refused:
+    except Unreachable as refused:
         if refused.step is parametrization:
             raise
         # What a foreign one cannot start from does not reach it: it goes on with what it stores, as PyTorch lets it.

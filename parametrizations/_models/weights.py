@@ -15,17 +15,27 @@ from parametrizations._torch.chains import build, originals, steps
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Refused", "Unreachable", "binding", "dense_shape", "inverted", "is_compact", "settle", "stored_for"]
+__all__ = [
+    "Unreachable",
+    "allowed_apart",
+    "binding",
+    "dense_shape",
+    "inverted",
+    "is_compact",
+    "require_given_back",
+    "settle",
+    "stored_for",
+]
 
 GIVEN_BACK = 1e-3
 """How far, relative to the largest entry, a foreign parametrization may be from giving a weight back."""
 
 
-class Refused(ValueError):
-    """A foreign parametrization does not take a weight."""
+class Unreachable(ValueError):
+    """Nothing that somebody else's parametrization can store gives a weight; the message leaves open what to do."""
 
-    def __init__(self, step: nn.Module, reason: Exception) -> None:
-        super().__init__(f"{type(step).__name__} cannot start from this weight: {reason}")
+    def __init__(self, step: nn.Module, reason: str) -> None:
+        super().__init__(f"{type(step).__name__} {reason}")
         self.step = step
 
 
@@ -47,10 +57,6 @@ def dense_shape(chain: ParametrizationList) -> torch.Size:
     if isinstance(first, Parametrization):
         return first.known_shape
     return stored.shape if stored.is_meta else build(chain).shape
-
-
-class Unreachable(ValueError):
-    """Nothing that somebody else's parametrization can store gives a weight; the message leaves open what to do."""
 
 
 def stored_for(chain: ParametrizationList, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
@@ -81,8 +87,8 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
         A tensor, or a sequence of them.
 
     Raises:
-        Unreachable: If somebody else's parametrization has no inverse, or does not give the weight back.
-        ValueError: If a parametrization refuses the weight; `Refused` if it is somebody else's.
+        Unreachable: If somebody else's parametrization refuses the weight, has no inverse, or does not give it back.
+        ValueError: If one of this library refuses the weight.
     """
     value: Any = weight
     with torch.inference_mode(False), torch.no_grad():
@@ -107,13 +113,11 @@ def _inverse(step: nn.Module, value: Tensor, project: bool) -> Any:
     except NotImplementedError:
         if project:  # as PyTorch does when it registers
             return value
-        raise Unreachable(
-            f"{type(step).__name__} needs a method right_inverse to give this weight. Got none."
-        ) from None
+        raise Unreachable(step, "needs a method right_inverse to give this weight. Got none.") from None
     except (ValueError, RuntimeError) as error:
-        raise Refused(step, error) from error
+        raise Unreachable(step, f"cannot start from this weight: {error}") from error
     if not project:
-        _require_given_back(step, found, value)
+        require_given_back(step, found, value)
     return found
 
 
@@ -121,19 +125,27 @@ def _missing(value: Tensor) -> Tensor:
     raise NotImplementedError
 
 
-def _require_given_back(step: nn.Module, stored: Any, weight: Tensor) -> None:
-    """The inverses of others need not be exact: spectral_norm's divides by a norm that it estimated before."""
+def require_given_back(step: nn.Module, stored: Any, weight: Tensor) -> None:
+    """The inverses of others need not be exact: spectral_norm's divides by a norm that it estimated before.
+
+    Raises:
+        Unreachable: If what the inverse gave does not give the weight back.
+    """
     if weight.is_meta or weight.numel() == 0:
         return
     twin = copy.deepcopy(step)  # it may count, or keep, what it is called with
     try:
         given = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
     except TypeError as error:
-        raise Unreachable(f"{type(step).__name__} needs to take what its inverse gives. Got {error}.") from error
+        raise Unreachable(step, f"needs to take what its inverse gives. Got {error}.") from error
     apart = (given - weight).abs().max().item()
-    exact = max(GIVEN_BACK, 4 * torch.finfo(weight.dtype).eps)  # bfloat16 has two to three digits
-    if not apart <= exact * weight.abs().max().item():
+    if not apart <= allowed_apart(weight):
         raise Unreachable(
-            f"{type(step).__name__} needs to give the weight back that its inverse is shown. "
-            f"Got one that is {apart:.2g} away."
+            step, f"needs to give the weight back that its inverse is shown. Got one that is {apart:.2g} away."
         )
+
+
+def allowed_apart(weight: Tensor) -> float:
+    """How far a foreign parametrization may be from giving a weight back."""
+    relative = max(GIVEN_BACK, 4 * torch.finfo(weight.dtype).eps)  # bfloat16 has two to three digits
+    return relative * weight.abs().max().item() if weight.numel() else 0.0

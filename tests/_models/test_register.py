@@ -25,6 +25,7 @@ from parametrizations import (
     register,
     summary,
 )
+from parametrizations._torch.chains import chain_of
 from tests.injection import Injected, everything, fail_at, held_by
 
 
@@ -546,6 +547,94 @@ def test_two_that_undo_each_other_are_refused(chain: list[nn.Module], message: s
     with pytest.raises(ValueError, match=message):
         register(made, {"0.weight": chain})
     assert everything(made) == before
+
+
+class Kept(nn.Module):
+    """Gives what it is given, as somebody's logging or noise in training does."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        ([NegExpDiagonal(), Kept(), NegExpDiagonal()], "whose weight is .* away from one that is in the set of each"),
+        ([NegExpDiagonal(), nn.Identity(), NegExpDiagonal()], "whose weight is .* away"),
+        ([NegExpDiagonal(), NegExpDiagonal(), Kept()], "whose weight is .* away"),
+        ([MaskedSparse(masks.random(0.8)), Transposed(), NegExpDiagonal(), Kept(), NegExpDiagonal()], "away|outside"),
+        ([ZeroDiagonal(), Kept(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
+        ([NegExpDiagonal(), Kept(), ZeroDiagonal()], "outside the set of NegExpDiagonal"),
+        ([NegExpDiagonal(), Negated(), NegExpDiagonal()], "outside the set of NegExpDiagonal"),
+        ([Exponential(), ZeroDiagonal(), Kept(), Negated(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
+    ],
+)
+def test_a_foreign_one_between_two_does_not_hide_that_they_clash(chain: list[nn.Module], message: str) -> None:
+    made = model()
+    made[0].weight.data = torch.tensor([-0.1, -2.0, -5.0, -1.0]).diag()
+    before = everything(made)
+    with pytest.raises(ValueError, match=rf"hold together for '0.weight'. .*{message}"):
+        register(made, {"0.weight": chain})
+    assert everything(made) == before
+
+
+class Estimating(Kept):
+    """Divides by what it was shown last, and gives no weight back but the first, as a norm that is estimated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("size", torch.ones(()))
+        self.size: Tensor
+
+    @override
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        self.size.copy_(weight.detach().norm())
+        return weight * 2
+
+
+class LowerBounded(Kept):
+    """Takes nothing below a bound: not the weight of -2 that would show a clash."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x < -1.5).any()):
+            raise ValueError("out of bounds")
+        return x
+
+
+class Overflowing(Kept):
+    """Infinite below a bound."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x < -1.5, -torch.inf, x)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [ZeroDiagonal(), Kept(), ZeroDiagonal()],
+        [ZeroDiagonal(), Transposed(), ZeroDiagonal(), Negated()],
+        [Diagonal(), Kept(), NegExpDiagonal(), Negated()],
+        [Diagonal(), Transposed(), Kept(), ZeroDiagonal()],
+        [MaskedSparse(masks.lower_triangular()), Negated(), NegExpDiagonal()],
+        [MaskedSparse(masks.lower_triangular(1)), Transposed(), ZeroDiagonal()],
+        [ZeroDiagonal(), Estimating(), ZeroDiagonal()],
+        [MaskedSparse(masks.lower_triangular()), NegExpDiagonal(), LowerBounded()],
+        [MaskedSparse(masks.lower_triangular()), Overflowing(), NegExpDiagonal()],
+        [Estimating(), NegExpDiagonal(), Estimating(), NegExpDiagonal()],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_those_that_hold_together_around_foreign_ones_are_attached(chain: list[nn.Module], dtype: torch.dtype) -> None:
+    made = nn.Linear(5, 5, dtype=dtype)
+    register(made, {"weight": chain})
+    assert len(chain_of(made, "weight")) == len(chain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
