@@ -56,7 +56,9 @@ def bake(
             several, as those that `register` was given (of a mapping, its keys); None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape:
             an optimizer that holds state for it has to be given here, or made anew (a fused one would write
-            out of bounds), and ``backward`` of a loss that was computed before has to be called before.
+            out of bounds), and ``backward`` of a loss that was computed before has to be called before. What is tied,
+            or shared with a layer elsewhere by PyTorch's `transfer_parametrizations_and_params`, comes apart instead:
+            the others keep the tensor, and this model gets one of its own.
         optimizer: With ``inplace``, the optimizer of the model: the state of exactly the baked parameters is dropped.
 
     Returns:
@@ -131,7 +133,9 @@ def _baked(model: Model, names: Set[str], inplace: bool, optimizer: Optimizer | 
         for module, prefix in modules.items():
             for name, old, new in _restored(module, weights, tied):
                 if optimizer is not None:
-                    renew(optimizer, old, {full_name(prefix, name): new})
+                    gone = [tensor for tensor in old if identity(tensor) not in tied]
+                    shared = [tensor for tensor in old if identity(tensor) in tied]
+                    renew(optimizer, gone, {full_name(prefix, name): new}, shared)
         return model
 
 
@@ -164,7 +168,7 @@ def _restored(
             setattr(module, name, tensor)  # a recurrent layer takes note
         else:
             module.register_buffer(name, tensor)
-        yield name, [parameter for parameter in chain.parameters() if identity(parameter) not in tied], tensor
+        yield name, list(chain.parameters()), tensor
     for tensors in (parameters(module), buffers(module)):
         for name in [name for name in order if name in tensors]:
             _move_to_end(tensors, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -39,25 +39,28 @@ def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tens
         )
 
 
-def renew(optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor]) -> None:
+def renew(
+    optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor], beside: Sequence[Tensor] = ()
+) -> None:
     """Drop the state of parameters, and let others take their place.
 
     Args:
         optimizer: Changed in place.
         old: The parameters whose state does not fit any more.
         new: Those that take their place, by name, in the first group that had one; they may be the same.
+        beside: Parameters that the new ones have come apart from: these stay, with their state, since others use them.
     """
-    gone = {id(tensor) for tensor in old}
+    gone, staying = {id(tensor) for tensor in old}, {id(tensor) for tensor in beside}
     if isinstance(optimizer, LBFGS):  # its history is one of all parameters together
         optimizer.state.clear()
         forget_size(optimizer)
-    dropped = [optimizer.state.pop(tensor, {}) for tensor in old]
-    moved = any("momentum_buffer" in state for state in dropped)
+    states = [optimizer.state.pop(tensor, {}) for tensor in old] + [optimizer.state.get(one, {}) for one in beside]
+    moved = any("momentum_buffer" in state for state in states)
     for group in optimizer.param_groups:
-        places = [place for place, tensor in enumerate(group["params"]) if id(tensor) in gone]
-        if places:
-            _exchange(group["params"], places, list(new.values()))
-            _exchange(group.get("param_names", []), places, list(new))
+        held = list(map(id, group["params"]))
+        if not (gone | staying).isdisjoint(held):
+            _exchange(group["params"], held, gone, staying, list(new.values()))
+            _exchange(group.get("param_names", []), held, gone, staying, list(new))
             if isinstance(optimizer, Adagrad) and new:  # older releases make its state when it is made
                 options = {name: group[name] for name in optimizer.defaults}
                 optimizer.state |= Adagrad(list(new.values()), **options).state
@@ -75,8 +78,12 @@ def _start_beside_others(optimizer: Optimizer, group: dict[str, Any], new: Seque
         unscale_first(optimizer)
 
 
-def _exchange(members: list[Any], places: list[int], new: list[Any]) -> None:
+def _exchange(members: list[Any], held: list[int], gone: Set[int], staying: Set[int], new: list[Any]) -> None:
+    """Put the new members where the first one is gone from, or after the first one that stays."""
+    first = next(place for place, one in enumerate(held) if one in gone | staying)
     if members:
-        kept = [None if place in places else [member] for place, member in enumerate(members)]
-        kept[places[0]] = new
-        members[:] = [member for part in kept if part is not None for member in part]
+        members[:] = [
+            member
+            for place, (one, old) in enumerate(zip(held, list(members), strict=True))
+            for member in ([] if one in gone else [old]) + (new if place == first else [])
+        ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._torch.chains import chains, originals
+from parametrizations._torch.owners import others_with
 from parametrizations._torch.private import children, parameters
 
 __all__ = [
@@ -29,6 +30,11 @@ class Place(NamedTuple):
     name: str
     module: nn.Module
     tensor_name: str
+
+    @property
+    def owner(self) -> object:
+        """What holds the tensor, however many names the module has: its parametrizations, or the module, by name."""
+        return chains(self.module).get(self.tensor_name) or (self.module, self.tensor_name)
 
     @property
     def stored(self) -> list[Tensor]:
@@ -85,11 +91,19 @@ def constrained_places(model: nn.Module) -> Iterator[tuple[Place, Parametrizatio
 
 
 def owners(model: nn.Module) -> dict[object, list[str]]:
-    """The names of the places that share a stored tensor, by `identity`; a module under two names is one place."""
-    found: dict[object, dict[tuple[nn.Module, str], str]] = {}
-    for place in parameter_places(model):
+    """The names of the places that share a stored tensor, by `identity`; a module under two names is one place.
+
+    A place elsewhere is among them if it shares a parametrization, too.
+    """
+    found: dict[object, dict[object, str]] = {}
+    places = list(parameter_places(model))
+    for place in places:
         for tensor in place.stored:
-            found.setdefault(identity(tensor), {}).setdefault((place.module, place.tensor_name), place.name)
+            found.setdefault(identity(tensor), {}).setdefault(place.owner, place.name)
+    for owner in {place.owner: None for place in places}:
+        for other in others_with(owner) if isinstance(owner, ParametrizationList) else []:
+            for tensor in originals(other).values():
+                found.setdefault(identity(tensor), {}).setdefault(other, "(a layer elsewhere)")
     return {key: list(names.values()) for key, names in found.items()}
 
 

@@ -8,7 +8,9 @@ from typing import Any, Self
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-__all__ = ["Owners"]
+from parametrizations._torch.chains import steps
+
+__all__ = ["Owners", "others_with"]
 
 
 class Owners:
@@ -24,7 +26,7 @@ class Owners:
 
     def hold(self, step: nn.Module) -> bool:
         """Whether the parametrization is part of a list that is still there."""
-        return any(part is step for owner in self._alive() for part in owner.children())
+        return bool(self.lists(step))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)([memo[id(owner)] for owner in self._alive() if id(owner) in memo])
@@ -32,5 +34,19 @@ class Owners:
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
         return type(self), ()
 
+    def lists(self, step: nn.Module) -> list[ParametrizationList]:
+        """The lists that are still there and that the parametrization is part of."""
+        return [owner for owner in self._alive() if any(part is step for part in owner.children())]
+
     def _alive(self) -> list[ParametrizationList]:
         return [owner for owner in (known() for known in self._lists) if owner is not None]
+
+
+def others_with(chain: ParametrizationList) -> list[ParametrizationList]:
+    """Other lists that share a parametrization with this one, as far as these know to which they belong.
+
+    PyTorch's `transfer_parametrizations_and_params` makes them, and lets them share what is stored, too.
+    """
+    known = [(step, owners) for step in steps(chain) for owners in vars(step).values() if isinstance(owners, Owners)]
+    found = {id(other): other for step, owners in known for other in owners.lists(step) if other is not chain}
+    return list(found.values())

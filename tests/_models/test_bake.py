@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
 import warnings
@@ -15,7 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrize import (
+    register_parametrization,
+    remove_parametrizations,
+    transfer_parametrizations_and_params,
+)
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
@@ -635,3 +640,34 @@ def test_wrong_arguments_are_refused() -> None:
         ValueError, match=r"bake needs the optimizer of .* such as '0.parametrizations.weight.original'"
     ):
         bake(model, inplace=True, optimizer=torch.optim.SGD(plain().parameters()))
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("rule", [*RULES.values(), MaskedSparse(masks.banded(1, 1))], ids=str)
+def test_a_layer_elsewhere_that_shares_what_is_stored_stays_as_it_is(
+    rule: Any, make: Callable[[Any], torch.optim.Optimizer]
+) -> None:
+    layer: Any = register(nn.Linear(4, 4), {"weight": rule})
+    other: Any = transfer_parametrizations_and_params(layer, nn.Linear(4, 4), "weight")
+    optimizer = make(other.parameters())
+    used(other)
+    optimizer.step()
+    weight, state = other.weight.detach().clone(), dict(optimizer.state)
+    bake(layer, inplace=True, optimizer=optimizer)
+    assert torch.equal(other.weight, weight)
+    assert torch.equal(layer.weight, weight)
+    assert all(optimizer.state[tensor] is held for tensor, held in state.items())
+    used(nn.Sequential(layer, other))
+    optimizer.step()
+    assert not torch.equal(layer.weight, weight)
+    assert not torch.equal(other.weight, weight)
+
+
+def test_what_was_shared_with_a_layer_that_is_gone_keeps_its_identity() -> None:
+    layer: Any = register(nn.Linear(4, 4), {"weight": ZeroDiagonal()})
+    stored = layer.parametrizations.weight.original
+    other = transfer_parametrizations_and_params(layer, nn.Linear(4, 4), "weight")
+    assert bake(copy.deepcopy(layer), inplace=True).weight is not stored
+    del other
+    gc.collect()
+    assert bake(layer, inplace=True).weight is stored

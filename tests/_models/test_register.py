@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrize import (
+    register_parametrization,
+    remove_parametrizations,
+    transfer_parametrizations_and_params,
+)
 from typing_extensions import override
 
 from parametrizations import (
@@ -203,6 +207,17 @@ def test_a_tied_weight_is_refused_with_every_place() -> None:
     made["head"].weight = made["embedding"].weight
     with pytest.raises(ValueError, match=r"tied: 'embedding.weight', 'head.weight' are the same tensor"):
         register(made, {"head.weight": Diagonal()})
+
+
+def test_a_weight_that_a_layer_elsewhere_shares_is_tied_too() -> None:
+    layer: Any = register(nn.Linear(3, 3), {"weight": Diagonal()})
+    other: Any = transfer_parametrizations_and_params(layer, nn.Linear(3, 3), "weight")
+    before, weight = everything(layer), other.weight
+    with pytest.raises(ValueError, match=r"tied: 'weight', '\(a layer elsewhere\)' are the same tensor"):
+        register(layer, {"weight": NegExpDiagonal()})
+    assert everything(layer) == before
+    assert torch.equal(other.weight, weight)
+    register(copy.deepcopy(layer), {"weight": NegExpDiagonal()})
 
 
 def test_one_module_under_two_names_is_one_place() -> None:
