@@ -17,7 +17,10 @@ from parametrizations._torch.chains import given
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import COMPLEX, FLOATING
 
-__all__ = ["from_mask", "load_together", "pack", "unpack"]
+__all__ = ["NO_MASK", "from_mask", "is_no_mask", "load_together", "pack", "to_mask", "unpack"]
+
+NO_MASK = torch.empty(0, dtype=torch.int32, device="cpu")
+"""The state of a rule that has not been shown a weight."""
 
 
 class _Masked(Protocol):
@@ -37,6 +40,17 @@ class _Masked(Protocol):
 def from_mask(mask: Tensor) -> Tensor:
     """The sorted row-major positions of the True entries, int32 where they fit."""
     return mask.flatten().nonzero().squeeze(1).to(index_dtype(mask.numel()))
+
+
+def to_mask(positions: Tensor, shape: torch.Size) -> Tensor:
+    """The mask that is True at these positions, ``(out, in)``."""
+    mask = torch.zeros(shape.numel(), dtype=torch.bool, device=positions.device)
+    return mask.scatter(0, positions, True).view(shape)
+
+
+def is_no_mask(state: object) -> bool:
+    """Whether this is the state of a rule that had not been shown a weight."""
+    return isinstance(state, Tensor) and state.shape == NO_MASK.shape
 
 
 def pack(shape: torch.Size, positions: Tensor) -> Tensor:

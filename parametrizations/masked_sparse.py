@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._mask_checkpoint import from_mask, load_together, pack, unpack
+from parametrizations._mask_checkpoint import NO_MASK, from_mask, is_no_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.arrange import arranged
 from parametrizations._products.choice import UNREGISTERED, Path, Product, entries_path
 from parametrizations._products.csr import index_dtype
@@ -106,9 +106,7 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].positions
             tensor([0, 2, 3], dtype=torch.int32)
         """
-        if isinstance(self._held, Tensor):
-            return self._held.to(index_dtype(self.known_shape.numel()))
-        return self._form().positions().to(index_dtype(self.known_shape.numel()))
+        return self._long_positions().to(index_dtype(self.known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
@@ -124,15 +122,20 @@ class MaskedSparse(Parametrization):
             tensor([[ True, False],
                     [ True,  True]])
         """
-        positions = self.positions
-        mask = torch.zeros(self.known_shape.numel(), dtype=torch.bool, device=positions.device)
-        return mask.scatter(0, positions, True).view(self.known_shape)
+        return to_mask(self.positions, self.known_shape)
+
+    @property
+    @override
+    def known_shape(self) -> torch.Size:
+        if self.shape is not None:  # first, at every step; and compile does not trace what comes after
+            return self.shape
+        return super().known_shape if self._given is None else self._given.shape
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
         _ = self.known_shape  # says that the object has to be registered first
-        return self._stored_shape
+        return self._stored_shape if self._given is None else self.positions.shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -205,14 +208,20 @@ class MaskedSparse(Parametrization):
 
     @override
     def get_extra_state(self) -> Tensor:
-        """The weight's shape and the positions, as one fresh integer tensor ``(2 + nnz,)``."""
+        """The weight's shape and the positions, as one fresh integer tensor ``(2 + nnz,)``; empty without a mask."""
+        if self.shape is None and self._given is None:
+            return NO_MASK.clone()
         return pack(self.known_shape, self.positions)
 
     @override
     def set_extra_state(self, state: Any) -> None:
         """Take the mask of a checkpoint; a `ValueError` if it is damaged or does not fit the values."""
+        if self.shape is None and is_no_mask(state):
+            return
         positions = unpack(state, self.known_shape)
-        if positions.shape != self.stored_shape:
+        if self._given is not None:  # there are no values yet
+            self._rule = self._origin = _as_rule(to_mask(positions, self.known_shape))
+        elif positions.shape != self.stored_shape:
             raise ValueError(
                 f"MaskedSparse needs a mask of {self.stored_shape.numel()} positions for the values it has. "
                 f"Got {positions.numel()}. Load the mask together with its values, into the whole layer."
@@ -267,8 +276,15 @@ class MaskedSparse(Parametrization):
         assert not isinstance(self._held, Tensor)
         return self._held
 
+    def _long_positions(self) -> Tensor:
+        if isinstance(self._held, Tensor):
+            return self._held
+        if self._given is not None:
+            return from_mask(self._given).long()
+        return self._form().positions().long()
+
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        positions = self._held if isinstance(self._held, Tensor) else self._form().positions().long()
+        positions = self._long_positions()
         return positions if positions.device == tensor.device else positions.to(tensor.device)
 
 

@@ -594,3 +594,43 @@ def test_a_rule_that_writes_into_what_it_is_shown_changes_no_weight(write: Calla
     for attach in (constrained, lambda made, start: register(linear(start), {"weight": made})):
         layer = attach(MaskedSparse(lambda shown: write(shown) > -10), weight)
         assert torch.equal(layer.weight, weight)
+
+
+GIVEN = checkerboard((3, 4))
+
+
+def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
+    masked, matrix = MaskedSparse(GIVEN), weight((3, 4))
+    assert torch.equal(masked.mask, GIVEN)
+    assert masked.mask is not masked.mask
+    assert masked.positions.tolist() == GIVEN.flatten().nonzero().flatten().tolist()
+    assert (masked.known_shape, masked.stored_shape) == ((3, 4), (6,))
+    assert torch.equal(masked.project(matrix), matrix * GIVEN)
+    assert torch.equal(masked.excess(matrix), matrix.abs() * ~GIVEN)
+    assert not masked.contains(matrix)
+    assert masked.contains(masked.project(matrix))
+    layer = register(linear(matrix), {"weight": masked})
+    assert torch.equal(layer.get_parameter(VALUES), matrix[GIVEN])
+
+
+@pytest.mark.parametrize("route", [by_torch_save, by_safetensors], ids=lambda route: route.__name__)
+@pytest.mark.parametrize("mask", [GIVEN, masks.random(0.5)], ids=["given", "rule"])
+def test_a_module_that_holds_one_without_a_weight_saves_and_loads(route: Any, mask: Any) -> None:
+    held, other = nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask)), nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask))
+    other.load_state_dict(route(held.state_dict()))
+    assert "not registered" in repr(other[1])
+    assert torch.equal(other[0].get_parameter("weight"), held[0].get_parameter("weight"))
+
+
+def test_a_given_mask_is_replaced_by_the_saved_one_and_attached() -> None:
+    saved, masked, matrix = (
+        MaskedSparse(~GIVEN).state_dict(),
+        MaskedSparse(torch.ones(3, 4, dtype=torch.bool)),
+        weight((3, 4)),
+    )
+    masked.load_state_dict(saved)
+    assert torch.equal(register(linear(matrix), {"weight": masked}).get_parameter(VALUES), matrix[~GIVEN])
+    with pytest.raises(ValueError, match=r"needs a mask for a weight of shape \(4, 4\). Got one for shape \(3, 4\)"):
+        MaskedSparse(checkerboard((4, 4))).load_state_dict(saved)
+    with pytest.raises(ValueError, match="needs to know its weight"):
+        MaskedSparse(masks.random(0.5)).load_state_dict(saved)
