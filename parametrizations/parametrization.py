@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from parametrizations._names import require_free
 from parametrizations._options import options_of
 from parametrizations._products.choice import OWN, PLAIN, Path, Product
 from parametrizations._products.places import Places
@@ -88,6 +89,11 @@ class Parametrization(nn.Module):
         self.shape: torch.Size | None = None
         self.product = product
         self._owners = Owners()
+
+    @override
+    def __setattr__(self, name: str, value: Any) -> None:
+        require_free(self, name, value)
+        super().__setattr__(name, value)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -271,9 +277,8 @@ class Parametrization(nn.Module):
     @override
     def extra_repr(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.options().items()]
-        if self.shape is None:
-            return ", ".join([*shown, "not registered"])
-        return ", ".join([*shown, f"shape={tuple(self.shape)}", f"stored={self.stored_shape.numel()}"])
+        shape = None if self.shape is None else f"shape={tuple(self.shape)}, stored={self.stored_shape.numel()}"
+        return ", ".join([*shown, shape or "not registered"])
 
     def require_stored(self, x: Tensor) -> torch.Size:
         """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""

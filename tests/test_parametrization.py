@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -432,3 +433,50 @@ class Renamed(ZeroDiagonal):
 
 def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
     assert repr(Renamed(2.0)) == "Renamed(not registered)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("linear", nn.Linear(3, 3), "the name 'linear' for a method of its own. Got a Linear"),
+        ("options", {"rank": 3}, "the name 'options' for a method of its own. Got a dict"),
+        ("path", Path("weights"), "the name 'path' for a method"),
+        ("project", nn.Identity(), "the name 'project' for a method"),
+        (
+            "product",
+            "dense",
+            "the name 'product' for a property of its own. Got a str .* such as 'own_product'; options",
+        ),
+        ("stored_shape", nn.Linear(3, 3), "the name 'stored_shape' for a property"),
+        ("_check", True, "the name '_check' for a method"),
+        ("linear", nn.Parameter(torch.ones(3)), "the name 'linear' for a method of its own. Got a Parameter"),
+    ],
+)
+def test_an_attribute_that_hides_a_member_is_refused_where_it_is_assigned(name: str, value: Any, message: str) -> None:
+    class Own(ZeroDiagonal):
+        def __init__(self) -> None:
+            super().__init__()
+            setattr(self, name, value)
+
+    with pytest.raises(AttributeError, match=f"Own needs {message}"):
+        Own()
+
+
+def test_a_function_may_take_the_place_of_a_method_and_an_own_property_may_be_set() -> None:
+    class Own(ZeroDiagonal):
+        scale = 1.0
+
+        @property
+        def rank(self) -> int:
+            return self._rank
+
+        @rank.setter
+        def rank(self, rank: int) -> None:
+            self._rank = rank
+
+    made: Any = Own()
+    forward = made.forward
+    made.forward, made.rank, made.scale = (lambda x: 2 * forward(x)), 3, 2.0
+    layer = constrained(made, torch.ones(3, 3))
+    assert torch.equal(layer.weight, 4 * (1 - torch.eye(3)))  # when projecting, and when asked
+    assert (made.rank, made.scale) == (3, 2.0)
