@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.order import plain_order
@@ -75,6 +76,8 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
                 plain |= _without_ours(*ours.pop(prefix), prefix, states[prefix])
         if states.keys().isdisjoint(prefixes):
             plain.setdefault(key, entries[key])
+    if state_dict is not None:
+        _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
     return _with_versions(plain, getattr(entries, "_metadata", {}), states.keys())
 
 
@@ -181,6 +184,26 @@ def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:
             f"entries that it does not have, such as {min(strange)!r}. Register the same rules first, and strip what a "
             "wrapper puts before the names."
         )
+
+
+def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
+    """Refuse what the plain model could not load of the entries that stay as they are.
+
+    Entries that are no tensors belong to modules that save such: as extra state, or as quantized ones do. Modules may
+    load a buffer of another shape, such as an observer's; a parameter has its own.
+    """
+    own, parameters = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    for key, value in passed_on.items():
+        if not isinstance(value, Tensor) and (key not in own or isinstance(own[key], Tensor)):
+            raise ValueError(
+                f"plain_state_dict needs a checkpoint of this model. Got {type(value).__name__} for {key!r}, where a "
+                "tensor belongs. Pass the state dict alone, without what was saved beside it."
+            )
+        if key in parameters and not is_lazy(own[key]) and value.shape != own[key].shape:
+            raise ValueError(
+                f"plain_state_dict needs a checkpoint of this model. Got shape {tuple(value.shape)} for {key!r}, which "
+                f"has {tuple(own[key].shape)}. Convert it with the model that it was saved from."
+            )
 
 
 def _require_gathered(entries: Mapping[str, Any]) -> None:

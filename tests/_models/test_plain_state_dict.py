@@ -198,6 +198,45 @@ def test_a_mask_loaded_in_inference_mode_trains_afterwards(other: masks.MaskRule
     layer(torch.ones(1, 4)).sum().backward()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("bias", torch.ones(5), r"Got shape \(5,\) for '0.bias', which has \(4,\). Convert it with the model"),
+        ("bias", torch.ones(4, 1), r"Got shape \(4, 1\) for '0.bias'"),
+        ("bias", [1.0] * 4, r"Got list for '0.bias', where a tensor belongs. Pass the state dict alone"),
+        ("epoch", 3, r"Got int for '0.epoch', where a tensor belongs"),
+        ("counted", None, r"Got NoneType for '0.counted', where a tensor belongs"),
+    ],
+)
+def test_what_is_not_constrained_has_to_fit_too(key: str, value: Any, message: str) -> None:
+    model: Any = registered()
+    model[0].register_buffer("counted", torch.ones(()))
+    with pytest.raises(ValueError, match=f"plain_state_dict needs a checkpoint of this model. {message}"):
+        plain_state_dict(model, model.state_dict() | {f"0.{key}": value})
+
+
+class Saving(nn.Module):
+    """Saves what is no tensor, and loads a buffer of any shape, as quantized modules and observers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.ones(()))
+
+    @override
+    def get_extra_state(self) -> str:
+        return "bits: 8"
+
+    @override
+    def set_extra_state(self, state: object) -> None: ...
+
+
+def test_modules_that_save_other_things_than_tensors_turn_plain() -> None:
+    model = nn.Sequential(registered(), Saving(), nn.LazyLinear(3))
+    state = model.state_dict() | {"1.seen": torch.ones(3), "2.weight": torch.ones(3, 5)}
+    plain = plain_state_dict(model, state)
+    assert (plain["1._extra_state"], plain["1.seen"].shape, plain["2.weight"].shape) == ("bits: 8", (3,), (3, 5))
+
+
 def test_a_checkpoint_of_another_model_is_refused() -> None:
     model = registered()
     state = model.state_dict()
