@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._torch.graphs import spare_graphs
-from parametrizations._torch.private import children
+from parametrizations._torch.private import children, is_placeholder
 
 __all__ = [
     "build",
@@ -95,6 +95,4 @@ def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: 
     """
     own = {id(tensor) for tensor in (*chain.parameters(), *chain.buffers())}
     there = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-    others = {key: value for key, value in there.items() if id(value) not in own}
-    filled_up = len(others) < len(there)
-    return {key: value for key, value in others.items() if isinstance(value, Tensor) or not filled_up}
+    return {key: value for key, value in there.items() if id(value) not in own and not is_placeholder(value)}

@@ -24,6 +24,7 @@ __all__ = [
     "is_autocast_anywhere",
     "is_dispatched",
     "is_legacy_batched",
+    "is_placeholder",
     "is_traced",
     "load_hooks",
     "parameters",
@@ -88,6 +89,12 @@ def are_transforms_active() -> bool:
 def is_legacy_batched(tensor: Tensor) -> bool:
     """Whether autograd runs one backward pass for many gradients: by the predecessor of `torch.func.vmap`."""
     return torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_placeholder(entry: object) -> bool:
+    """Whether `set_model_state_dict` put this in the place of extra state that a checkpoint lacks."""
+    kind = type(entry)  # by its name: the module takes long to import, and who is given one has imported it
+    return (kind.__module__, kind.__name__) == ("torch.distributed.checkpoint.state_dict", "_EXTRA_STATE")
 
 
 def is_traced() -> bool:
