@@ -26,7 +26,8 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     Args:
         parametrization: An object that is not registered yet. It is copied for every law.
         weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite, not empty. Its dtype is the
-            one that is checked. Rectangular ones find more; small ones are faster.
+            one that is checked. Rectangular ones find more; small ones are faster. Laws take squares of its entries
+            in its dtype, and add 1e-6 to what is stored: beyond 1e6, in half precision beyond 100, they cannot.
 
     Returns:
         What became of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -51,6 +52,31 @@ def test_a_product_with_one_wrong_entry_is_caught_at_every_scale(scale: float) -
     for law in ("linear_is_the_dense_product", "fused_layers_are_the_layers"):
         with pytest.raises(Broken, match=r"differs in \d+ of \d+ entries"):
             LAWS[law](checked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-10, 1e-5, 1e-3, 1.0, 1e4, 1e6, 1e30])
+@pytest.mark.parametrize("make", [Diagonal, ZeroDiagonal, NegExpDiagonal, lambda: MaskedSparse(checkerboard((4, 3)))])
+def test_dtypes_and_tolerances_follow_the_scale(
+    make: Callable[[], nn.Module], scale: float, dtype: torch.dtype
+) -> None:
+    start = (scale * weight((4, 3), torch.float64)).to(dtype)
+    for law in ("dtype_moves", "contains_takes_a_tolerance"):
+        if bool(start.isfinite().all()):
+            LAWS[law](Subject(make(), start))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_a_weight_that_does_not_follow_the_dtype_is_caught_at_every_scale(scale: float) -> None:
+    class Half(ZeroDiagonal):
+        """Half of itself in half precision."""
+
+        @override
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x / 2 if x.dtype is torch.float16 else x)
+
+    with pytest.raises(Broken, match=r"After .to\(torch.float16\) the weight is off by 0.[45]"):
+        LAWS["dtype_moves"](Subject(Half(), scale * weight((4, 3))))
 
 
 class ClaimsToRoundALot(NegExpDiagonal):
