@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
+from parametrizations._models.inference import holders, leave_inference
 from parametrizations._models.layer import become_constrained, has_fused_forward
 from parametrizations._models.matching import Key, matches, named_places, refuse_no_match
 from parametrizations._models.optimizers import renew, require_optimizer
@@ -58,7 +59,8 @@ def bake(
             an optimizer that holds state for it has to be given here, or made anew (a fused one would write
             out of bounds), and ``backward`` of a loss that was computed before has to be called before. What is tied,
             or shared with a layer elsewhere by PyTorch's `transfer_parametrizations_and_params`, comes apart instead:
-            the others keep the tensor, and this model gets one of its own.
+            the others keep the tensor, and this model gets one of its own. Tensors that were made in inference mode,
+            which cannot be trained, are replaced.
         optimizer: With ``inplace``, the optimizer of the model: the state of exactly the baked parameters is dropped.
 
     Returns:
@@ -122,14 +124,15 @@ def _listed(patterns: object) -> list[str]:
 @torch.inference_mode(False)  # the baked model outlives the block that it is made in
 def _baked(model: Model, names: Set[str], inplace: bool, optimizer: Optimizer | None) -> Model:
     model = model if inplace else _copy(model)
-    tied = {key for key, owned in owners(model).items() if len(owned) > 1}
     weights = {chain: build(chain) for place, chain in constrained_places(model) if place.name in names}
     modules = {
         module: prefix
         for module, prefix in constrained_modules(model).items()
         if not weights.keys().isdisjoint(chains(module).values())
     }
-    with all_or_nothing(modules, optimizer):
+    with all_or_nothing([*modules, *holders(model)], optimizer):
+        leave_inference(model, optimizer)
+        tied = {key for key, owned in owners(model).items() if len(owned) > 1}
         for module, prefix in modules.items():
             for name, old, new in _restored(module, weights, tied):
                 if optimizer is not None:

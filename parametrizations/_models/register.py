@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
 from parametrizations._models.agreement import require_agreement
+from parametrizations._models.inference import holders, leave_inference
 from parametrizations._models.layer import become_constrained
 from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
 from parametrizations._models.optimizers import renew, require_optimizer
@@ -44,7 +45,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     before: their graph refers to the parameters as they were.
 
     Args:
-        model: Changed in place.
+        model: Changed in place. Tensors that it made in inference mode, which cannot be trained, are replaced.
         rules: By pattern, what to attach: a parametrization, or a sequence of them, applied left to right. What is
             stored is found by going back from the weight through all the inverses. A pattern is a full name of a
             parameter in the plain model, as in ``encoder.layers.*.linear1.weight``, with the wildcards of `fnmatch`:
@@ -76,7 +77,8 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     if optimizer is not None:
         require_optimizer(optimizer, "register", {place.name: tensor for place, _ in plan for tensor in place.stored})
     modules = dict.fromkeys(place.module for place, _ in plan)
-    with all_or_nothing(modules, optimizer, rules.values()), torch.inference_mode(False):
+    with all_or_nothing([*modules, *holders(model)], optimizer, rules.values()), torch.inference_mode(False):
+        leave_inference(model, optimizer)
         stored = [place.stored for place, _ in plan]
         for place, chain in plan:
             _attach(place, chain)

@@ -28,15 +28,13 @@ def put_stand_ins(place: Place) -> None:
 def take_over(place: Place, tensors: Sequence[Tensor]) -> None:
     """Let the tensors that were there hold what their stand-ins hold now, and take their places again.
 
-    Where one tensor has become several, the several stay. So does what stands in for a tensor that was made in
-    inference mode, which could not be trained.
+    Where one tensor has become several, the several stay.
     """
     slots = _slots(place)
     if len(slots) == len(tensors):
         for (store, name), tensor in zip(slots, tensors, strict=True):
-            if not tensor.is_inference():
-                give(tensor, store[name].data)
-                store[name] = tensor
+            give(tensor, store[name].data)
+            store[name] = tensor
 
 
 def _slots(place: Place) -> list[tuple[dict[str, Any], str]]:

@@ -500,17 +500,38 @@ def test_a_copy_that_is_baked_in_inference_mode_trains() -> None:
         torch.testing.assert_close(one(INPUTS), model(INPUTS))
 
 
-def test_what_was_copied_in_inference_mode_bakes_in_place_and_goes_on_there() -> None:
-    model = registered()
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("within", [True, False])
+def test_what_was_copied_in_inference_mode_bakes_in_place_and_trains(
+    within: bool, make: Callable[[Any], torch.optim.Optimizer]
+) -> None:
+    model: Any = nn.Sequential(registered(), nn.BatchNorm1d(3), nn.RNN(3, 3)).eval()
+    model[0][4].bias = model[1].bias  # tied
     with torch.inference_mode():
-        twin, other = copy.deepcopy(model), copy.deepcopy(model)
-        bake(twin, inplace=True)
-    bake(other, inplace=True)
-    for one in (twin, other):
-        with torch.inference_mode():
-            torch.testing.assert_close(one(INPUTS), model(INPUTS))
-        with torch.no_grad():
-            torch.testing.assert_close(one(INPUTS), model(INPUTS))
+        twin = copy.deepcopy(model)
+        optimizer = make(twin.parameters())
+        if within:
+            bake(twin, inplace=True, optimizer=optimizer)
+    if not within:
+        bake(twin, inplace=True, optimizer=optimizer)
+    assert not any(tensor.is_inference() for tensor in (*twin.parameters(), *twin.buffers()))
+    assert twin[0][4].bias is twin[1].bias
+    for before, after in zip(model(INPUTS), twin(INPUTS), strict=True):
+        torch.testing.assert_close(before, after)
+    twin(INPUTS)[0].sum().backward()
+    weights = [parameter.detach().clone() for parameter in twin.parameters()]
+    optimizer.step()
+    changed = [not torch.equal(one, other) for one, other in zip(weights, twin.parameters(), strict=True)]
+    assert all(changed)
+
+
+def test_a_refusal_leaves_what_was_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(4, 4), nn.RNN(4, 4))
+    before = everything(model)
+    with pytest.raises(ValueError, match="hold together"):
+        register(model, {"0.weight": [ZeroDiagonal(), NegExpDiagonal()]})
+    assert everything(model) == before
 
 
 def test_what_a_layer_leaves_out_of_its_state_is_left_out() -> None:
