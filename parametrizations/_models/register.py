@@ -45,7 +45,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     before: their graph refers to the parameters as they were.
 
     Args:
-        model: Changed in place. Tensors that it made in inference mode, which cannot be trained, are replaced.
+        model: Changed in place. Tensors made in inference mode, which cannot be trained, are replaced.
         rules: By pattern, what to attach: a parametrization, or a sequence of them, applied left to right. What is
             stored is found by going back from the weight through all the inverses. A pattern is a full name of a
             parameter in the plain model, as in ``encoder.layers.*.linear1.weight``, with the wildcards of `fnmatch`:
@@ -62,9 +62,9 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If a pattern matches nothing, two match one parameter, a parameter is tied (it has
-            two owners), sharded over processes, or not initialised yet; if the parametrization refuses the weight; if
-            parametrizations of one tensor undo one another, such as one with itself on top; or if the optimizer has
-            none of the parameters. The model and the optimizer are as they were.
+            two owners), pruned, sharded over processes, or not initialised yet; if the parametrization refuses the
+            weight; if parametrizations of one tensor undo one another, such as one with itself on top; or if the
+            optimizer has none of the parameters. The model and the optimizer are as they were.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -147,6 +147,7 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
     plan: list[tuple[Place, Sequence[nn.Module]]] = []
     for pattern, value in rules.items():
         chain = _chain(pattern, value)
+        _require_unpruned(model, pattern)
         for key in matches(pattern, names) or _no_match(model, pattern, names):
             _require_unmatched(names[key][0], pattern, matched.get(key))
             matched[key] = pattern
@@ -181,13 +182,18 @@ def _no_match(model: nn.Module, pattern: str, names: Names) -> NoReturn:
         raise ValueError(
             f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
+    refuse_no_match("register", "parameter", pattern, names)
+
+
+def _require_unpruned(model: nn.Module, pattern: str) -> None:
+    """Refuse a pattern that means a pruned tensor: what it would find is another one, or none, in silence."""
     pruned = _pruned(model, pattern)
     if pruned:
         raise ValueError(
             f"register needs a parameter for {pattern!r}. Got one that torch.nn.utils.prune computes from another. "
-            f"Make it a parameter again first: prune.remove({pruned}), where model is the one given here."
+            f"Make it a parameter again first: prune.remove({pruned}), where model is the one given here. To constrain "
+            "what it is computed from, take a pattern of that name alone, which ends with _orig."
         )
-    refuse_no_match("register", "parameter", pattern, names)
 
 
 def _pruned(model: nn.Module, pattern: str) -> str | None:

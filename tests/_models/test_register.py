@@ -782,12 +782,15 @@ def test_a_vector_is_refused_on_top_of_others_too(make: Callable[[], nn.Module])
         register(nn.Linear(3, 3), {"bias": [nn.Identity(), make()]})
 
 
-@pytest.mark.parametrize("pattern", ["0.weight", "0.*ght"])
+@pytest.mark.parametrize("pattern", ["0.weight", "0.*ght", "0.w*", "*.weight*", "*.weight"])
 def test_a_pruned_weight_is_refused_with_what_to_do(pattern: str) -> None:
     made = model()
     prune.l1_unstructured(made[0], "weight", amount=0.5)  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match=r"first: prune.remove\(model.get_submodule\('0'\), 'weight'\)"):
         register(made, {pattern: ZeroDiagonal()})
+    register(made, {"*.weight_orig": Diagonal(), "2.weight": ZeroDiagonal()})
+    assert made[0](torch.ones(1, 4)).shape == (1, 4)
+    bake(made, inplace=True)
     prune.remove(made.get_submodule("0"), "weight")  # type: ignore[no-untyped-call]
     register(made, {pattern: ZeroDiagonal()})
 
