@@ -18,6 +18,7 @@ from parametrizations._torch.caller import asking_list, is_assignment, is_regist
 from parametrizations._torch.owners import Owners
 from parametrizations._torch.private import is_traced
 from parametrizations._torch.sharding import is_sharded
+from parametrizations._torch.shared_class import refuse_to_script
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
 
@@ -61,13 +62,10 @@ class Parametrization(nn.Module):
     Example:
         >>> class Symmetric(Parametrization):
         ...     needs = "the weight to equal its transpose"
-        ...
         ...     def forward(self, x: Tensor) -> Tensor:
         ...         return x.triu() + x.triu(1).mT
-        ...
         ...     def excess(self, weight: Tensor) -> Tensor:
         ...         return (weight - weight.mT).abs()
-        ...
         ...     def project(self, weight: Tensor) -> Tensor:
         ...         return self.forward(weight)
         >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(3, 3), "weight", Symmetric())
@@ -89,6 +87,8 @@ class Parametrization(nn.Module):
         self.shape: torch.Size | None = None
         self.product = product
         self._owners = Owners()
+
+    __prepare_scriptable__ = refuse_to_script
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
@@ -361,7 +361,7 @@ class Parametrization(nn.Module):
         return (
             f"{type(self).__name__} stores another shape than the weight's, or learns from it, so it needs to be the "
             f"first parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
-            "Register it first and the others on top of it."
+            "Register it first and the others on top of it; transfer it to a tensor that has none."
         )
 
     def _require_choice(self, option: str, value: str, choices: tuple[str, ...]) -> None:

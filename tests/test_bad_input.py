@@ -6,10 +6,11 @@ import io
 import re
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import register_parametrization, transfer_parametrizations_and_params
 from typing_extensions import override
 
 import parametrizations
@@ -40,6 +41,7 @@ class World:
         self.negative = register(nn.Linear(4, 4), {"weight": NegExpDiagonal()})
         self.sparse = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(0, 0))})
         self.projecting = register(nn.Linear(4, 4), {"weight": ZeroDiagonal(on_infeasible="project")})
+        self.theirs = register_parametrization(nn.Linear(4, 4), "weight", Diagonal())
         self.huge = _huge()
 
     def everything(self) -> list[Any]:
@@ -91,6 +93,8 @@ NAMES = {
     **vars(parametrizations),
     **{one.__name__: one for one in (torch, nn, io, ToDouble, Empty, Half, assign, register_parametrization)},
     "nn": nn,
+    "numpy": numpy,
+    "transfer_parametrizations_and_params": transfer_parametrizations_and_params,
 }
 
 # What is called, the error, and its message, where three dots stand for what Python or PyTorch puts there.
@@ -298,7 +302,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
             "first parametrization of "
             "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
-            "of it."
+            "of it; transfer it to a tensor that has none."
         ),
     ),
     "register: a sequence in the wrong order": (
@@ -309,7 +313,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
             "first parametrization of "
             "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
-            "of it."
+            "of it; transfer it to a tensor that has none."
         ),
     ),
     "register: MaskedSparse second": (
@@ -320,7 +324,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "MaskedSparse stores another shape than the weight's, or learns from it, so it needs "
             "to be the first "
             "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and"
-            " the others on top of it."
+            " the others on top of it; transfer it to a tensor that has none."
         ),
     ),
     "PyTorch's register_parametrization: an object that belongs to another tensor": (
@@ -860,6 +864,37 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             'bake needs names, or patterns of them. Got bool. Pass e.g. (model, "encoder.*"), or the rules that '
             "register was given."
+        ),
+    ),
+    "bake: an empty list of patterns": (
+        "bake(w.model, [])",
+        ValueError,
+        "bake needs a pattern of names. Got none. Leave it out, or pass None, to bake everything.",
+    ),
+    "MaskedSparse: an array of objects": (
+        "MaskedSparse(numpy.array([[True, None]], dtype=object))",
+        TypeError,
+        (
+            "An array needs numbers or truth values to become a tensor. Got dtype object. Convert it first, "
+            "as .astype(bool) does."
+        ),
+    ),
+    "torch.jit.script: a layer of PyTorch's own": (
+        "torch.jit.script(w.theirs)",
+        RuntimeError,
+        (
+            "torch.jit.script needs plain modules. Got Diagonal, whose tensors are computed. Script a baked "
+            "copy: torch.jit.script(bake(model))."
+        ),
+    ),
+    "transfer: onto a tensor that has one": (
+        "transfer_parametrizations_and_params(w.diagonal, w.theirs)",
+        ValueError,
+        (
+            "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (4, 4). "
+            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
+            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and "
+            "the others on top of it; transfer it to a tensor that has none."
         ),
     ),
     "plain_state_dict: no model": (

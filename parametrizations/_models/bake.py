@@ -68,9 +68,9 @@ def bake(
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If a pattern matches nothing that is constrained, a dense weight is larger than the memory, the
-            model is sharded over processes, or an optimizer is given without ``inplace`` or has none of the parameters.
-            Nothing has changed then.
+        ValueError: If there is no pattern, or one matches nothing that is constrained, a dense weight is larger than
+            the memory, the model is sharded over processes, or an optimizer is given without ``inplace`` or has none of
+            the parameters. Nothing has changed then.
 
     Example:
         >>> import torch
@@ -113,6 +113,8 @@ def _chosen(model: nn.Module, patterns: object) -> list[Place]:
 def _listed(patterns: object) -> list[str]:
     listed = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
     wrong = [type(pattern).__name__ for pattern in listed if not isinstance(pattern, str)]
+    if not listed:
+        raise ValueError("bake needs a pattern of names. Got none. Leave it out, or pass None, to bake everything.")
     if wrong:
         raise TypeError(
             f"bake needs names, or patterns of them. Got {wrong[0]}. "

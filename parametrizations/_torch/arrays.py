@@ -23,7 +23,14 @@ def is_array(values: object) -> TypeGuard[Array]:
 
 def from_array(values: Array) -> Tensor:
     """A CPU tensor with a copy of the values: PyTorch would share their memory, and takes no negative strides."""
-    return torch.as_tensor(values.__array__().copy(), device="cpu")
+    array = values.__array__()
+    try:
+        return torch.as_tensor(array.copy(), device="cpu")
+    except TypeError as error:
+        raise TypeError(
+            f"An array needs numbers or truth values to become a tensor. Got dtype {array.dtype}. "
+            "Convert it first, as .astype(bool) does."
+        ) from error
 
 
 def numbers(name: str, values: object) -> Tensor:

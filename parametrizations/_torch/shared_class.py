@@ -30,7 +30,7 @@ from parametrizations._torch.graphs import spare_graphs
 from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
 from parametrizations._torch.sharding import is_sharded
 
-__all__ = ["Extend", "can_share", "plain_class", "share"]
+__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "share"]
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
 """From a layer's class to further members of the one that takes its place."""
@@ -96,7 +96,7 @@ def _class_for(base: type[nn.Module], names: frozenset[str], extend: Extend) -> 
 def _make(base: Any, names: frozenset[str], extend: Extend) -> type:
     members: dict[str, object] = {name: _tensor_property(name) for name in names}
     members["__getstate__"] = _refuse_to_pickle
-    members["__prepare_scriptable__"] = _refuse_to_script  # PyTorch asks for it before it compiles anything
+    members["__prepare_scriptable__"] = refuse_to_script  # PyTorch asks for it before it compiles anything
     members["__module__"] = base.__module__  # or torch.fx traces into what was a leaf
     if not hasattr(base, "__deepcopy__"):
         members["__deepcopy__"] = _deepcopy
@@ -170,7 +170,8 @@ def _refuse_to_pickle(self: nn.Module) -> None:
     )
 
 
-def _refuse_to_script(self: nn.Module) -> None:
+def refuse_to_script(self: nn.Module) -> None:
+    """What PyTorch asks for before it compiles a module, or a parametrization in one, which says what to do."""
     raise RuntimeError(
         f"torch.jit.script needs plain modules. Got {type(self).__name__}, whose tensors are computed. "
         "Script a baked copy: torch.jit.script(bake(model))."
