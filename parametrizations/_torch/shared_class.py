@@ -9,8 +9,14 @@ same parametrized names share. It is derived from the layer's class directly, si
 
 PyTorch still believes that the class belongs to one module. When a parametrization is removed it deletes the
 property; the metaclass ignores that, since other modules need it. When a second tensor is registered it sets a
-new property; the metaclass puts one in its place that works for every module of the class. Everything that relies
-on how `register_parametrization` treats classes is in this file; its tests fail when a release changes that.
+new property; the metaclass puts one in its place that works for every module of the class.
+
+Inside `parametrize.cached()` a tensor is computed once. What is done to the module itself computes it anew: assigning,
+loading, initialising, moving it. A step of an optimizer, or a write into what is stored, is not seen there, and neither
+is loading a parametrization alone, as with plain PyTorch.
+
+Everything that relies on how `register_parametrization` treats classes is in this file; its tests fail when a release
+changes that.
 """
 
 from __future__ import annotations
@@ -34,6 +40,9 @@ __all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "share"]
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
 """From a layer's class to further members of the one that takes its place."""
+
+_CHANGES = ("_apply", "_load_from_state_dict", "reset_parameters", "_reset_parameters")
+"""Methods that change what a module stores."""
 
 _CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], Extend], type] = weakref.WeakValueDictionary()
 
@@ -60,6 +69,7 @@ def share(module: nn.Module, extend: Extend) -> None:
             Modules share a class where this is the same function.
     """
     names = frozenset(children(module.get_submodule("parametrizations")))
+    _forget(module)
     module.__class__ = _class_for(plain_class(module), names, extend)
 
 
@@ -102,6 +112,7 @@ def _make(base: Any, names: frozenset[str], extend: Extend) -> type:
         members["__deepcopy__"] = _deepcopy
     members["register_parameter"] = _parameter_setter(base)
     members |= extend(base)
+    members |= {name: _forgetting(members.get(name) or getattr(base, name)) for name in _CHANGES if hasattr(base, name)}
     own = type(base)
     metaclass = _Shared if own is type else type(f"Shared{own.__name__}", (_Shared, own), {})
     made: type = metaclass(f"Parametrized{base.__name__}", (base,), members)
@@ -126,6 +137,26 @@ def _get(module: nn.Module, name: str) -> Any:
     return value
 
 
+def _forget(module: nn.Module) -> None:
+    """Have the tensors of a module computed anew inside of `parametrize.cached`."""
+    cache = answered_from_cache()
+    if cache:
+        for chain in chains(module).values():
+            cache.pop(chain, None)
+
+
+def _forgetting(change: Any) -> Callable[..., Any]:
+    """A method that changes what is stored; the tensors are computed anew after it."""
+
+    def changed(self: nn.Module, *arguments: Any, **named: Any) -> Any:
+        try:
+            return change(self, *arguments, **named)
+        finally:
+            _forget(self)
+
+    return changed
+
+
 def _get_plain(module: nn.Module, name: str) -> Any:
     for store in (parameters(module), buffers(module), module.__dict__):
         if name in store:
@@ -145,9 +176,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
             f"Assigning {name!r} needs what is stored in one piece. Got a tensor that is sharded over processes. "
             "Assign before fully_shard, or load a gathered checkpoint."
         )
-    cache = answered_from_cache()
-    if cache is not None:
-        cache.pop(owner, None)
+    _forget(module)
     owner.right_inverse(value)
 
 

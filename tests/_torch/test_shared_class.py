@@ -147,6 +147,28 @@ def test_while_cached_assigning_replaces_the_weight() -> None:
         assert layer.weight is layer.weight
 
 
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "load": lambda layer: layer.load_state_dict(fused(ZeroDiagonal).state_dict()),
+    "assign": lambda layer: layer.load_state_dict(fused(ZeroDiagonal).state_dict(), assign=True),
+    "load plain": lambda layer: layer.load_state_dict(bake(fused(ZeroDiagonal)).state_dict()),
+    "load a model": lambda layer: nn.Sequential(layer).load_state_dict(nn.Sequential(fused(ZeroDiagonal)).state_dict()),
+    "reset": lambda layer: layer.reset_parameters(),
+    "convert": lambda layer: nn.Sequential(layer).double(),
+    "register on top": lambda layer: register(layer, {"weight": Doubled()}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_while_cached_what_is_done_to_the_layer_replaces_the_weight(change: Callable[[Any], object]) -> None:
+    layer = fused(ZeroDiagonal)
+    with parametrize.cached():
+        before = layer.weight
+        change(layer)
+        assert layer.weight is not before
+        assert torch.equal(layer.weight, layer.parametrizations.weight())
+        assert layer.weight is layer.weight
+
+
 class OwnCache(nn.Module):
     def __init__(self) -> None:
         super().__init__()
