@@ -19,7 +19,7 @@ from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._torch.arrays import Array, from_array, is_array
-from parametrizations._torch.caller import owning_list
+from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible, Parametrization
@@ -197,7 +197,7 @@ class MaskedSparse(Parametrization):
     @override
     def right_inverse(self, weight: Tensor) -> Tensor:
         x = super().right_inverse(weight)
-        owner = owning_list()
+        owner = asking_list() if is_registration() else None
         if owner is not None and self in owner.modules():
             owner.register_load_state_dict_pre_hook(load_together)  # type: ignore[no-untyped-call]
         return x

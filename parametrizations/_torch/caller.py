@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import (
 
 from parametrizations._torch.chains import chains
 
-__all__ = ["asking_list", "is_assignment", "is_registration", "is_transfer", "owning_list"]
+__all__ = ["asking_list", "is_assignment", "is_registration", "is_transfer"]
 
 _BUILD = ParametrizationList.__init__.__code__  # the first parametrization of a tensor
 _APPEND = register_parametrization.__code__  # every further one
@@ -59,13 +59,6 @@ def asking_list() -> ParametrizationList | None:
         return chains(frame.f_locals["module"]).get(frame.f_locals["tensor_name"])
     owner: ParametrizationList = frame.f_locals["self"]
     return owner
-
-
-def owning_list() -> ParametrizationList | None:
-    """The list that is being built around the first parametrization of a tensor, if one is."""
-    frame = _innermost_frame()
-    owner = frame.f_locals.get("self") if frame is not None and frame.f_code is _BUILD else None
-    return owner if isinstance(owner, ParametrizationList) else None
 
 
 def _innermost_frame() -> FrameType | None:
