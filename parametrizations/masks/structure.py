@@ -1,0 +1,169 @@
+"""Masks with a structure that is given beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from parametrizations._torch.arrays import numbers
+from parametrizations.masks.arguments import home, integers, keep
+from parametrizations.masks.rule import MaskRule
+
+__all__ = ["autoregressive", "banded", "block_diagonal", "from_edges", "lower_triangular"]
+
+
+def banded(lower: int, upper: int) -> MaskRule:
+    """Keep the main diagonal, ``lower`` diagonals below and ``upper`` above it.
+
+    Args:
+        lower: Number of subdiagonals, at least 0.
+        upper: Number of superdiagonals, at least 0.
+
+    Raises:
+        ValueError: If a number is negative.
+
+    Example:
+        >>> banded(0, 1)(torch.empty(2, 3))
+        tensor([[ True,  True, False],
+                [False,  True,  True]])
+    """
+    lower, upper = integers("banded", lower, upper)
+    if lower < 0 or upper < 0:
+        raise ValueError(
+            f"banded needs numbers of diagonals that are at least 0. Got lower={lower}, upper={upper}. "
+            "Use lower_triangular(diagonal) for a band that leaves out the main diagonal."
+        )
+    return MaskRule(f"banded({lower}, {upper})", partial(_band, upper, -lower))
+
+
+def lower_triangular(diagonal: int = 0) -> MaskRule:
+    """Keep the entries on and below a diagonal, as `torch.tril` counts them.
+
+    Args:
+        diagonal: 0 is the main diagonal; a positive one lies above it.
+
+    Example:
+        >>> lower_triangular(-1)(torch.empty(2, 3))
+        tensor([[False, False, False],
+                [ True, False, False]])
+    """
+    (diagonal,) = integers("lower_triangular", diagonal)
+    return MaskRule(f"lower_triangular({diagonal})", partial(_band, diagonal, None))
+
+
+def block_diagonal(blocks: int) -> MaskRule:
+    """Keep ``blocks`` equal blocks along the diagonal: groups that do not see each other.
+
+    Args:
+        blocks: How many; has to divide both the outputs and the inputs.
+
+    Raises:
+        ValueError: If ``blocks`` is below 1; when shown a weight that it does not divide.
+
+    Example:
+        >>> block_diagonal(2)(torch.empty(2, 4))
+        tensor([[ True,  True, False, False],
+                [False, False,  True,  True]])
+    """
+    (blocks,) = integers("block_diagonal", blocks)
+    if blocks < 1:
+        raise ValueError(f"block_diagonal needs at least 1 block. Got {blocks}. Pass a positive number.")
+    return MaskRule(f"block_diagonal({blocks})", partial(_block_diagonal, blocks))
+
+
+def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
+    """Keep the listed connections: ``(source, target)`` keeps ``weight[target, source]``.
+
+    Args:
+        edges: Pairs of an input's and an output's index, or an integer tensor ``(edges, 2)``. An edge
+            that is listed twice counts once.
+
+    Raises:
+        ValueError: If these are no pairs of integers; when shown a weight that an edge lies outside of.
+
+    Example:
+        >>> from_edges([(2, 0), (0, 1)])(torch.empty(2, 3))
+        tensor([[False, False,  True],
+                [ True, False, False]])
+    """
+    pairs = numbers("from_edges", edges)
+    if pairs.numel() == 0:
+        pairs = pairs.new_zeros((0, 2), dtype=torch.int64)
+    is_whole = not (pairs.is_floating_point() or pairs.is_complex() or pairs.dtype is torch.bool)
+    if pairs.dim() != 2 or pairs.shape[1] != 2 or not is_whole:
+        raise ValueError(
+            f"from_edges needs pairs (source, target) of integers. Got {pairs.dtype} of shape "
+            f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2)."
+        )
+    return MaskRule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()))
+
+
+def autoregressive(
+    in_degrees: Sequence[int] | Tensor, out_degrees: Sequence[int] | Tensor, *, strict: bool = False
+) -> MaskRule:
+    """Keep the connections that respect an order: ``out_degrees[i] >= in_degrees[j]`` keeps ``[i, j]``.
+
+    One layer of MADE: Germain et al., *MADE: Masked Autoencoder for Distribution Estimation*, 2015,
+    arXiv 1502.03509, equations 12 and 13. Hidden layers use the default; the output layer is strict.
+
+    Args:
+        in_degrees: One number for each input.
+        out_degrees: One number for each output.
+        strict: Whether to ask for ``>`` instead.
+
+    Raises:
+        ValueError: When shown a weight whose shape the numbers do not fit.
+
+    Example:
+        >>> autoregressive([1, 2, 3], [1, 2, 3], strict=True)(torch.empty(3, 3))
+        tensor([[False, False, False],
+                [ True, False, False],
+                [ True,  True, False]])
+    """
+    inputs, outputs = (numbers("autoregressive", degrees) for degrees in (in_degrees, out_degrees))
+    if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):
+        raise ValueError("autoregressive needs degrees that can be ordered. Got complex numbers or NaN.")
+    name = f"autoregressive({inputs.numel()} inputs, {outputs.numel()} outputs, strict={strict})"
+    return MaskRule(name, partial(_autoregressive, inputs, outputs, strict))
+
+
+def _band(highest: int, lowest: int | None, weight: Tensor) -> Tensor:
+    mask = torch.ones(weight.shape, dtype=torch.bool, device=home(weight)).tril(highest)
+    return mask if lowest is None else mask.triu(lowest)
+
+
+def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
+    rows, columns = weight.shape
+    if rows % blocks or columns % blocks:
+        raise ValueError(
+            f"block_diagonal({blocks}) needs a weight whose sides {blocks} divides. "
+            f"Got shape {tuple(weight.shape)}. Choose another number of blocks."
+        )
+    row, column = (torch.arange(size, device=home(weight)) for size in (rows, columns))
+    return (row // max(rows // blocks, 1))[:, None] == column // max(columns // blocks, 1)
+
+
+def _from_edges(pairs: Tensor, weight: Tensor) -> Tensor:
+    source, target = pairs.unbind(1)
+    rows, columns = weight.shape
+    outside = (source < 0) | (source >= columns) | (target < 0) | (target >= rows)
+    if bool(outside.any()):
+        raise ValueError(
+            f"from_edges needs sources below {columns} and targets below {rows}, as the weight's shape is "
+            f"{tuple(weight.shape)}. Got {int(outside.sum())} edges outside, the first "
+            f"{tuple(pairs[outside][0].tolist())}. Pairs are (source, target)."
+        )
+    return keep(weight, target * columns + source)
+
+
+def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tensor) -> Tensor:
+    if (outputs.numel(), inputs.numel()) != tuple(weight.shape):
+        raise ValueError(
+            f"autoregressive needs a degree for each side of the weight, of shape {tuple(weight.shape)}. "
+            f"Got {outputs.numel()} output and {inputs.numel()} input degrees. Pass (in, out) in order."
+        )
+    above, below = outputs.reshape(-1, 1), inputs.reshape(1, -1)
+    return ((above > below) if strict else (above >= below)).to(home(weight))

@@ -1,0 +1,76 @@
+"""Masks that keep the largest entries."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from parametrizations.masks.arguments import integers, keep, require_values, share
+from parametrizations.masks.rule import MaskRule
+
+__all__ = ["magnitude", "n_of_m"]
+
+
+def magnitude(density: float) -> MaskRule:
+    """Keep the entries of largest absolute value, exactly ``round(density * out * in)`` of them.
+
+    The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
+    for Efficient Neural Networks*, 2015, arXiv 1506.02626. Needs the weight's values, so not for meta.
+
+    Args:
+        density: The share that is kept, above 0 and at most 1.
+
+    Raises:
+        ValueError: If ``density`` is out of range.
+
+    Example:
+        >>> magnitude(0.5)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
+        tensor([[False,  True],
+                [ True, False]])
+    """
+    density = share("magnitude", density)
+    return MaskRule(f"magnitude({density})", partial(_magnitude, density))
+
+
+def n_of_m(n: int, m: int) -> MaskRule:
+    """Keep the ``n`` largest of every ``m`` consecutive entries along the inputs; ``n_of_m(2, 4)`` is 2:4.
+
+    Mishra et al., *Accelerating Sparse Deep Neural Networks*, 2021, arXiv 2104.08378. Needs the weight's
+    values, so not for meta.
+
+    Args:
+        n: How many are kept, from 1 to ``m``.
+        m: The group's size, which has to divide the number of inputs.
+
+    Raises:
+        ValueError: If ``n`` is out of range; when shown a weight whose inputs ``m`` does not divide.
+
+    Example:
+        >>> n_of_m(1, 2)(torch.tensor([[1.0, -3.0, 2.0, 0.0]]))
+        tensor([[False,  True,  True, False]])
+    """
+    n, m = integers("n_of_m", n, m)
+    if not 1 <= n <= m:
+        raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
+    return MaskRule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m))
+
+
+def _magnitude(density: float, weight: Tensor) -> Tensor:
+    require_values("magnitude", weight)
+    kept = weight.abs().flatten().topk(round(density * weight.numel()), sorted=False)
+    return keep(weight, kept.indices)
+
+
+def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
+    name = f"n_of_m({n}, {m})"
+    require_values(name, weight)
+    if weight.shape[1] % m:
+        raise ValueError(
+            f"{name} needs a number of inputs that {m} divides. Got {weight.shape[1]} inputs. "
+            "Choose another m, or pad the inputs."
+        )
+    groups = weight.abs().reshape(-1, m)
+    kept = torch.zeros_like(groups, dtype=torch.bool).scatter(1, groups.topk(n).indices, True)
+    return kept.view(weight.shape)
