@@ -11,6 +11,8 @@ Constraints, each a map from freely trainable numbers onto a set of matrices:
 Calls, each on a layer or a whole model:
 
 - `register` attaches constraints by name, `bake` takes them off again and gives a plain model
+- `remask` moves the mask of `MaskedSparse` while a model is trained, with its optimizer; `dense_gradients` has, for one
+  pass, the gradient by the whole weight
 - `summary` shows what is constrained, `path` how a layer multiplies
 - `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
 - `tune` measures how each layer multiplies fastest on this machine, and makes it so
@@ -43,9 +45,11 @@ Example:
 
 from parametrizations import masks, positive
 from parametrizations._models.bake import bake
+from parametrizations._models.dense_gradients import dense_gradients
 from parametrizations._models.fuse import fuse, path
 from parametrizations._models.plain_state_dict import plain_state_dict
 from parametrizations._models.register import register
+from parametrizations._models.remask import remask
 from parametrizations._models.summary import summary
 from parametrizations._models.tune import tune
 from parametrizations.diagonal import Diagonal
@@ -61,12 +65,14 @@ __all__ = [
     "Parametrization",
     "ZeroDiagonal",
     "bake",
+    "dense_gradients",
     "fuse",
     "masks",
     "path",
     "plain_state_dict",
     "positive",
     "register",
+    "remask",
     "summary",
     "tune",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -95,6 +96,17 @@ class MaskedSparse(Parametrization):
         self._path, self._least = UNREGISTERED, 0
         self._stored_shape = torch.Size()
         self._diagonal: Tensor | None = None
+
+    @property
+    def rule(self) -> MaskRule | None:
+        """What makes the mask; None once it is made."""
+        return self._rule
+
+    def with_rule(self, rule: MaskRule) -> Self:
+        """A copy with the same options that has another rule to make its mask."""
+        twin = copy.deepcopy(self)
+        twin._rule = twin._origin = rule
+        return twin
 
     @property
     def positions(self) -> Tensor:
@@ -228,11 +240,11 @@ class MaskedSparse(Parametrization):
             )
         self.set_positions(positions)
 
-    def set_positions(self, positions: Tensor) -> None:
-        """Take positions that `unpack` has checked, as a copy."""
+    def set_positions(self, positions: Tensor, origin: str | None = None) -> None:
+        """Take sorted positions, in range, as a copy; ``origin`` names what chose them, if no checkpoint did."""
         own = self.positions
         if not torch.equal(positions.to(own), own):
-            self._origin = "loaded"
+            self._origin = "loaded" if origin is None else _Name(origin)
             self._arrange(positions.to(own, copy=True), own.device)
 
     @override

@@ -1,13 +1,27 @@
 """What calls of this library return and take, to annotate with."""
 
+from parametrizations._models.dense_gradients import DenseGradient
 from parametrizations._models.register import Rules
+from parametrizations._models.remask import MaskRules
 from parametrizations._models.summary import Row, Summary
 from parametrizations._models.tune import Tuned, Tuning
 from parametrizations._products.choice import Path, Product
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible
 
-__all__ = ["Infeasible", "MaskRule", "Path", "Product", "Row", "Rules", "Summary", "Tuned", "Tuning"]
+__all__ = [
+    "DenseGradient",
+    "Infeasible",
+    "MaskRule",
+    "MaskRules",
+    "Path",
+    "Product",
+    "Row",
+    "Rules",
+    "Summary",
+    "Tuned",
+    "Tuning",
+]
 
 
 def __dir__() -> list[str]:

@@ -869,7 +869,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "bake: an empty list of patterns": (
         "bake(w.model, [])",
         ValueError,
-        "bake needs a pattern of names. Got none. Leave it out, or pass None, to bake everything.",
+        "bake needs a pattern of names. Got none. Pass None for every constrained tensor.",
     ),
     "MaskedSparse: an array of objects": (
         "MaskedSparse(numpy.array([[True, None]], dtype=object))",
@@ -1168,6 +1168,247 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             " state_dict(), or take the parametrizations off first."
         ),
     ),
+    "remask: no model": (
+        "remask(3, {})",
+        TypeError,
+        (
+            "remask needs a model and a mapping from names to mask rules. Got int and dict. Pass e.g. (model, "
+            '{"encoder.*.weight": masks.magnitude(0.1)}).'
+        ),
+    ),
+    "remask: no mapping": (
+        "remask(w.sparse, masks.random(0.5))",
+        TypeError,
+        (
+            "remask needs a model and a mapping from names to mask rules. Got ParametrizedLinear and MaskRule. "
+            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(0.1)}).'
+        ),
+    ),
+    "remask: a parametrization": (
+        'remask(w.sparse, {"weight": MaskedSparse(masks.random(0.5))})',
+        TypeError,
+        (
+            "remask needs a mask rule for 'weight'. Got MaskedSparse. Pass the rule or the mask itself, without"
+            " MaskedSparse."
+        ),
+    ),
+    "remask: a class": (
+        'remask(w.sparse, {"weight": MaskedSparse})',
+        TypeError,
+        (
+            "remask needs a mask rule for 'weight'. Got the class MaskedSparse. Pass the rule or the mask "
+            "itself, without MaskedSparse."
+        ),
+    ),
+    "remask: a number": (
+        'remask(w.sparse, {"weight": 0.5})',
+        TypeError,
+        (
+            "remask cannot make a mask for 'weight'. MaskedSparse needs a boolean tensor or a mask rule. Got "
+            "float. See parametrizations.masks for rules."
+        ),
+    ),
+    "remask: no match": (
+        'remask(w.sparse, {"wight": masks.random(0.5)})',
+        ValueError,
+        ("remask needs a tensor with a mask for 'wight'. Got no match among 1 names. Names that are close: 'weight'."),
+    ),
+    "remask: no mask": (
+        'remask(w.diagonal, {"weight": masks.random(0.5)})',
+        ValueError,
+        (
+            "remask needs a tensor with a mask for 'weight'. Got 'weight', whose first parametrization is no "
+            "MaskedSparse. Attach one first: register(model, {...: MaskedSparse(...)})."
+        ),
+    ),
+    "remask: two rules": (
+        'remask(w.sparse, {"weight": masks.random(0.5), "w*": masks.random(0.5)})',
+        ValueError,
+        ("remask needs one rule for each tensor. Got two for 'weight': 'weight' and 'w*'. Narrow one of them."),
+    ),
+    "remask: a mask of another shape": (
+        'remask(w.sparse, {"weight": torch.eye(3).bool()})',
+        ValueError,
+        (
+            "remask cannot change the mask of 'weight'. MaskedSparse needs a mask of the weight's shape, (4, "
+            "4). Got shape (3, 3). True keeps weight[output, input]."
+        ),
+    ),
+    "remask: too large a density": (
+        'remask(w.sparse, {"weight": masks.magnitude(0.5)})',
+        ValueError,
+        (
+            "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries to choose "
+            "from. Got 4, as the others have no values. Lower the density, or let entries grow by another rule,"
+            " such as random or rigl."
+        ),
+    ),
+    "remask: another's optimizer": (
+        'remask(w.sparse, {"weight": masks.magnitude(0.1)}, optimizer=w.optimizer)',
+        ValueError,
+        (
+            "remask needs the optimizer of the parameters that it changes, such as 'weight'. Got one that has "
+            "none of them. Pass the one that was made with this model's parameters."
+        ),
+    ),
+    "remask: LBFGS": (
+        'remask(w.sparse, {"weight": masks.magnitude(0.1)}, optimizer=torch.optim.LBFGS(w.sparse.parameters()))',
+        ValueError,
+        (
+            "remask needs an optimizer with state for each entry of 'weight'. Got LBFGS, whose history is one "
+            "of all parameters together. Leave it out, and make a new one afterwards."
+        ),
+    ),
+    "dense_gradients: no model": (
+        "dense_gradients(3).__enter__()",
+        TypeError,
+        ("dense_gradients needs a model. Got int. Pass a torch.nn.Module."),
+    ),
+    "dense_gradients: a number for a pattern": (
+        "dense_gradients(w.sparse, 3).__enter__()",
+        TypeError,
+        (
+            'dense_gradients needs names, or patterns of them. Got int. Pass e.g. (model, "encoder.*"), or the '
+            "rules that register was given."
+        ),
+    ),
+    "dense_gradients: no match": (
+        'dense_gradients(w.sparse, "bias").__enter__()',
+        ValueError,
+        (
+            "dense_gradients needs a constrained tensor for 'bias'. Got no match among 1 names. Names that are "
+            "close: 'weight'."
+        ),
+    ),
+    "dense_gradients: no pass": (
+        'dense_gradients(w.sparse, "weight").__enter__()["weight"][:]',
+        RuntimeError,
+        (
+            "dense_gradients needs a forward pass with 'weight' and its backward pass inside of the block. Got "
+            "none. Move both there; leave out a weight that takes no part in the loss."
+        ),
+    ),
+    "dense_gradients: an entry": (
+        'dense_gradients(w.sparse, "weight").__enter__()["weight"][0]',
+        TypeError,
+        ("A dense gradient needs rows, as in gradient[0:64]. Got 0. Take [:] for all."),
+    ),
+    "masks.evolutionary: too large": (
+        "masks.evolutionary(1.5)",
+        ValueError,
+        ("evolutionary needs a fraction from 0 to 1. Got 1.5. 0.3 moves three tenths."),
+    ),
+    "masks.evolutionary: a name": (
+        'masks.evolutionary("0.3")',
+        TypeError,
+        ("evolutionary needs a fraction that is a number. Got str. Pass a float."),
+    ),
+    "masks.evolutionary: a seed": (
+        "masks.evolutionary(0.3, generator=0)",
+        TypeError,
+        ("evolutionary needs a torch.Generator or None. Got int. Seed one: torch.Generator().manual_seed(0)."),
+    ),
+    "masks.evolutionary: no mask yet": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.evolutionary(0.3))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to '0.weight'. evolutionary(0.3) moves a mask that is there. "
+            "Got a weight of shape (4, 4) without one. Register a mask first, such as "
+            "MaskedSparse(masks.random(0.1)), and move it with remask."
+        ),
+    ),
+    "masks.rigl: negative": (
+        "masks.rigl(-0.1, {})",
+        ValueError,
+        ("rigl needs a fraction from 0 to 1. Got -0.1. 0.3 moves three tenths."),
+    ),
+    "masks.rigl: a tensor": (
+        "masks.rigl(0.3, torch.ones(4, 4))",
+        TypeError,
+        (
+            "rigl needs dense gradients by the names of weights. Got Tensor. Pass what dense_gradients(model, "
+            "patterns) gives."
+        ),
+    ),
+    "masks.rigl: no gradient": (
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {})})',
+        ValueError,
+        (
+            "remask cannot change the mask of 'weight'. rigl(0.3) needs the dense gradient of 'weight'. Got "
+            "none. Take them from the model that is given to remask, by patterns that match the same weights."
+        ),
+    ),
+    "masks.rigl: the stored tensor's gradient": (
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.ones(4)})})',
+        ValueError,
+        (
+            "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
+            "'weight'. Got (4,). The gradient of what is stored tells nothing about other entries: see "
+            "dense_gradients."
+        ),
+    ),
+    "masks.rigl: not finite": (
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.full((4, 4), torch.nan)})})',
+        ValueError,
+        (
+            "remask cannot change the mask of 'weight'. rigl(0.3) needs a finite dense gradient of 'weight'. "
+            "Got one with NaN or infinity. Leave out this update, as GradScaler leaves out the step."
+        ),
+    ),
+    "masks.cosine: out of range": (
+        "masks.cosine(2.0, steps=10)",
+        ValueError,
+        ("cosine needs a fraction from 0 to 1. Got 2.0. 0.3 moves three tenths."),
+    ),
+    "masks.cosine: no steps": (
+        "masks.cosine(0.3, steps=0)",
+        ValueError,
+        ("cosine needs at least 1 step. Got 0. Pass the number of steps after which it ends."),
+    ),
+    "masks.gradual: none": (
+        "masks.gradual(0.5, 0.0, steps=10)",
+        ValueError,
+        ("gradual needs a density above 0 and at most 1. Got 0.0. 0.1 keeps a tenth."),
+    ),
+    "masks.gradual: half a step": (
+        "masks.gradual(0.5, 0.1, steps=0.5)",
+        TypeError,
+        ("gradual needs whole numbers. Got float. Convert them with int()."),
+    ),
+    "masks.erdos_renyi: a rule": (
+        "masks.erdos_renyi(0.1, 0.2)",
+        TypeError,
+        (
+            "erdos_renyi needs a function from a density to a mask rule. Got float. Pass e.g. masks.random, "
+            "without a density."
+        ),
+    ),
+    "masks.erdos_renyi: too large": (
+        "masks.erdos_renyi(1.5)",
+        ValueError,
+        ("erdos_renyi needs a density above 0 and at most 1. Got 1.5. 0.1 keeps a tenth."),
+    ),
+    "masks.global_magnitude: none": (
+        "masks.global_magnitude(0)",
+        ValueError,
+        ("global_magnitude needs a density above 0 and at most 1. Got 0. 0.1 keeps a tenth."),
+    ),
+    "masks.global_magnitude: too many": (
+        'remask(w.sparse, {"weight": masks.global_magnitude(0.5)})',
+        ValueError,
+        (
+            "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4, as the others have no "
+            "values. Lower the density, or let entries grow by another rule, such as random or rigl."
+        ),
+    ),
+    "masks.global_magnitude: meta": (
+        'register(w.meta, {"weight": MaskedSparse(masks.global_magnitude(0.5))})',
+        ValueError,
+        (
+            "global_magnitude(0.5) needs the values of the weight. Got a weight on the meta device, which has "
+            "none. Use a rule that looks at the shape alone, or materialise the weight first."
+        ),
+    ),
 }
 
 
@@ -1183,4 +1424,4 @@ def test_bad_input_is_refused_and_changes_nothing(call: str, kind: type[Exceptio
 
 def test_every_public_name_is_tried() -> None:
     tried = " ".join(call for call, *_ in BAD.values())
-    assert [name for name in (*parametrizations.__all__, *masks.__all__) if name not in tried] == ["MaskRule"]
+    assert [name for name in (*parametrizations.__all__, *masks.__all__) if name not in tried] == ["Kept", "MaskRule"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any, cast
@@ -11,10 +13,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from parametrizations import masks
-from parametrizations.masks import MaskRule
+from parametrizations import MaskedSparse, masks, register
+from parametrizations.masks import Kept, MaskRule
+from parametrizations.masks import moving as moving_rules
 
 SIZES = st.integers(1, 12)
 DENSITIES = st.floats(0.01, 1.0)
@@ -208,3 +211,219 @@ def test_numbers_of_other_libraries_are_numbers() -> None:
     assert torch.equal(masks.banded(one, one)(weight), masks.banded(1, 1)(weight))
     assert int(masks.magnitude(half)(weight).sum()) == 8
     assert str(masks.random(half)) == "random(0.5)"
+
+
+def kept_of(rows: int, columns: int, count: int, name: str = "weight") -> Kept:
+    positions = torch.randperm(rows * columns)[:count].sort().values
+    return Kept(name, torch.Size((rows, columns)), torch.randn(count), positions)
+
+
+def moved(rule: MaskRule, kept: Kept) -> set[int]:
+    assert rule.move is not None
+    positions = rule.move(kept)
+    assert positions.unique().numel() == positions.numel()  # type: ignore[no-untyped-call]
+    return set(positions.tolist())
+
+
+def smallest(kept: Kept, count: int) -> set[int]:
+    return set(kept.places()[kept.values.abs().argsort()[:count]].tolist())
+
+
+@given(SIZES, SIZES, st.floats(0, 1), st.floats(0, 1))
+def test_evolution_drops_the_smallest_and_draws_among_those_that_were_not_kept(
+    rows: int, columns: int, density: float, fraction: float
+) -> None:
+    entries = rows * columns
+    kept = kept_of(rows, columns, round(density * entries))
+    before, after = set(kept.places().tolist()), moved(masks.evolutionary(fraction), kept)
+    moving = min(round(fraction * len(before)), entries - len(before))
+    assert len(after) == len(before)
+    assert before - after == smallest(kept, moving)
+    assert len(after - before) == moving
+
+
+@given(SIZES, SIZES, st.floats(0, 1), st.floats(0, 1), st.integers(1, 40))
+def test_rigl_grows_where_the_gradient_is_largest_in_strips_of_any_height(
+    rows: int, columns: int, density: float, fraction: float, room: int
+) -> None:
+    kept = kept_of(rows, columns, round(density * rows * columns))
+    gradient = torch.randn(rows, columns)
+    whole, moving_rules.ROOM = moving_rules.ROOM, room
+    try:
+        after = moved(masks.rigl(fraction, {"weight": gradient}), kept)
+    finally:
+        moving_rules.ROOM = whole
+    moving = round(fraction * kept.values.numel())
+    staying = set(kept.places().tolist()) - smallest(kept, moving)
+    candidates = [place for place in gradient.flatten().abs().argsort(descending=True).tolist() if place not in staying]
+    assert after == staying | set(candidates[:moving])
+
+
+def test_rigl_may_grow_what_it_has_dropped() -> None:
+    kept = Kept("weight", torch.Size((1, 3)), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]))
+    gradient = torch.tensor([[3.0, 2.0, 1.0]])
+    assert moved(masks.rigl(0.5, {"weight": gradient}), kept) == {0, 1}
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 24, 25])
+def test_draws_are_uniform_and_distinct(count: int) -> None:
+    from parametrizations.masks.chance import drawn
+
+    generator, trials = torch.Generator().manual_seed(0), 2000
+    seen = torch.zeros(25)
+    for _ in range(trials):
+        numbers = drawn(count, 25, generator)
+        assert len({*numbers.tolist()}) == count
+        seen[numbers] += 1
+    share = count / 25
+    assert (seen / trials - share).abs().max() <= 5 * math.sqrt(share * (1 - share) / trials)
+
+
+@given(SIZES, SIZES, st.floats(0.01, 1))
+def test_magnitude_prunes_kept_entries_as_it_would_the_weight(rows: int, columns: int, density: float) -> None:
+    kept = Kept.whole(torch.randn(rows, columns))
+    mask = masks.magnitude(density)(kept.values.view(rows, columns))
+    assert moved(masks.magnitude(density), kept) == set(mask.flatten().nonzero().flatten().tolist())
+
+
+def test_random_redraws_an_exact_number() -> None:
+    for density in (0.1, 0.5, 0.9, 1.0):
+        assert len(moved(masks.random(density), kept_of(7, 9, 5))) == round(density * 63)
+
+
+SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5)
+
+
+@given(SHAPES, st.floats(0.001, 1))
+def test_erdos_renyi_keeps_an_exact_number_in_proportion_to_the_sides(
+    shapes: list[tuple[int, int]], density: float
+) -> None:
+    rule = masks.erdos_renyi(density)
+    assert rule.spread is not None
+    weights = [torch.empty(shape, device="meta") for shape in shapes]
+    found = [
+        int(one(weight).sum()) for one, weight in zip(rule.spread([*map(Kept.whole, weights)]), weights, strict=True)
+    ]
+    assert sum(found) == round(density * sum(weight.numel() for weight in weights))
+    layers = [(count, sum(shape), math.prod(shape)) for count, shape in zip(found, shapes, strict=True)]
+    for count, side, size in layers:
+        for other, other_side, other_size in layers:
+            if count < size:  # there was room for more: nobody has more than one's share, but for rounding
+                assert other * side <= count * other_side + side + other_side, (other_size, size)
+
+
+def test_erdos_renyi_is_the_papers() -> None:
+    rule = masks.erdos_renyi(0.1)
+    assert rule.spread is not None
+    one, other = (Kept.whole(torch.empty(shape, device="meta")) for shape in ((100, 200), (300, 300)))
+    found = [
+        int(own(torch.empty(kept.shape)).sum())
+        for own, kept in zip(rule.spread([one, other]), (one, other), strict=True)
+    ]
+    assert found == [round(11_000 * 300 / 900), round(11_000 * 600 / 900)]
+
+
+@given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=4), st.floats(0.01, 1))
+def test_global_magnitude_has_one_threshold(shapes: list[tuple[int, int]], density: float) -> None:
+    rule = masks.global_magnitude(density)
+    weights = [torch.randn(shape) * (place + 1) for place, shape in enumerate(shapes)]
+    assert rule.spread is not None
+    made = [own(weight) for own, weight in zip(rule.spread([*map(Kept.whole, weights)]), weights, strict=True)]
+    sizes, kept = (
+        torch.cat([weight.abs().flatten() for weight in weights]),
+        torch.cat([mask.flatten() for mask in made]),
+    )
+    assert int(kept.sum()) == round(density * sizes.numel())
+    if 0 < int(kept.sum()) < kept.numel():
+        assert sizes[kept].min() >= sizes[~kept].max()
+
+
+def test_rules_for_several_weights_look_at_all_that_register_gives_them() -> None:
+    def model() -> Any:
+        torch.manual_seed(0)
+        made: Any = nn.Sequential(nn.Linear(20, 40), nn.Linear(40, 40), nn.Linear(40, 5))
+        with torch.no_grad():
+            made[1].weight.mul_(100)
+        return made
+
+    def counts(rules: dict[str, MaskedSparse]) -> list[int]:
+        made: Any = register(model(), rules)
+        return [layer.parametrizations.weight.original.numel() for layer in made]
+
+    generator = torch.Generator().manual_seed(0)
+    rule = masks.erdos_renyi(0.2, functools.partial(masks.random, generator=generator))
+    assert counts({"*.weight": MaskedSparse(rule)}) == [169, 225, 126]  # of 520, by 60, 80 and 45
+    assert counts({"[01].weight": MaskedSparse(rule), "2.weight": MaskedSparse(rule)}) == [169, 225, 126]
+    largest = masks.global_magnitude(0.5)
+    one, two, three = counts({"0.weight": MaskedSparse(largest), "[12].weight": MaskedSparse(largest)})
+    assert one + two + three == 1300
+    assert two > 1250
+
+
+def test_a_rule_for_several_weights_that_sees_one_gives_it_all() -> None:
+    weight = torch.randn(8, 6)
+    assert torch.equal(masks.global_magnitude(0.25)(weight), masks.magnitude(0.25)(weight))
+    assert int(masks.erdos_renyi(0.25, masks.magnitude)(weight).sum()) == 12
+    assert repr(masks.erdos_renyi(0.25, masks.magnitude)) == "erdos_renyi(0.25, magnitude)"
+
+
+@pytest.mark.parametrize("rule", [masks.evolutionary(0.3), masks.rigl(0.3, {})], ids=repr)
+def test_what_moves_a_mask_needs_one(rule: MaskRule) -> None:
+    with pytest.raises(
+        ValueError, match=r"\(0.3\) moves a mask that is there. Got a weight of shape \(2, 3\) without one"
+    ):
+        rule(torch.ones(2, 3))
+
+
+def test_schedules_begin_end_and_fall() -> None:
+    for schedule, start, end in (
+        (masks.cosine(0.3, steps=50), 0.3, 0.0),
+        (masks.gradual(0.9, 0.1, steps=50), 0.9, 0.1),
+    ):
+        values = [schedule(step) for step in range(-2, 60)]
+        assert values[0] == values[2] == pytest.approx(start)
+        assert values[52] == values[-1] == pytest.approx(end)
+        assert values == sorted(values, reverse=True)
+    assert masks.cosine(0.3, steps=50)(25) == pytest.approx(0.15)
+    assert masks.gradual(1.0, 0.2, steps=10)(5) == pytest.approx(0.2 + 0.8 / 8)
+    assert masks.gradual(0.1, 0.4, steps=10)(10) == pytest.approx(0.4)  # it may rise, too
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: masks.evolutionary(1.5), ValueError, r"evolutionary needs a fraction from 0 to 1. Got 1.5"),
+        (
+            lambda: cast(Any, masks.evolutionary)("1"),
+            TypeError,
+            r"evolutionary needs a fraction that is a number. Got str",
+        ),
+        (
+            lambda: cast(Any, masks.evolutionary)(0.5, generator=0),
+            TypeError,
+            r"evolutionary needs a torch.Generator or None. Got int",
+        ),
+        (lambda: masks.rigl(-0.1, {}), ValueError, r"rigl needs a fraction from 0 to 1. Got -0.1"),
+        (
+            lambda: cast(Any, masks.rigl)(0.1, torch.ones(2)),
+            TypeError,
+            r"rigl needs dense gradients by the names .* Got Tensor",
+        ),
+        (lambda: masks.cosine(2, steps=5), ValueError, r"cosine needs a fraction from 0 to 1. Got 2"),
+        (lambda: masks.cosine(0.5, steps=0), ValueError, r"cosine needs at least 1 step. Got 0"),
+        (lambda: cast(Any, masks.cosine)(0.5, steps=0.5), TypeError, r"cosine needs whole numbers. Got float"),
+        (lambda: masks.gradual(0, 0.5, steps=5), ValueError, r"gradual needs a density above 0 and at most 1. Got 0"),
+        (lambda: masks.erdos_renyi(0), ValueError, r"erdos_renyi needs a density above 0 and at most 1. Got 0"),
+        (
+            lambda: cast(Any, masks.erdos_renyi)(0.1, 0.2),
+            TypeError,
+            r"function from a density to a mask rule. Got float",
+        ),
+        (lambda: masks.global_magnitude(2), ValueError, r"global_magnitude needs a density above 0 and at most 1"),
+    ],
+)
+def test_bad_arguments_of_rules_that_move_are_refused_at_once(
+    make: Callable[[], object], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        make()

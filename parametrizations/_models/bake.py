@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from parametrizations._models.inference import holders, leave_inference
 from parametrizations._models.layer import become_constrained, has_fused_forward
-from parametrizations._models.matching import Key, matches, named_places, refuse_no_match
+from parametrizations._models.matching import constrained_by
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.order import plain_order
 from parametrizations._models.places import (
@@ -85,7 +85,7 @@ def bake(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"bake needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    chosen = _chosen(model, patterns)
+    chosen = constrained_by("bake", model, patterns)
     if optimizer is not None:
         require_optimizer(
             optimizer, "bake", {name: tensor for place in chosen for name, tensor in place.trained.items()}
@@ -96,31 +96,6 @@ def bake(
         )
     _require_bakeable(chosen)
     return _baked(model, {place.name for place in chosen}, inplace, optimizer)
-
-
-def _chosen(model: nn.Module, patterns: object) -> list[Place]:
-    """What to bake: every constrained place whose name matches, or all of them."""
-    every = [place for place, _ in constrained_places(model)]
-    if patterns is None:
-        return every
-    names = {(module, name): places for (module, name), places in named_places(model).items() if name in chains(module)}
-    keys: set[Key] = set()
-    for pattern in _listed(patterns):
-        keys |= set(matches(pattern, names) or refuse_no_match("bake", "constrained tensor", pattern, names))
-    return [place for place in every if (place.module, place.tensor_name) in keys]
-
-
-def _listed(patterns: object) -> list[str]:
-    listed = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
-    wrong = [type(pattern).__name__ for pattern in listed if not isinstance(pattern, str)]
-    if not listed:
-        raise ValueError("bake needs a pattern of names. Got none. Leave it out, or pass None, to bake everything.")
-    if wrong:
-        raise TypeError(
-            f"bake needs names, or patterns of them. Got {wrong[0]}. "
-            'Pass e.g. (model, "encoder.*"), or the rules that register was given.'
-        )
-    return [pattern for pattern in listed if isinstance(pattern, str)]
 
 
 @torch.inference_mode(False)  # the baked model outlives the block that it is made in

@@ -23,6 +23,7 @@ from parametrizations._models.ownership import claim
 from parametrizations._models.places import Place, identity, owners
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.stand_ins import put_stand_ins, take_over
+from parametrizations._models.together import with_own_rules
 from parametrizations._models.weights import Unreachable, settle
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
@@ -38,11 +39,12 @@ Rules = Mapping[str, nn.Module | Sequence[nn.Module]]
 def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimizer | None = None) -> Model:
     """Attach parametrizations to every parameter whose name matches a pattern, or to none if anything fails.
 
-    Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared. It starts from
-    the weight that is there, as with PyTorch's `register_parametrization`. A gradient is dropped, since it does not
-    belong to what is stored from now on. Plain checkpoints of the model still load (`load_state_dict`), deep copies are
-    independent, and ``reset_parameters`` of a layer initialises what is stored. Call ``backward`` on earlier losses
-    before: their graph refers to the parameters as they were.
+    Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared, and one such as
+    `masks.erdos_renyi` looks at all of its weights together. It starts from the weight that is there, as with PyTorch's
+    `register_parametrization`. A gradient is dropped, since it does not belong to what is stored from now on. Plain
+    checkpoints of the model still load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a
+    layer initialises what is stored. Call ``backward`` on earlier losses before: their graph refers to the parameters
+    as they were.
 
     Args:
         model: Changed in place. Tensors made in inference mode, which cannot be trained, are replaced.
@@ -80,7 +82,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     with all_or_nothing([*modules, *holders(model)], optimizer, rules.values()), torch.inference_mode(False):
         leave_inference(model, optimizer)
         stored = [place.stored for place, _ in plan]
-        for place, chain in plan:
+        for place, chain in with_own_rules(plan):
             _attach(place, chain)
         for module in modules:
             become_constrained(module, fused=fuse)

@@ -27,6 +27,6 @@ def give(tensor: Tensor, data: Tensor) -> None:
         return
     other = torch.float32 if tensor.dtype is torch.float64 else torch.float64
     torch.autograd.graph.increment_version(tensor)
-    if tensor.requires_grad:
+    if tensor.requires_grad and tensor.shape != data.shape:  # DistributedDataParallel has put its hooks on the node
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data

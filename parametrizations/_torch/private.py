@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.optim import LBFGS, Optimizer
 
 __all__ = [
+    "active_wrapper",
     "answered_from_cache",
     "are_transforms_active",
     "as_own",
@@ -74,6 +76,12 @@ def forget_size(optimizer: LBFGS) -> None:
 def unscale_first(optimizer: Optimizer) -> None:
     """Let `GradScaler` unscale the gradients before a step, as for any optimizer that is not fused."""
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+
+
+def active_wrapper() -> DistributedDataParallel | None:
+    """What averages the gradients of the forward pass that is running, if anything does."""
+    wrapper: DistributedDataParallel | None = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
+    return wrapper
 
 
 def answered_from_cache() -> dict[Any, Tensor | None] | None:

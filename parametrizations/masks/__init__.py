@@ -1,22 +1,39 @@
-"""Mask rules: which entries `MaskedSparse` keeps, decided when it is shown the weight.
+"""Mask rules: which entries `MaskedSparse` keeps, decided when it is shown the weight, and moved by `remask`.
 
-Each function here returns a `MaskRule`. Any other callable that takes the weight, ``(out, in)``, and
-returns a boolean tensor of the same shape is a rule too. ``True`` keeps an entry.
+Each function here returns a `MaskRule`, but for two schedules. Any other callable that takes the weight, ``(out, in)``,
+and returns a boolean tensor of the same shape is a rule too. ``True`` keeps an entry.
+
+- By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `autoregressive`
+- By the weight's values: `magnitude`, `n_of_m`; by chance: `random`
+- By several weights at once: `erdos_renyi`, `global_magnitude`
+- By the mask that is there, for `remask`: `evolutionary` (SET), `rigl`
+- Schedules of how much: `gradual`, `cosine`
 """
 
 from parametrizations.masks.chance import random
+from parametrizations.masks.kept import Kept
+from parametrizations.masks.moving import evolutionary, rigl
 from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.schedules import cosine, gradual
 from parametrizations.masks.structure import autoregressive, banded, block_diagonal, from_edges, lower_triangular
 from parametrizations.masks.values import magnitude, n_of_m
+from parametrizations.masks.whole_model import erdos_renyi, global_magnitude
 
 __all__ = [
+    "Kept",
     "MaskRule",
     "autoregressive",
     "banded",
     "block_diagonal",
+    "cosine",
+    "erdos_renyi",
+    "evolutionary",
     "from_edges",
+    "global_magnitude",
+    "gradual",
     "lower_triangular",
     "magnitude",
     "n_of_m",
     "random",
+    "rigl",
 ]

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-__all__ = ["home", "integers", "keep", "require_generator", "require_values", "share"]
+__all__ = ["home", "integers", "keep", "part", "require_generator", "require_values", "share"]
 
 
 def home(weight: Tensor) -> torch.device:
@@ -56,3 +56,12 @@ def require_values(name: str, weight: Tensor) -> None:
             f"{name} needs the values of the weight. Got a weight on the meta device, which has none. Use "
             "a rule that looks at the shape alone, or materialise the weight first."
         )
+
+
+def part(name: str, fraction: object) -> float:
+    """The part of the kept entries that the rule of a name moves: a number from 0 to 1."""
+    if not isinstance(fraction, Real) or isinstance(fraction, bool):
+        raise TypeError(f"{name} needs a fraction that is a number. Got {type(fraction).__name__}. Pass a float.")
+    if not 0 <= float(fraction) <= 1:
+        raise ValueError(f"{name} needs a fraction from 0 to 1. Got {fraction}. 0.3 moves three tenths.")
+    return float(fraction)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from parametrizations.masks.arguments import keep, require_generator, share
+from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 
-__all__ = ["random"]
+__all__ = ["drawn", "random"]
 
 
-def random(density: float, *, generator: torch.Generator | None = None) -> MaskRule:
+def random(density: float, *, generator: Generator | None = None) -> MaskRule:
     """Keep entries drawn uniformly, exactly ``round(density * out * in)`` of them.
 
     Args:
@@ -31,10 +32,30 @@ def random(density: float, *, generator: torch.Generator | None = None) -> MaskR
     """
     density = share("random", density)
     require_generator("random", generator)
-    return MaskRule(f"random({density})", partial(_random, density, generator))
+    return MaskRule(f"random({density})", partial(_random, density, generator), partial(_redraw, density, generator))
 
 
-def _random(density: float, generator: torch.Generator | None, weight: Tensor) -> Tensor:
+def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
+    """Distinct numbers from 0 to ``below - 1``, uniformly and in no order, in memory for ``count`` of them.
+
+    Of the numbers that were drawn so far, any are as likely as any others; so are those that are kept of them.
+    """
+    device = generator.device if generator is not None else torch.device("cpu")
+    if 2 * count > below:
+        return torch.randperm(below, generator=generator, device=device)[:count]
+    found = torch.empty(0, dtype=torch.int64, device=device)
+    while found.numel() < count:
+        fresh = torch.randint(below, (count,), generator=generator, device=device)
+        found = torch.unique(torch.cat([found, fresh]))
+    return found[torch.randperm(found.numel(), generator=generator, device=device)[:count]]
+
+
+def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:
     device = generator.device if generator is not None else torch.device("cpu")
     kept = torch.randperm(weight.numel(), generator=generator, device=device)
     return keep(weight, kept[: round(density * weight.numel())])
+
+
+def _redraw(density: float, generator: Generator | None, kept: Kept) -> Tensor:
+    entries = kept.shape.numel()
+    return drawn(round(density * entries), entries, generator)

@@ -1,11 +1,13 @@
-"""`MaskRule`: a named function from a weight to a mask."""
+"""`MaskRule`: what decides which entries are kept, at first and when the mask is to move."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from parametrizations.masks.kept import Kept
 
 __all__ = ["MaskRule"]
 
@@ -20,6 +22,11 @@ class MaskRule:
     Args:
         name: What `repr` shows.
         build: The function.
+        move: For `remask`, to decide by the kept entries alone: from `Kept`, of which a kept entry may be 0, to the
+            positions in the weight, row by row and in any order, that are kept from now on. Without it ``build`` is
+            shown the whole weight.
+        spread: For a rule that looks at several weights at once: from all those that one call of `register` or
+            `remask` gives this rule to, to a rule for each of them.
 
     Example:
         >>> import torch
@@ -33,6 +40,8 @@ class MaskRule:
 
     name: str
     build: Callable[[Tensor], Tensor]
+    move: Callable[[Kept], Tensor] | None = None
+    spread: Callable[[Sequence[Kept]], Sequence[MaskRule]] | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The mask for a weight, ``(out, in)``."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from parametrizations.masks.arguments import integers, keep, require_values, share
+from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 
-__all__ = ["magnitude", "n_of_m"]
+__all__ = ["largest", "magnitude", "n_of_m"]
 
 
 def magnitude(density: float) -> MaskRule:
@@ -18,6 +19,7 @@ def magnitude(density: float) -> MaskRule:
 
     The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
     for Efficient Neural Networks*, 2015, arXiv 1506.02626. Needs the weight's values, so not for meta.
+    `remask` chooses among the entries that are kept, and refuses to keep more than there are.
 
     Args:
         density: The share that is kept, above 0 and at most 1.
@@ -31,7 +33,7 @@ def magnitude(density: float) -> MaskRule:
                 [ True, False]])
     """
     density = share("magnitude", density)
-    return MaskRule(f"magnitude({density})", partial(_magnitude, density))
+    return MaskRule(f"magnitude({density})", partial(_magnitude, density), partial(_prune, density))
 
 
 def n_of_m(n: int, m: int) -> MaskRule:
@@ -61,6 +63,23 @@ def _magnitude(density: float, weight: Tensor) -> Tensor:
     require_values("magnitude", weight)
     kept = weight.abs().flatten().topk(round(density * weight.numel()), sorted=False)
     return keep(weight, kept.indices)
+
+
+def _prune(density: float, kept: Kept) -> Tensor:
+    count = round(density * kept.shape.numel())
+    if count > kept.values.numel():
+        raise ValueError(
+            f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.values.numel()}, as "
+            "the others have no values. Lower the density, or let entries grow by another rule, such as random or rigl."
+        )
+    return largest(f"magnitude({density})", kept, count)
+
+
+def largest(name: str, kept: Kept, count: int) -> Tensor:
+    """The positions of the largest kept entries, for the rule of a name: ``(count,)``, sorted."""
+    require_values(name, kept.values)
+    chosen = kept.values.abs().topk(count, sorted=False).indices
+    return kept.places()[chosen.sort().values]
 
 
 def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:

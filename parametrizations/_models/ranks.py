@@ -1,0 +1,48 @@
+"""What has to be the same on all ranks of a model that `DistributedDataParallel` wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["require_same_masks", "wrapper_in"]
+
+_ODD = (0x9E3779B97F4A7C15 - 2**64, 0x94D049BB133111EB - 2**64)
+"""Multipliers of splitmix64, which spreads near numbers far apart (Steele, Lea and Flood 2014)."""
+
+
+def wrapper_in(model: nn.Module) -> DistributedDataParallel | None:
+    """What wraps the model, or a part of it, if anything does."""
+    return next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
+
+
+def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor]) -> None:
+    """Refuse masks that are not the same on each rank of a wrapped model.
+
+    Raises:
+        ValueError: On every rank, if any two differ.
+    """
+    wrapper = wrapper_in(model)
+    if wrapper is None:
+        return
+    own = [_digest(places) for places in positions.values()]
+    all_ranks: list[Sequence[int]] = [own] * dist.get_world_size(wrapper.process_group)
+    dist.all_gather_object(all_ranks, own, group=wrapper.process_group)
+    differing = [
+        name for name, digests in zip(positions, zip(*all_ranks, strict=True), strict=True) if len({*digests}) > 1
+    ]
+    if differing:
+        raise ValueError(
+            f"remask needs the same mask on every rank. Got different ones for {', '.join(map(repr, differing))}. Seed "
+            "the rule's generator alike on every rank."
+        )
+
+
+def _digest(positions: Tensor) -> int:
+    """A number that is hardly ever the same for two sets of positions."""
+    mixed = (positions.long() + 1) * _ODD[0]
+    mixed = (mixed ^ (mixed >> 29)) * _ODD[1]
+    return int((mixed ^ (mixed >> 32)).sum())

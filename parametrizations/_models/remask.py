@@ -1,0 +1,320 @@
+"""`remask`: a mask that moves while a model is trained, with its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.optim import Optimizer
+
+from parametrizations._models.agreement import require_agreement
+from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
+from parametrizations._models.moving_entries import Move, moved_state, require_states_by_entry
+from parametrizations._models.optimizers import require_optimizer
+from parametrizations._models.places import Place, identity, owners
+from parametrizations._models.ranks import require_same_masks, wrapper_in
+from parametrizations._models.rollback import all_or_nothing
+from parametrizations._models.sizes import require_room
+from parametrizations._models.together import individual
+from parametrizations._torch.arrays import Array
+from parametrizations._torch.chains import build, chain_of, chains, copied, originals, steps
+from parametrizations._torch.parameters import give
+from parametrizations._torch.private import answered_from_cache
+from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations.masked_sparse import MaskedSparse
+from parametrizations.masks import Kept, MaskRule
+
+__all__ = ["MaskRules", "remask"]
+
+Model = TypeVar("Model", bound=nn.Module)
+MaskRules = Mapping[str, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array]
+
+
+def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None = None) -> Model:
+    """Give every `MaskedSparse` tensor whose name matches a pattern a new mask, or none if anything fails.
+
+    An entry that stays keeps its value, its gradient and its state in the optimizer, bit for bit. One that comes starts
+    at 0, with gradient 0 and the state that the optimizer begins with; one that goes is gone. The number of entries may
+    change. Each parameter stays the same object, with its hooks and its place in the optimizer; what is one for all of
+    its entries, such as Adam's count of steps, goes on. No dense tensor is made, unless a rule needs one: those of
+    `parametrizations.masks` that look at more than a shape work on the kept entries alone, but for `masks.n_of_m`.
+
+    Call ``backward`` on earlier losses before: their graph refers to the entries as they were. On several machines
+    every rank has to call it, with generators seeded alike; give the model that is wrapped by
+    ``DistributedDataParallel``, and the masks are compared before anything changes.
+
+    Args:
+        model: Changed in place.
+        rules: By pattern, the new mask: a rule of `parametrizations.masks`, any callable that is shown the weight as it
+            is, ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. A pattern is as for
+            `register`; it stands for the tensors with a mask among those that it matches. Where other parametrizations
+            are applied on top of the mask, rules are shown the weight that comes out.
+        optimizer: The one that steps on these parameters, whose state is to go with the entries. Without it a state
+            that is there would go on with other entries: make a new optimizer then, as a fused one would write out of
+            bounds where the number of entries has changed. Several optimizers: one call for each, by patterns.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a pattern matches no tensor with a mask, two match one, a parameter is tied (it has two owners)
+            or sharded over processes, or not finite; if a rule refuses the weight, or gives no mask for it; if the
+            parametrizations on top cannot hold with the new mask; if the optimizer has none of the parameters, or state
+            that is not one number for each entry or one for all; if ranks have different masks, or wrapped by
+            ``DistributedDataParallel`` another number of entries than before. The model and the optimizer are as they
+            were.
+
+    Example:
+        >>> from parametrizations import MaskedSparse, masks, register
+        >>> model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": MaskedSparse(masks.random(0.5))})
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> model(torch.ones(2, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> _ = remask(model, {"0.weight": masks.magnitude(0.25)}, optimizer=optimizer)
+        >>> x = model[0].parametrizations.weight.original
+        >>> x.shape, optimizer.state[x]["exp_avg"].shape
+        (torch.Size([16]), torch.Size([16]))
+    """
+    plan = _plan(model, rules)
+    if optimizer is not None:
+        stored = {place.name: _masked(place).stored for place, _ in plan}
+        require_optimizer(optimizer, "remask", stored)
+        for name, tensor in stored.items():
+            require_states_by_entry(optimizer, name, tensor)
+    modules = dict.fromkeys(place.module for place, _ in plan)
+    with all_or_nothing(modules, optimizer, rules.values()), torch.inference_mode(False), torch.no_grad():
+        changes = [_change(*chosen, optimizer) for chosen in _chosen(plan)]
+        _require_same_everywhere(model, changes)
+        for change in changes:
+            _make(change, optimizer)
+        cache = answered_from_cache()
+        if cache is not None:
+            cache.clear()
+        return model
+
+
+class _Masked(NamedTuple):
+    """A tensor with a mask, by its parts."""
+
+    chain: ParametrizationList
+    sparse: MaskedSparse
+    stored: Tensor
+
+
+class _Change(NamedTuple):
+    """All that is to take the place of what is there."""
+
+    name: str
+    masked: _Masked
+    origin: str
+    positions: Tensor
+    values: Tensor
+    gradient: Tensor | None
+    state: dict[str, Any]
+
+
+def _masked(place: Place) -> _Masked:
+    chain = chain_of(place.module, place.tensor_name)
+    sparse = steps(chain)[0]
+    assert isinstance(sparse, MaskedSparse)
+    return _Masked(chain, sparse, originals(chain)["original"])
+
+
+def _has_mask(place: Place) -> bool:
+    chain = chains(place.module).get(place.tensor_name)
+    return chain is not None and isinstance(steps(chain)[0], MaskedSparse)
+
+
+def _plan(model: nn.Module, rules: MaskRules) -> list[tuple[Place, MaskRule]]:
+    """Which tensors get a new mask by which rule; what can be refused before a rule is asked is refused here."""
+    if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
+        raise TypeError(
+            "remask needs a model and a mapping from names to mask rules. "
+            f"Got {type(model).__name__} and {type(rules).__name__}. "
+            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(0.1)}).'
+        )
+    every = named_places(model)
+    names = {key: places for key, places in every.items() if _has_mask(places[0])}
+    matched: dict[Key, str] = {}
+    plan: list[tuple[Place, MaskRule]] = []
+    for pattern, value in rules.items():
+        rule = _rule(pattern, value)
+        for key in matches(pattern, names) or _no_match(pattern, names, every):
+            if key in matched:
+                raise ValueError(
+                    f"remask needs one rule for each tensor. Got two for {names[key][0].name!r}: {matched[key]!r} and "
+                    f"{pattern!r}. Narrow one of them."
+                )
+            matched[key] = pattern
+            plan.append((names[key][0], rule))
+    _require_movable(model, [place for place, _ in plan])
+    return plan
+
+
+def _rule(pattern: object, value: object) -> MaskRule:
+    if not isinstance(pattern, str):
+        raise TypeError(f"remask needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
+    if isinstance(value, nn.Module | type):
+        got = type(value).__name__ if isinstance(value, nn.Module) else f"the class {value.__name__}"
+        raise TypeError(
+            f"remask needs a mask rule for {pattern!r}. Got {got}. Pass the rule or the mask itself, without "
+            "MaskedSparse."
+        )
+    made: Any = value
+    try:
+        rule = MaskedSparse(made).rule
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"remask cannot make a mask for {pattern!r}. {error}") from error
+    assert rule is not None
+    return rule
+
+
+def _no_match(pattern: str, names: Names, every: Names) -> Sequence[Key]:
+    others = matches(pattern, every)
+    if others:
+        raise ValueError(
+            f"remask needs a tensor with a mask for {pattern!r}. Got {every[others[0]][0].name!r}, whose first "
+            "parametrization is no MaskedSparse. Attach one first: register(model, {...: MaskedSparse(...)})."
+        )
+    refuse_no_match("remask", "tensor with a mask", pattern, names)
+
+
+def _require_movable(model: nn.Module, places: Sequence[Place]) -> None:
+    names = owners(model) if places else {}
+    for place in places:
+        stored = _masked(place).stored
+        tied = names[identity(stored)]
+        if len(tied) > 1:
+            raise ValueError(
+                f"remask needs a tensor with one owner. Got one that is tied: {', '.join(map(repr, tied))} share what "
+                "is stored, and would come apart. Untie them first."
+            )
+        if is_sharded(stored):
+            raise ValueError(
+                f"remask needs what is stored for {place.name!r} in one piece. Got a {type(stored).__name__}, sharded "
+                f"over processes. {GATHER}, move the masks of an unsharded model that loads it, and shard that."
+            )
+        if not stored.is_meta and not bool(stored.isfinite().all()):
+            raise ValueError(
+                f"remask needs a finite weight to choose from. Got {place.name!r} with "
+                f"{int((~stored.isfinite()).sum())} of {stored.numel()} stored numbers NaN or infinite. Restore an "
+                "earlier checkpoint."
+            )
+
+
+def _chosen(plan: Sequence[tuple[Place, MaskRule]]) -> Iterator[tuple[Place, Kept, MaskRule, Tensor]]:
+    """For each tensor what is kept of it now, its own rule, and the positions that this rule chooses."""
+    kept = [_kept(place) for place, _ in plan]
+    rules = individual([rule for _, rule in plan], [partial(_itself, one) for one in kept])
+    for (place, _), one, rule in zip(plan, kept, rules, strict=True):
+        with _about(place):
+            yield place, one, rule, _positions(place, one, rule)
+
+
+def _itself(kept: Kept) -> Kept:
+    return kept
+
+
+@contextmanager
+def _about(place: Place) -> Iterator[None]:
+    """Name the tensor in what is raised."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        refusal = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"remask cannot change the mask of {place.name!r}. {error}") from error
+    except Exception as error:
+        error.add_note(f"remask could not change the mask of {place.name!r}; the model is as it was.")
+        raise
+
+
+def _kept(place: Place) -> Kept:
+    masked = _masked(place)
+    positions = masked.sparse.positions.long()
+    values = masked.stored.detach().clone()
+    if len(masked.chain) > 1:
+        values = _weight(place).flatten().index_select(0, positions)
+    return Kept(place.name, masked.sparse.known_shape, values, positions)
+
+
+def _weight(place: Place) -> Tensor:
+    chain = _masked(place).chain
+    require_room([(place.name, chain)], "remask")
+    return build(chain)
+
+
+def _positions(place: Place, kept: Kept, rule: MaskRule) -> Tensor:
+    """The sorted positions of the new mask, by a rule on kept entries, or by one that is shown the whole weight."""
+    if rule.move is not None:
+        return _require_positions(rule, rule.move(kept), kept.shape.numel())
+    asked = MaskedSparse(rule, product="dense")
+    asked.adopt(_weight(place))
+    return asked.positions
+
+
+def _require_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
+    whole = isinstance(positions, Tensor) and positions.dtype in (torch.int32, torch.int64) and positions.dim() == 1
+    if not isinstance(positions, Tensor) or not whole or positions.is_meta:
+        got = type(positions).__name__
+        if isinstance(positions, Tensor):
+            got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
+        raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
+    found = positions.sort().values
+    wrong = bool((found[1:] == found[:-1]).any()) or bool(((found < 0) | (found >= entries)).any())
+    if wrong:
+        raise ValueError(
+            f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
+            "of range. A position is row * columns + column."
+        )
+    return found
+
+
+def _change(place: Place, kept: Kept, rule: MaskRule, positions: Tensor, optimizer: Optimizer | None) -> _Change:
+    masked = _masked(place)
+    stored, new = masked.stored, positions.to(kept.places())
+    move = Move.between(kept.places(), new)
+    values = move.of(stored)
+    with _about(place):
+        _require_agreement(place, masked, new, values)
+    gradient = None if stored.grad is None else move.of(stored.grad)
+    state = {} if optimizer is None else moved_state(optimizer, stored, move)
+    return _Change(place.name, masked, rule.name, new, values, gradient, state)
+
+
+def _require_agreement(place: Place, masked: _Masked, positions: Tensor, values: Tensor) -> None:
+    """Try on a copy whether what is applied on top of the mask can hold with the new one."""
+    if len(masked.chain) > 1:
+        twin = copied(masked.chain)
+        sparse = steps(twin)[0]
+        assert isinstance(sparse, MaskedSparse)
+        sparse.set_positions(positions)
+        give(originals(twin)["original"], values)
+        require_agreement(place.name, twin, build(twin))
+
+
+def _require_same_everywhere(model: nn.Module, changes: Sequence[_Change]) -> None:
+    require_same_masks(model, {change.name: change.positions for change in changes})
+    for change in changes:
+        before, after = change.masked.stored.numel(), change.values.numel()
+        if before != after and wrapper_in(model) is not None:
+            raise ValueError(
+                "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
+                f"buckets have the old sizes. Got {after} in place of {before} for {change.name!r}. Remask the model "
+                "inside, its `module`, and wrap that anew."
+            )
+
+
+def _make(change: _Change, optimizer: Optimizer | None) -> None:
+    """The one part that changes anything: new tensors in the place of the old."""
+    stored = change.masked.stored
+    change.masked.sparse.set_positions(change.positions, change.origin)
+    give(stored, change.values)
+    stored.grad = change.gradient
+    if optimizer is not None and change.state:
+        optimizer.state[stored] = change.state

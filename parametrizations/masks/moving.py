@@ -1,0 +1,180 @@
+"""Masks that move while a model is trained: the smallest entries go, and as many others come.
+
+Both rules count what moves by the entries that are kept: ``round(fraction * kept)``. An entry that comes starts at 0.
+One that is chosen to go and to come in the same update simply stays, value, optimizer state and all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NoReturn, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from parametrizations.masks.arguments import part, require_generator, require_values
+from parametrizations.masks.chance import drawn
+from parametrizations.masks.kept import Kept
+from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.values import largest
+
+__all__ = ["Gradient", "evolutionary", "rigl"]
+
+ROOM = 2**22
+"""Entries of a dense gradient that are looked at together."""
+
+
+class Gradient(Protocol):
+    """A dense gradient, ``(out, in)``, that can be asked for some of its rows, as a tensor can."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """The weight's."""
+        ...
+
+    def __getitem__(self, rows: slice) -> Tensor: ...
+
+
+def evolutionary(fraction: float, *, generator: Generator | None = None) -> MaskRule:
+    """Sparse evolutionary training (SET): the smallest entries go, and as many come at random places. For `remask`.
+
+    Mocanu et al., *Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by
+    Network Science*, 2018, arXiv 1707.04780. The paper takes the fraction of the positive and of the negative entries
+    each; here, as in most later work, it is one of all by absolute value. It leaves open whether an entry may come that
+    has just gone; here those come that were not kept before, so exactly the fraction changes, or as much as there is
+    room for.
+
+    Args:
+        fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
+        generator: Where the draws come from, on any device; torch's default one on the CPU if None. On several
+            machines give each the same seed.
+
+    Raises:
+        ValueError: If ``fraction`` is out of range; when shown a weight that has no mask yet.
+
+    Example:
+        >>> from torch import nn
+        >>> from parametrizations import MaskedSparse, masks, register, remask
+        >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.25))})
+        >>> before = layer.parametrizations.weight[0].mask
+        >>> _ = remask(layer, {"weight": masks.evolutionary(0.5)})
+        >>> after = layer.parametrizations.weight[0].mask
+        >>> int(after.sum()), int((before & after).sum())
+        (16, 8)
+    """
+    name = f"evolutionary({part('evolutionary', fraction)})"
+    require_generator("evolutionary", generator)
+    return MaskRule(name, partial(_no_mask_yet, name), partial(_evolve, name, float(fraction), generator))
+
+
+def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
+    """RigL: the smallest entries go, and as many come where the dense gradient is largest. For `remask`.
+
+    Evci et al., *Rigging the Lottery: Making All Tickets Winners*, 2020, arXiv 1911.11134. As in the paper an entry
+    that goes may come again in the same update. The paper starts every entry that comes at zero; here, as in its
+    authors' code, one that comes again keeps its value, and so it stays. A gradient is looked at in strips of rows,
+    never as a whole.
+
+    Args:
+        fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
+        gradients: By the weight's name, its dense gradient: what `dense_gradients` gives, or tensors.
+
+    Raises:
+        TypeError: If ``gradients`` is no mapping.
+        ValueError: If ``fraction`` is out of range; when shown a weight that has no mask yet, or whose gradient is
+            missing, of another shape, or not finite.
+
+    Example:
+        >>> from torch import nn
+        >>> from parametrizations import MaskedSparse, dense_gradients, masks, register, remask
+        >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.25))})
+        >>> with dense_gradients(layer, "weight") as gradients:
+        ...     layer(torch.randn(4, 8)).square().sum().backward()
+        >>> _ = remask(layer, {"weight": masks.rigl(0.5, gradients)})
+        >>> layer.parametrizations.weight.original.shape
+        torch.Size([16])
+    """
+    name = f"rigl({part('rigl', fraction)})"
+    if not isinstance(gradients, Mapping):
+        raise TypeError(
+            f"rigl needs dense gradients by the names of weights. Got {type(gradients).__name__}. "
+            "Pass what dense_gradients(model, patterns) gives."
+        )
+    return MaskRule(name, partial(_no_mask_yet, name), partial(_rig, name, float(fraction), gradients))
+
+
+def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
+    raise ValueError(
+        f"{name} moves a mask that is there. Got a weight of shape {tuple(weight.shape)} without one. Register a mask "
+        "first, such as MaskedSparse(masks.random(0.1)), and move it with remask."
+    )
+
+
+def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Tensor:
+    places, empty = kept.places(), kept.shape.numel() - kept.values.numel()
+    moving = min(round(fraction * places.numel()), empty)
+    staying = largest(name, kept, places.numel() - moving)
+    return torch.cat([staying, _empty(places, drawn(moving, empty, generator).to(places.device))])
+
+
+def _empty(places: Tensor, ranks: Tensor) -> Tensor:
+    """The positions that are not among the sorted ``places``, by their ranks among all such positions."""
+    empty_before = places - torch.arange(places.numel(), device=places.device)
+    return ranks + torch.searchsorted(empty_before, ranks, right=True)
+
+
+def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:
+    require_values(name, kept.values)
+    moving = round(fraction * kept.values.numel())
+    staying = largest(name, kept, kept.values.numel() - moving)
+    return torch.cat([staying, _steepest(name, _gradient(name, gradients, kept), staying, moving, kept)])
+
+
+def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradient:
+    if kept.name not in gradients:
+        there = f"those of {', '.join(map(repr, gradients))}" if gradients else "none"
+        raise ValueError(
+            f"{name} needs the dense gradient of {kept.name!r}. Got {there}. Take them from the model that is given to "
+            "remask, by patterns that match the same weights."
+        )
+    gradient = gradients[kept.name]
+    if gradient.shape != kept.shape:
+        raise ValueError(
+            f"{name} needs a dense gradient of shape {tuple(kept.shape)} for {kept.name!r}. "
+            f"Got {tuple(gradient.shape)}. The gradient of what is stored tells nothing about other entries: see "
+            "dense_gradients."
+        )
+    return gradient
+
+
+def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: Kept) -> Tensor:
+    """The positions outside the sorted ``staying`` where the gradient is largest: ``(count,)``."""
+    rows, columns = kept.shape
+    strip = max(ROOM // max(columns, 1), 1)
+    sizes = torch.empty(0, device=staying.device)
+    places = staying.new_empty(0)
+    for first in range(0, rows if count else 0, strip):
+        found = gradient[first : first + strip].to(staying.device).abs().flatten()
+        _require_finite(name, found, kept.name)
+        ends = torch.tensor([first * columns, first * columns + found.numel()], device=staying.device)
+        low, high = torch.searchsorted(staying, ends).tolist()
+        found[staying[low:high] - first * columns] = -1
+        better = _above(found, sizes.min() if sizes.numel() == count else None)
+        sizes, places = torch.cat([sizes, found[better]]), torch.cat([places, better + first * columns])
+        best = sizes.topk(min(count, sizes.numel()), sorted=False).indices
+        sizes, places = sizes[best], places[best]
+    return places
+
+
+def _above(sizes: Tensor, least: Tensor | None) -> Tensor:
+    """Where there is room for an entry: none that stays, none that is no larger than all that are found."""
+    return (sizes > least if least is not None else sizes >= 0).nonzero().squeeze(1)
+
+
+def _require_finite(name: str, sizes: Tensor, weight: str) -> None:
+    if sizes.numel() and not bool(sizes.max().isfinite()):
+        raise ValueError(
+            f"{name} needs a finite dense gradient of {weight!r}. Got one with NaN or infinity. Leave out this update, "
+            "as GradScaler leaves out the step."
+        )

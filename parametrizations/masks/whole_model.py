@@ -1,0 +1,146 @@
+"""Rules that look at several weights at once: a density for a whole model, shared out over its layers.
+
+`register` and `remask` show such a rule all the weights that one call gives it to, under however many patterns.
+Attached by PyTorch's own function it sees one weight, which then gets all of the density.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from parametrizations.masks.arguments import home, require_values, share
+from parametrizations.masks.chance import random
+from parametrizations.masks.kept import Kept
+from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.values import magnitude
+
+__all__ = ["erdos_renyi", "global_magnitude"]
+
+Counts = Callable[[Sequence[Kept]], Sequence[int]]
+"""From several weights to the number of entries that each of them keeps."""
+
+
+def erdos_renyi(density: float, rule: Callable[[float], MaskRule] = random) -> MaskRule:
+    """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
+
+    A layer keeps a number of entries in proportion to ``out + in``, as far as it has so many; together the layers keep
+    exactly ``round(density * entries)``. Mocanu et al., 2018, arXiv 1707.04780, equation 3; Evci et al., 2020, arXiv
+    1911.11134, found it better than the same density in each layer, which is what any other rule gives.
+
+    Args:
+        density: The share of all entries that is kept, above 0 and at most 1.
+        rule: What makes the mask of one layer, by its density: `random`, `magnitude`, or any function such as
+            ``functools.partial(masks.random, generator=generator)``.
+
+    Raises:
+        TypeError: If ``density`` is no number, or ``rule`` cannot be called.
+        ValueError: If ``density`` is out of range.
+
+    Example:
+        >>> from torch import nn
+        >>> from parametrizations import MaskedSparse, masks, register
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+        >>> _ = register(model, {"*.weight": MaskedSparse(masks.erdos_renyi(0.25))})
+        >>> [layer.parametrizations.weight.original.numel() for layer in model]
+        [26, 22]
+    """
+    density = share("erdos_renyi", density)
+    if not callable(rule):
+        raise TypeError(
+            f"erdos_renyi needs a function from a density to a mask rule. Got {type(rule).__name__}. "
+            "Pass e.g. masks.random, without a density."
+        )
+    kind = getattr(rule, "__name__", "rule")
+    return _spread(f"erdos_renyi({density}, {kind})", partial(_by_sides, density), rule)
+
+
+def global_magnitude(density: float) -> MaskRule:
+    """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
+
+    A layer whose entries are all small may keep few or none. Blalock et al., *What is the State of Neural Network
+    Pruning?*, 2020, arXiv 2003.03033, compare it with `magnitude`, which keeps the same share of each. `remask` chooses
+    among the entries that are kept.
+
+    Args:
+        density: The share of all entries that is kept, above 0 and at most 1.
+
+    Raises:
+        TypeError: If ``density`` is no number.
+        ValueError: If ``density`` is out of range; if `remask` is to keep more than there are.
+
+    Example:
+        >>> from torch import nn
+        >>> from parametrizations import MaskedSparse, masks, register
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+        >>> _ = register(model, {"*.weight": MaskedSparse(masks.global_magnitude(0.25))})
+        >>> sum(layer.parametrizations.weight.original.numel() for layer in model)
+        48
+    """
+    density = share("global_magnitude", density)
+    name = f"global_magnitude({density})"
+    return _spread(name, partial(_by_size, name, density), magnitude)
+
+
+def _spread(name: str, counts: Counts, rule: Callable[[float], MaskRule]) -> MaskRule:
+    spread = partial(_rules, counts, rule)
+    return MaskRule(name, partial(_alone, spread), spread=spread)
+
+
+def _alone(spread: Callable[[Sequence[Kept]], Sequence[MaskRule]], weight: Tensor) -> Tensor:
+    (rule,) = spread([Kept.whole(weight)])
+    return rule(weight)
+
+
+def _rules(counts: Counts, rule: Callable[[float], MaskRule], weights: Sequence[Kept]) -> list[MaskRule]:
+    shares = zip(counts(weights), weights, strict=True)
+    return [rule(count / kept.shape.numel()) if count else MaskRule("nothing", _nothing) for count, kept in shares]
+
+
+def _nothing(weight: Tensor) -> Tensor:
+    return torch.zeros(weight.shape, dtype=torch.bool, device=home(weight))
+
+
+def _by_sides(density: float, weights: Sequence[Kept]) -> list[int]:
+    """In proportion to ``out + in``; what does not fit into a layer goes to the others."""
+    sizes, sides = [kept.shape.numel() for kept in weights], [sum(kept.shape) for kept in weights]
+    left, wanted = round(density * sum(sizes)), [0.0] * len(sizes)
+    waiting = list(range(len(sizes)))
+    while waiting:
+        each = left / max(sum(sides[place] for place in waiting), 1)
+        full = [place for place in waiting if each * sides[place] > sizes[place]]
+        for place in full or waiting:
+            wanted[place] = sizes[place] if full else each * sides[place]
+        left -= sum(sizes[place] for place in full)
+        waiting = [place for place in waiting if full and place not in full]
+    return _rounded(wanted, round(density * sum(sizes)))
+
+
+def _rounded(wanted: Sequence[float], total: int) -> list[int]:
+    """Whole numbers that add up to ``total``: the largest remainders are rounded up."""
+    counts = [math.floor(number) for number in wanted]
+    by_remainder = sorted(range(len(wanted)), key=lambda place: counts[place] - wanted[place])
+    for place in by_remainder[: total - sum(counts)]:
+        counts[place] += 1
+    return counts
+
+
+def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
+    """As many as each has among the largest of all."""
+    for kept in weights:
+        require_values(name, kept.values)
+    entries = round(density * sum(kept.shape.numel() for kept in weights))
+    there = [kept.values.numel() for kept in weights]
+    if entries > sum(there):
+        raise ValueError(
+            f"{name} needs at least {entries} kept entries to choose from. Got {sum(there)}, as the others have no "
+            "values. Lower the density, or let entries grow by another rule, such as random or rigl."
+        )
+    sizes = torch.cat([kept.values.abs().to(weights[0].values.device) for kept in weights])
+    owners = torch.arange(len(there), device=sizes.device).repeat_interleave(torch.tensor(there, device=sizes.device))
+    found: list[int] = owners[sizes.topk(entries, sorted=False).indices].bincount(minlength=len(there)).tolist()
+    return found
