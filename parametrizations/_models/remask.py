@@ -208,13 +208,13 @@ def _require_movable(model: nn.Module, places: Sequence[Place]) -> None:
             )
 
 
-def _chosen(plan: Sequence[tuple[Place, MaskRule]]) -> Iterator[tuple[Place, Kept, MaskRule, Tensor]]:
-    """For each tensor what is kept of it now, its own rule, and the positions that this rule chooses."""
+def _chosen(plan: Sequence[tuple[Place, MaskRule]]) -> Iterator[tuple[Place, MaskRule, Tensor]]:
+    """For each tensor its own rule, and the positions that this rule chooses."""
     kept = [_kept(place) for place, _ in plan]
     rules = individual([rule for _, rule in plan], [partial(_itself, one) for one in kept])
     for (place, _), one, rule in zip(plan, kept, rules, strict=True):
         with _about(place):
-            yield place, one, rule, _positions(place, one, rule)
+            yield place, rule, _positions(place, one, rule)
 
 
 def _itself(kept: Kept) -> Kept:
@@ -266,8 +266,8 @@ def _require_positions(rule: MaskRule, positions: object, entries: int) -> Tenso
             got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
         raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
     found = positions.sort().values
-    wrong = bool((found[1:] == found[:-1]).any()) or bool(((found < 0) | (found >= entries)).any())
-    if wrong:
+    outside = found.numel() > 0 and not (int(found[0]) >= 0 and int(found[-1]) < entries)
+    if outside or bool((found[1:] == found[:-1]).any()):
         raise ValueError(
             f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
             "of range. A position is row * columns + column."
@@ -275,10 +275,11 @@ def _require_positions(rule: MaskRule, positions: object, entries: int) -> Tenso
     return found
 
 
-def _change(place: Place, kept: Kept, rule: MaskRule, positions: Tensor, optimizer: Optimizer | None) -> _Change:
+def _change(place: Place, rule: MaskRule, positions: Tensor, optimizer: Optimizer | None) -> _Change:
     masked = _masked(place)
-    stored, new = masked.stored, positions.to(kept.places())
-    move = Move.between(kept.places(), new)
+    stored, old = masked.stored, masked.sparse.positions
+    new = positions.to(old)
+    move = Move.between(old, new)
     values = move.of(stored)
     with _about(place):
         _require_agreement(place, masked, new, values)

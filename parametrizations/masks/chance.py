@@ -51,9 +51,7 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
 
 
 def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:
-    device = generator.device if generator is not None else torch.device("cpu")
-    kept = torch.randperm(weight.numel(), generator=generator, device=device)
-    return keep(weight, kept[: round(density * weight.numel())])
+    return keep(weight, drawn(round(density * weight.numel()), weight.numel(), generator))
 
 
 def _redraw(density: float, generator: Generator | None, kept: Kept) -> Tensor:

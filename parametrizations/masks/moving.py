@@ -21,7 +21,7 @@ from parametrizations.masks.values import largest
 
 __all__ = ["Gradient", "evolutionary", "rigl"]
 
-ROOM = 2**22
+ROOM = 2**20
 """Entries of a dense gradient that are looked at together."""
 
 
@@ -152,7 +152,7 @@ def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: 
     """The positions outside the sorted ``staying`` where the gradient is largest: ``(count,)``."""
     rows, columns = kept.shape
     strip = max(ROOM // max(columns, 1), 1)
-    sizes = torch.empty(0, device=staying.device)
+    sizes = kept.values.abs().new_empty(0)
     places = staying.new_empty(0)
     for first in range(0, rows if count else 0, strip):
         found = gradient[first : first + strip].to(staying.device).abs().flatten()
@@ -160,16 +160,14 @@ def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: 
         ends = torch.tensor([first * columns, first * columns + found.numel()], device=staying.device)
         low, high = torch.searchsorted(staying, ends).tolist()
         found[staying[low:high] - first * columns] = -1
-        better = _above(found, sizes.min() if sizes.numel() == count else None)
+        if sizes.numel() < count:
+            better = found.topk(min(count, found.numel() - (high - low)), sorted=False).indices
+        else:
+            better = (found > sizes.min()).nonzero().squeeze(1)
         sizes, places = torch.cat([sizes, found[better]]), torch.cat([places, better + first * columns])
         best = sizes.topk(min(count, sizes.numel()), sorted=False).indices
         sizes, places = sizes[best], places[best]
     return places
-
-
-def _above(sizes: Tensor, least: Tensor | None) -> Tensor:
-    """Where there is room for an entry: none that stays, none that is no larger than all that are found."""
-    return (sizes > least if least is not None else sizes >= 0).nonzero().squeeze(1)
 
 
 def _require_finite(name: str, sizes: Tensor, weight: str) -> None:
