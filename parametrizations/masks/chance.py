@@ -36,9 +36,9 @@ def random(density: float, *, generator: Generator | None = None) -> MaskRule:
 
 
 def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
-    """Distinct numbers from 0 to ``below - 1``, uniformly and in no order, in memory for ``count`` of them.
+    """Distinct numbers from 0 to ``below - 1``, uniformly, in memory for ``count`` of them; their order says nothing.
 
-    Of the numbers that were drawn so far, any are as likely as any others; so are those that are kept of them.
+    Of the numbers that were drawn so far, any are as likely as any others; so are those that are left out again.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     if 2 * count > below:
@@ -47,7 +47,8 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
     while found.numel() < count:
         fresh = torch.randint(below, (count,), generator=generator, device=device)
         found = torch.unique(torch.cat([found, fresh]))
-    return found[torch.randperm(found.numel(), generator=generator, device=device)[:count]]
+    left_out = torch.randperm(found.numel(), generator=generator, device=device)[count:]
+    return found[torch.ones_like(found, dtype=torch.bool).index_fill_(0, left_out, False)]
 
 
 def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def largest(name: str, kept: Kept, count: int) -> Tensor:
     """The positions of the largest kept entries, for the rule of a name: ``(count,)``, sorted."""
     require_values(name, kept.values)
     chosen = kept.values.abs().topk(count, sorted=False).indices
-    return kept.places()[chosen.sort().values]
+    among = torch.zeros(kept.values.shape, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, True)
+    return kept.places()[among]
 
 
 def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import register_parametrization, transfer_parametrizations_and_params
 from torch.optim import Optimizer
 
+from benchmarks.remasking import HUGE, memory
 from parametrizations import (
     Diagonal,
     MaskedSparse,
@@ -635,6 +636,13 @@ def test_an_optimizer_without_state_and_one_with_some_of_the_parameters() -> Non
     remask(made, {"*": masks.random(0.2)}, optimizer=some)
     assert some.state[stored(made, 2)]["exp_avg"].shape == stored(made, 2).shape
     assert stored(made) not in some.state
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's account of memory")
+def test_a_huge_layer_is_trained_with_rigl_without_anything_dense() -> None:
+    (figure,) = memory().values()
+    assert int(figure.split(" MB")[0]) < HUGE * HUGE / 2**20  # not even one byte for each entry
 
 
 RESUME = """
