@@ -1,4 +1,4 @@
-"""The support matrix: what of PyTorch works with each constraint. ``python -m tests.support`` writes the README's.
+"""The support matrix: what of PyTorch works with each constraint. ``python -m tests.support`` writes the manual's.
 
 Every cell is a test of tests/test_support.py: a feature, a constraint, and whether it was attached by PyTorch's own
 function (plain) or by `register` (fused). `LIMITS` has the cells that cannot work, with the reason; their tests are
@@ -120,7 +120,7 @@ def limit_of(feature: str, case: Case) -> Limit | None:
     return limit if limit is not None and case.way in limit.ways else None
 
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+MANUAL = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->"
 
 
@@ -165,20 +165,20 @@ def _cell(cells: dict[tuple[str, str, str], bool], feature: str, kind: str, note
 
 
 def main() -> None:
-    """Run the matrix, and write or check the README's table."""
+    """Run the matrix, and write or check the manual's table."""
     import pytest
 
-    parser = argparse.ArgumentParser(prog="python -m tests.support", description="Write the README's support matrix.")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is out of date")
+    parser = argparse.ArgumentParser(prog="python -m tests.support", description="Write the manual's support matrix.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the manual is out of date")
     options = parser.parse_args()
     outcomes = _Outcomes()
     code = pytest.main(["-q", "-m", "matrix", str(Path(__file__).with_name("test_support.py"))], plugins=[outcomes])
-    text = README.read_text()
+    text = MANUAL.read_text()
     before, rest = text.split(BEGIN)
     updated = before + BEGIN + table(outcomes) + END + rest.split(END)[1]
     if code != 0:
         sys.exit("The support matrix has failing cells, see above.")
     if options.check and updated != text:
-        sys.exit("The README's support matrix is out of date. Run: python -m tests.support")
+        sys.exit("The manual's support matrix is out of date. Run: python -m tests.support")
     if not options.check:
-        README.write_text(updated)
+        MANUAL.write_text(updated)

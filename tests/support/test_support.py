@@ -1,4 +1,4 @@
-"""What of PyTorch works with each constraint: a test for each cell of the README's matrix."""
+"""What of PyTorch works with each constraint: a test for each cell of the manual's matrix."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The manual: what Sphinx needs to build it, and ``python -m docs``."""
