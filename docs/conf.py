@@ -6,6 +6,7 @@ import importlib.metadata
 from typing import Any
 
 from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 project = "parametrizations"
@@ -35,6 +36,8 @@ exclude_patterns = [".venv", "**/.*", "docs/_build", "build", "dist"]
 
 # The tests run the notebooks: what is shown is what they have stored.
 nb_execution_mode = "off"
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no notebook has widgets, and no page loads a script from elsewhere
+html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
 
@@ -81,6 +84,17 @@ def _as_code(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.TextEle
     return nodes.reference("", "", contnode, internal=True, refuri=f"{place}#{found.node_id}", reftitle=public)
 
 
+def _formula(translator: Any, node: nodes.Element, display: str = "inline") -> None:
+    """A formula as MathML, which browsers show by themselves; MathJax would come from another machine."""
+    translator.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
+def _formula_in_a_line_of_its_own(translator: Any, node: nodes.Element) -> None:
+    _formula(translator, node, "block")
+
+
 def setup(app: Sphinx) -> None:
     """Connect what Sphinx calls."""
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula_in_a_line_of_its_own, None))
     app.connect("missing-reference", _as_code)
