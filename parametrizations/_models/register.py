@@ -25,6 +25,7 @@ from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.stand_ins import put_stand_ins, take_over
 from parametrizations._models.together import with_own_rules
 from parametrizations._models.weights import Unreachable, settle
+from parametrizations._options import kind_of
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
@@ -161,7 +162,7 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
 def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     chain = list(value) if isinstance(value, Sequence) else [value]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    wrong = [_got(step) for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
+    wrong = [kind_of(step) for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
     if not isinstance(pattern, str):
         raise TypeError(f"register needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
     if wrong or not chain:
@@ -171,12 +172,6 @@ def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
             "to right."
         )
     return [step for step in chain if isinstance(step, nn.Module)]
-
-
-def _got(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}: write {value.__name__}(...)"
-    return type(value).__name__
 
 
 def _no_match(model: nn.Module, pattern: str, names: Names) -> NoReturn:

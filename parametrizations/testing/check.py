@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from parametrizations._options import kind_of
 from parametrizations.testing.laws import LAWS, Law
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import Subject
@@ -46,7 +47,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     if not isinstance(parametrization, nn.Module) or not isinstance(weight, Tensor):
         raise TypeError(
             "check_parametrization needs a module and a tensor. "
-            f"Got {type(parametrization).__name__} and {type(weight).__name__}. Pass (Diagonal(), weight)."
+            f"Got {kind_of(parametrization)} and {kind_of(weight)}. Pass (Diagonal(), weight)."
         )
     if not weight.numel():
         raise ValueError(f"check_parametrization needs entries. Got shape {tuple(weight.shape)}. Pass e.g. 4 x 3.")

@@ -171,8 +171,10 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
         (
             {"0.weight": Diagonal},
             TypeError,
-            r"parametrization, or a sequence of them, for '0.weight'. Got the class Diagonal: write D",
+            r"parametrization, or a sequence of them, for '0.weight'. Got the class Diagonal: write Diagonal\(\)",
         ),
+        ({"0.weight": MaskedSparse}, TypeError, r"Got the class MaskedSparse: write MaskedSparse\(...\)"),
+        ({"0.weight": int}, TypeError, r"Got the class int: write int\(\)"),
         ({"0.weight": []}, TypeError, r"for '0.weight'. Got none"),
         ({"0.weight": [Diagonal(), "x"]}, TypeError, r"for '0.weight'. Got str"),
         (

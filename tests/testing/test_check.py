@@ -127,7 +127,7 @@ def test_swapped_arguments_are_refused() -> None:
 def test_a_module_and_a_tensor_are_both_needed() -> None:
     with pytest.raises(TypeError, match=r"Got Diagonal and list. Pass"):
         check_parametrization(Diagonal(), [[1.0]])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Got type and Tensor. Pass"):
+    with pytest.raises(TypeError, match=r"Got the class Diagonal: write Diagonal\(\) and Tensor. Pass"):
         check_parametrization(Diagonal, torch.ones(2, 2))  # type: ignore[arg-type]
 
 
