@@ -10,6 +10,7 @@ from torch import nn
 
 import parametrizations
 from parametrizations import Parametrization, masks, positive, testing, typing
+from parametrizations._products import choice
 
 MODULES = (parametrizations, masks, positive, testing)
 PUBLIC = [
@@ -44,6 +45,13 @@ def test_nothing_internal_shows(page: str) -> None:
     }
     public = {"masks", "positive", "testing", "typing"}
     assert {name for name in shown if not name.startswith("_")} == classes | public
+
+
+def test_summary_explains_its_columns_and_path_its_names() -> None:
+    columns, names = inspect.getdoc(parametrizations.summary) or "", inspect.getdoc(parametrizations.path) or ""
+    assert [field for field in typing.Row._fields if f"\n``{field}`` " not in columns] == []
+    paths = {value.name for value in vars(choice).values() if isinstance(value, typing.Path)}
+    assert [name for name in paths if f'\n``"{name}"`` ' not in names] == []
 
 
 def test_what_calls_return_can_be_annotated_with() -> None:

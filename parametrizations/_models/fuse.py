@@ -72,7 +72,17 @@ def fuse(model: Model) -> Model:
 
 
 def path(layer: nn.Module) -> Path:
-    """How a layer multiplies with its weight, and why: ``"dense"``, or by a cheaper name.
+    """How a layer multiplies with its weight, and why.
+
+    ==================  ====================================================================================
+    name                the product
+    ==================  ====================================================================================
+    ``"dense"``         with the weight, which is built before
+    ``"element-wise"``  `Diagonal`: one multiply-add for each output
+    ``"strips"``        `ZeroDiagonal`, `NegExpDiagonal`: of a large matrix only blocks on the diagonal are copied
+    ``"CSR"``           `MaskedSparse`: with the kept entries alone
+    ``"own"``           with the method ``linear`` of a parametrization of your own
+    ==================  ====================================================================================
 
     Args:
         layer: A layer of any kind, constrained or not.

@@ -20,10 +20,7 @@ __all__ = ["Row", "Summary", "summary"]
 
 
 class Row(NamedTuple):
-    """One constrained tensor.
-
-    ``name`` is the one in the plain model; ``holds`` is None where it cannot be told; ``product`` is what `path` names.
-    """
+    """One constrained tensor, with the columns that `summary` explains; ``holds`` is None where it cannot be told."""
 
     name: str
     constraint: str
@@ -59,6 +56,18 @@ class Summary:
 
 def summary(model: nn.Module) -> Summary:
     """A table of every parametrized tensor, whoever registered it.
+
+    ==============  ====================================================================================================
+    column          says
+    ==============  ====================================================================================================
+    ``name``        the name that the tensor has in the plain model
+    ``constraint``  what is attached, in the order in which it is applied; ``(foreign)`` if not of this library's kind
+    ``shape``       the shape of the weight, ``(out, in)``
+    ``stored``      how many numbers are stored and trained
+    ``dense``       how many numbers the weight has
+    ``holds``       whether the weight is in its set now: ``yes``, ``NO`` (such as NaN in it), or ``unknown``
+    ``product``     how the layer multiplies, by the names of `path`; ``dense`` for what is no weight of a layer
+    ==============  ====================================================================================================
 
     A compactly stored weight with one parametrization is not built, to save memory: its constraint holds whenever the
     stored numbers are finite. Where a foreign parametrization comes last, it cannot be told.
