@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     missing = [package for module, package in EXTRAS.items() if importlib.util.find_spec(module) is None]
     if missing:
-        parser.error(f"the tour needs {', '.join(missing)}. Run: pip install -c constraints.txt '.[demo]'")
+        parser.error(f"the tour needs {', '.join(missing)}. Run: pip install {' '.join(missing)}")
     if options.out is not None:
         try:
             _prepare(options.out)

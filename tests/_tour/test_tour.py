@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib.util
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from parametrizations._tour.classifier import load, new_classifier, train
 from parametrizations._tour.command_line import CONSTRAINTS, main
 
 
@@ -24,6 +26,20 @@ def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, capsys: 
     with Image.open(tmp_path / "new" / "folder" / "weights.png") as picture:
         assert picture.size[0] > 1000
     assert "their outputs differ by 0.0e+00" in printed
+
+
+def test_every_copy_trains_on_the_same_batches_in_the_same_order() -> None:
+    digits, first = load(torch.device("cpu")), new_classifier()
+    second = copy.deepcopy(first)
+    for model in (first, second):
+        train(model, digits, 1, lambda: None)
+    assert all(map(torch.equal, first.parameters(), second.parameters()))
+
+
+def test_the_tour_leaves_the_number_of_threads_as_it_was() -> None:
+    before = torch.get_num_threads()
+    main(["--epochs", "1", "--constraint", "Diagonal"])
+    assert torch.get_num_threads() == before
 
 
 def test_the_written_weights_are_plain_and_keep_the_constraint(tmp_path: Path) -> None:
