@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import http.server
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ BUILD = FOLDER / "_build"
 
 def build() -> int:
     """Build every page; a warning, such as a name that leads nowhere, is an error."""
+    shutil.rmtree(BUILD / "html", ignore_errors=True)  # or a page that was renamed would stay
     places: list[str | Path] = ["-c", FOLDER, "-d", BUILD / "doctrees", FOLDER.parent, BUILD / "html"]
     command: list[str | Path] = [
         sys.executable,

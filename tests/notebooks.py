@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 from rich.progress import track
 
-__all__ = ["FOLDER", "PATHS", "PICTURES", "outputs", "pictures", "read", "run"]
+__all__ = ["FOLDER", "PATHS", "PICTURES", "outputs", "pictures", "read", "run", "steady_text"]
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -43,6 +43,13 @@ def run(notebook: Any) -> Any:
 def outputs(notebook: Any) -> list[Any]:
     """What the cells of a notebook show, in order."""
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def steady_text(notebook: Any) -> list[str]:
+    """What the cells print and show as text, but for those that are tagged as timings."""
+    steady = [cell for cell in notebook.cells if "timings" not in cell.metadata.get("tags", [])]
+    shown = [output for cell in steady for output in cell.get("outputs", [])]
+    return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in shown]
 
 
 def pictures(notebook: Any) -> list[bytes]:

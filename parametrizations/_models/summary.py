@@ -49,9 +49,9 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        lines = [Row._fields, *(_cells(row) for row in self.rows)]
-        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
-        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        head = "".join(f"<th>{field}</th>" for field in Row._fields)
+        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) for row in self.rows]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def summary(model: nn.Module) -> Summary:

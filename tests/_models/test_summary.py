@@ -37,6 +37,7 @@ def test_it_prints_as_a_table_and_as_a_page() -> None:
     made = summary(register(nn.Linear(3, 2), {"weight": ZeroDiagonal()}))
     head = "name    constraint    shape   stored  dense  holds  product"
     assert str(made) == repr(made) == f"{head}\nweight  ZeroDiagonal  (2, 3)  6       6      yes    dense"
+    assert "<th>constraint</th>" in made._repr_html_()
     assert "<td>ZeroDiagonal</td>" in made._repr_html_()
     assert str(summary(nn.Linear(2, 2))).startswith("name")
 
