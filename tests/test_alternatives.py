@@ -181,22 +181,40 @@ TIMES = {  # the row of the README: the table in benchmarks/results.md, and the 
     "the same, 10 % kept": ("MaskedSparse, batch 128", ["4096", "128", "10.0%"]),
     "the same, 256 x 256, 10 % kept": ("MaskedSparse, batch 32", ["256", "32", "10.0%"]),
 }
+WAYS = ("weight * mask", "prune.custom_from_mask", "ours, registered", "ours, fused")
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
 
 
+def measured(title: str, wanted: list[str]) -> dict[str, str]:
+    """A row of a table in the report of the benchmarks, by the names of its columns."""
+    rest = (ROOT / "benchmarks/results.md").read_text().split(f"### {title}\n")[1]
+    header, _, *rows = map(cells, rest.split("###")[0].strip().splitlines())
+    [row] = [row for row in rows if row[: len(wanted)] == wanted]
+    return dict(zip(header, row, strict=True))
+
+
 @pytest.mark.parametrize("row", TIMES)
 def test_the_readme_has_the_times_of_the_benchmarks(row: str) -> None:
-    title, wanted = TIMES[row]
-    table = (ROOT / "benchmarks/results.md").read_text().split(f"### {title}\n")[1].split("###")[0].strip().splitlines()
-    header = cells(table[0])
-    [measured] = [line for line in map(cells, table[2:]) if line[: len(wanted)] == wanted]
-    names = ["weight * mask", "prune.custom_from_mask", "ours, registered", "ours, fused"]
+    times = measured(*TIMES[row])
     [shown] = [line for line in map(cells, (ROOT / "README.md").read_text().splitlines()) if line[0] == row]
     by_hand, pruned, alone, _, ours = shown[1:]
-    assert [by_hand, pruned, alone, ours] == [measured[header.index(name)] for name in names]
+    assert [by_hand, pruned, alone, ours] == [times[way] for way in WAYS]
+
+
+def test_what_is_said_of_large_layers_is_what_was_measured() -> None:
+    readme, guide = ((ROOT / name).read_text() for name in ("README.md", "docs/guides/sparse_training.md"))
+    dense = {
+        kind: measured(kind, ["4096", "128"])["ours, fused"] for kind in ("Diagonal", "ZeroDiagonal", "NegExpDiagonal")
+    }
+    assert [f"`{kind}` {time}" for kind, time in dense.items() if f"`{kind}` {time}" not in readme] == []
+    few, some, many = (
+        measured("MaskedSparse, batch 128", ["4096", "128", kept])["ours, fused"] for kept in ("1.0%", "10.0%", "50.0%")
+    )
+    assert f"`MaskedSparse` {few} with 1 % kept" in readme
+    assert f"{few} of `nn.Linear`'s time with 1 % kept, {some} with 10 %, and\n{many} with 50 %" in guide
 
 
 class TestGeotorch:
