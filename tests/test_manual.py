@@ -89,6 +89,12 @@ def test_the_reference_has_every_public_name(module: str, name: str) -> None:
     assert listed or whole
 
 
+def test_the_reference_has_the_choices_that_there_are() -> None:
+    page = (ROOT / "docs/api/typing.md").read_text().replace('"', "'")
+    for name in ("Infeasible", "Product"):
+        assert f":type: {getattr(typing, name)!r}".replace("typing.", "") in page
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_picture_has_a_text(page: Path) -> None:
     assert "![](" not in page.read_text()

@@ -80,6 +80,7 @@ def path(layer: nn.Module) -> Path:
     ``"dense"``         with the weight, which is built before
     ``"element-wise"``  `Diagonal`: one multiply-add for each output
     ``"strips"``        `ZeroDiagonal`, `NegExpDiagonal`: of a large matrix only blocks on the diagonal are copied
+    ``"skyline"``       `MaskedSparse`: with dense strips or blocks that cover the kept entries
     ``"CSR"``           `MaskedSparse`: with the kept entries alone
     ``"own"``           with the method ``linear`` of a parametrization of your own
     ==================  ====================================================================================
