@@ -44,6 +44,8 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # or PyTorch's texts would stand for what overrides them
+autodoc_type_aliases = {name: f"parametrizations.typing.{name}" for name in ("Infeasible", "Product", "Rules")}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
@@ -56,6 +58,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 html_theme = "furo"
 html_title = "parametrizations"
+html_favicon = "_static/diagonal.svg"
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_extra_path = ["_extra"]
