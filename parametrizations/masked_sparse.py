@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from parametrizations._mask_checkpoint import NO_MASK, from_mask, is_no_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.arrange import arranged
-from parametrizations._products.choice import UNREGISTERED, Path, Product, entries_path
+from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Path, Product, entries_path
 from parametrizations._products.csr import index_dtype
 from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
@@ -160,7 +160,9 @@ class MaskedSparse(Parametrization):
 
     @override
     def path(self, x: Tensor) -> Path:
-        return entries_path(self._path, x)
+        path = entries_path(self._path, x)
+        # A mask stays where it was while the layer is on the meta device, or is given values of another one.
+        return path if path.name == "dense" or self._form().device == x.device else OTHER_DEVICE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:

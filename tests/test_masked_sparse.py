@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
-from parametrizations import MaskedSparse, Parametrization, bake, masks, plain_state_dict, register
+from parametrizations import MaskedSparse, Parametrization, bake, masks, path, plain_state_dict, register
 from parametrizations._products.csr import index_dtype
 from tests.cases import checkerboard, weight
 from tests.layers import INPUTS, constrained, dense_output, linear, stored
@@ -555,6 +555,16 @@ def test_half_and_back_leaves_the_mask() -> None:
     layer = sparse().half().bfloat16().type(torch.float64).float()
     assert layer.parametrizations.weight[0].positions.dtype is torch.int32
     assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+@pytest.mark.parametrize("rule", [masks.random(0.01), masks.banded(3, 3), masks.block_diagonal(8)])
+def test_a_large_layer_on_meta_runs_densely(rule: masks.MaskRule) -> None:
+    with torch.device("meta"):
+        layer: Any = register(nn.Linear(1024, 1024), {"weight": MaskedSparse(rule)})
+        assert path(layer).name == "dense"
+        output = layer(torch.ones(2, 1024))
+    output.sum().backward()
+    assert (output.device.type, output.shape) == ("meta", (2, 1024))
 
 
 def test_meta_and_to_empty_leave_the_mask() -> None:
