@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
+from torch.nn.utils.parametrize import register_parametrization
 
-from benchmarks.cases import Case, mask_of
+from benchmarks.cases import CHAIN, STABLE, Case, mask_of
+from parametrizations import MaskedSparse, fuse
 
-__all__ = ["by_hand"]
+__all__ = ["MASK_ALONE", "by_hand"]
+
+MASK_ALONE = "the mask alone"
 
 
 class Written(nn.Module):
@@ -30,7 +34,14 @@ class Written(nn.Module):
 
 def by_hand(case: Case, device: torch.device) -> dict[str, nn.Module]:
     """A layer for each way, by name."""
-    ways = {"Diagonal": _diagonal, "ZeroDiagonal": _zero, "NegExpDiagonal": _negative, "MaskedSparse": _sparse}
+    ways = {
+        "Diagonal": _diagonal,
+        "ZeroDiagonal": _zero,
+        "NegExpDiagonal": _negative,
+        "MaskedSparse": _sparse,
+        CHAIN: _chain,
+        STABLE: _stable,
+    }
     return ways[case.constraint](case, device)
 
 
@@ -83,3 +94,17 @@ def _sparse(case: Case, device: torch.device) -> dict[str, nn.Module]:
         "prune.custom_from_mask": pruned,
         "dense from sparse": listed,
     }
+
+
+def _chain(case: Case, device: torch.device) -> dict[str, nn.Module]:
+    return {"x * -exp(a) + b": Written(torch.randn(case.n, device=device), lambda x, a, b: x * -a.exp() + b)}
+
+
+def _stable(case: Case, device: torch.device) -> dict[str, nn.Module]:
+    mask, matrix = mask_of(case).float().to(device), torch.randn(case.n, case.n, device=device)
+
+    def masked_and_scattered(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.linear(x, (w * mask).diagonal_scatter(-w.diagonal().exp()), b)
+
+    alone = register_parametrization(nn.Linear(case.n, case.n, device=device), "weight", MaskedSparse(mask_of(case)))
+    return {"weight * mask, -exp": Written(matrix, masked_and_scattered), MASK_ALONE: fuse(alone)}

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from benchmarks.by_hand import by_hand
-from benchmarks.cases import Case, mask_of
+from benchmarks.cases import CHAIN, STABLE, Case, mask_of
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse
 from parametrizations.typing import Product
 
@@ -23,11 +23,13 @@ REGISTERED = "ours, registered"
 STRUCTURED = "ours, structured"
 COMPILED = (REGISTERED, OURS)
 
-CONSTRAINTS: dict[str, Callable[[Case, Product], Parametrization]] = {
-    "Diagonal": lambda _, product: Diagonal(product=product),
-    "ZeroDiagonal": lambda _, product: ZeroDiagonal(product=product),
-    "NegExpDiagonal": lambda _, product: NegExpDiagonal(product=product),
-    "MaskedSparse": lambda case, product: MaskedSparse(mask_of(case), product=product),
+CONSTRAINTS: dict[str, Callable[[Case, Product], list[Parametrization]]] = {
+    "Diagonal": lambda _, product: [Diagonal(product=product)],
+    "ZeroDiagonal": lambda _, product: [ZeroDiagonal(product=product)],
+    "NegExpDiagonal": lambda _, product: [NegExpDiagonal(product=product)],
+    "MaskedSparse": lambda case, product: [MaskedSparse(mask_of(case), product=product)],
+    CHAIN: lambda _, product: [Diagonal(product=product), NegExpDiagonal()],
+    STABLE: lambda case, product: [MaskedSparse(mask_of(case), product=product), NegExpDiagonal()],
 }
 
 
@@ -38,7 +40,7 @@ def contestants(case: Case, device: torch.device, compiled: bool) -> dict[str, n
         made = {PLAIN: nn.Linear(case.n, case.n, device=device), **made}
         made[REGISTERED] = registered(case, device)
     made[OURS] = fuse(registered(case, device))
-    if case.constraint != "Diagonal" and 256 <= case.n <= 1024:  # around the crossovers
+    if case.constraint != "Diagonal" and 256 <= case.n <= 1024 and case.work == "step":  # around the crossovers
         made[STRUCTURED] = fuse(registered(case, device, "structured"))
     if compiled:
         made |= {f"{name}, compiled": _compiled(made[name]) for name in COMPILED}
@@ -54,7 +56,8 @@ def _compiled(layer: nn.Module) -> nn.Module:
 def registered(case: Case, device: torch.device, product: Product = "auto") -> nn.Module:
     """A layer with our parametrization, not fused; built on meta where a dense weight does not fit."""
     layer = nn.Linear(case.n, case.n, device=device if case.fits_densely else "meta")
-    register_parametrization(layer, "weight", CONSTRAINTS[case.constraint](case, product))
+    for parametrization in CONSTRAINTS[case.constraint](case, product):
+        register_parametrization(layer, "weight", parametrization)
     if not case.fits_densely:
         layer = layer.to_empty(device=device)
         for parameter in layer.parameters():

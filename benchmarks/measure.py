@@ -9,8 +9,16 @@ from statistics import median, quantiles
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-__all__ = ["Timing", "step_of", "take_turns"]
+from benchmarks.cases import Case
+
+__all__ = ["FORWARDS", "STEPS", "Timing", "step_of", "take_turns", "work_of"]
+
+STEPS = 100
+"""Of a loop over time."""
+FORWARDS = 100
+"""Passes that are timed together where one takes less time than the clock is exact."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,38 @@ def step_of(layer: nn.Module, n: int, batch: int, device: torch.device, *, adam:
             torch.cuda.synchronize()
 
     return step
+
+
+def work_of(layer: nn.Module, case: Case, device: torch.device) -> Callable[[], None]:
+    """What is timed in a case."""
+    if case.work == "forward":
+        return _forwards_of(layer, case, device)
+    return step_of(layer, case.n, case.batch, device) if case.work == "step" else _loop_of(layer, case, device)
+
+
+def _forwards_of(layer: nn.Module, case: Case, device: torch.device) -> Callable[[], None]:
+    inputs = torch.randn(case.batch, case.n, device=device)
+
+    def forwards() -> None:
+        for _ in range(FORWARDS):
+            layer(inputs)
+
+    return forwards
+
+
+def _loop_of(layer: nn.Module, case: Case, device: torch.device) -> Callable[[], None]:
+    """A recurrent layer's steps, forward and backward: what is built, is built once."""
+    start = torch.randn(case.batch, case.n, device=device)
+
+    def loop() -> None:
+        layer.zero_grad()
+        with parametrize.cached():
+            state = start
+            for _ in range(STEPS):
+                state = layer(state).tanh()
+            state.sum().backward()  # type: ignore[no-untyped-call]
+
+    return loop
 
 
 def take_turns(steps: Mapping[str, Callable[[], object]], seconds: float, least: int = 7) -> dict[str, Timing]:

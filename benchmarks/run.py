@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from datetime import date
+from pathlib import Path
 
 import torch
 from rich.progress import track
@@ -12,7 +13,7 @@ from benchmarks.cases import Case, cases
 from benchmarks.contestants import OURS, contestants
 from benchmarks.further import further
 from benchmarks.goals import GOALS
-from benchmarks.measure import step_of, take_turns
+from benchmarks.measure import take_turns, work_of
 from benchmarks.memory import memory
 from benchmarks.profiles import profiles
 from benchmarks.results import Measured, Results
@@ -38,14 +39,25 @@ def run(device: torch.device, *, quick: bool) -> Results:
 def _measured(case: Case, device: torch.device, quick: bool) -> Measured:
     """Contestants take turns; the compiled ones only where that was asked for by a full run."""
     torch.compiler.reset()
-    compiled = not quick and case.batch == 32 and case.n in (256, 1024, 4096)
+    compiled = not quick and case.work == "step" and case.batch == 32 and case.n in (256, 1024, 4096)
     layers = contestants(case, device, compiled)
-    steps = {name: step_of(layer, case.n, case.batch, device) for name, layer in layers.items()}
+    steps = {name: work_of(layer, case, device) for name, layer in layers.items()}
     return Measured(path(layers[OURS]), take_turns(steps, 0.4 if quick else 1.5))
 
 
 def _origin(device: torch.device, quick: bool) -> str:
     return (
         f"Written by `python -m benchmarks{' --quick' if quick else ''}` on {date.today()}: torch "
-        f"{torch.__version__}, {platform.machine()}, {device}, two threads of a shared machine."
+        f"{torch.__version__}, {_processor()}, {device}, two threads of a shared machine."
     )
+
+
+def _processor() -> str:
+    """The maker's name for it, where the system tells."""
+    told = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in told.read_text().splitlines() if "model name" in line]
+        if told.exists()
+        else []
+    )
+    return f"{names[0]} ({platform.machine()})" if names else platform.machine()

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from benchmarks.cases import Case
 from benchmarks.contestants import CONSTRAINTS, PLAIN
+from benchmarks.measure import FORWARDS, STEPS
 from benchmarks.results import Measured
 from benchmarks.tables import table
 
@@ -25,12 +26,24 @@ def times(cases: Cases) -> Iterator[str]:
         yield _paths(together)
 
 
-def _place(case: Case) -> tuple[int, bool, int, int, float]:
-    return list(CONSTRAINTS).index(case.constraint), not case.fits_densely, case.batch, case.n, case.density
+WORKS = ("step", "loop", "forward")
+
+
+def _place(case: Case) -> tuple[int | float | str, ...]:
+    kind = WORKS.index(case.work), list(CONSTRAINTS).index(case.constraint), bool(case.structure)
+    return *kind, not case.fits_densely, case.batch, case.n, case.density, case.structure
 
 
 def _heading(case: Case, measured: Measured) -> str:
-    parts = [case.constraint]
+    parts = [
+        case.constraint,
+        *(
+            {"loop": f"{STEPS} steps of a loop", "forward": f"{FORWARDS} forward passes"}[work]
+            for work in [case.work]
+            if work != "step"
+        ),
+    ]
+    parts += ["masks with structure"] if case.structure else []
     if case.density:
         parts.append(f"batch {case.batch}")
     if measured.base != PLAIN:
@@ -47,6 +60,7 @@ def _table(cases: Cases) -> str:
 
 def _work(case: Case) -> dict[str, str]:
     work = {"features": f"{case.n}", "batch": f"{case.batch}"}
+    work |= {"mask": case.structure} if case.structure else {}
     return work | {"kept": f"{case.density:.1%}"} if case.density else work
 
 

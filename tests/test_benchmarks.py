@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from benchmarks.cases import Case, cases
+from benchmarks.cases import LOOPS, SMALL, Case, cases
 from benchmarks.contestants import OURS, PLAIN, STRUCTURED, contestants
 from benchmarks.further import NEEDED
 from benchmarks.goals import GOALS, Goal
-from benchmarks.measure import Timing
+from benchmarks.measure import FORWARDS, STEPS, Timing, work_of
 from benchmarks.picture import picture
 from benchmarks.profiles import PROFILED, Profile
 from benchmarks.report import report
@@ -50,6 +51,21 @@ def test_a_full_run_measures_the_case_of_every_goal(case: Case) -> None:
     assert case in set(cases(quick=False))
 
 
+@pytest.mark.parametrize(
+    "case", SMALL + LOOPS[:5] + (Case("MaskedSparse", 64, 4, structure="banded(64, 64)"),), ids=str
+)
+def test_every_kind_of_work_runs(case: Case) -> None:
+    layer, calls = nn.Linear(case.n, case.n), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    layer.register_forward_hook(count)
+    work_of(layer, case, torch.device("cpu"))()
+    assert calls == {"step": 1, "forward": FORWARDS, "loop": STEPS}[case.work]
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_run_measures_what_the_further_figures_need(quick: bool) -> None:
     assert set(cases(quick=quick)) >= set(NEEDED)
@@ -59,7 +75,8 @@ def test_every_run_measures_what_the_further_figures_need(quick: bool) -> None:
     ("case", "names"), COMPARED, ids=lambda part: str(sorted(part) if isinstance(part, set) else part)
 )
 def test_there_is_a_contestant_of_every_name(case: Case, names: set[str]) -> None:
-    made = contestants(replace(case, n=256), torch.device("cpu"), compiled=False)
+    compiled = any("compiled" in name for name in names)
+    made = contestants(replace(case, n=256), torch.device("cpu"), compiled=compiled)
     assert set(made) >= names
 
 
