@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -12,14 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from parametrizations._given_mask import Given, Name, as_mask, as_rule
 from parametrizations._mask_checkpoint import NO_MASK, from_mask, is_no_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.arrange import arranged
 from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Path, Product, entries_path
 from parametrizations._products.csr import index_dtype
 from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
-from parametrizations._products.places import Places
-from parametrizations._torch.arrays import Array, from_array, is_array
+from parametrizations._products.places import Places, on_diagonal
+from parametrizations._torch.arrays import Array
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.masks import MaskRule
@@ -88,7 +88,7 @@ class MaskedSparse(Parametrization):
         product: Product = "auto",
     ) -> None:
         super().__init__(on_infeasible=on_infeasible, product=product)
-        self._rule: MaskRule | None = _as_rule(mask)
+        self._rule: MaskRule | None = as_rule(mask)
         self._origin: object = self._rule
         # Where the entries are: as positions for the dense product (int64, which writes twice as fast as what
         # would have to be converted at every step), or in the form that a cheaper one needs.
@@ -203,10 +203,10 @@ class MaskedSparse(Parametrization):
     @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
-        mask = _as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into what it is shown
+        mask = as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into what it is shown
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
-        self._origin, self._rule = _Name(self._origin), None  # a mask of its own takes a byte for every entry
+        self._origin, self._rule = Name(self._origin), None  # a mask of its own takes a byte for every entry
 
     @override
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class MaskedSparse(Parametrization):
             return
         positions = unpack(state, self.known_shape)
         if self._given is not None:  # there are no values yet
-            self._rule = self._origin = _as_rule(to_mask(positions, self.known_shape))
+            self._rule = self._origin = as_rule(to_mask(positions, self.known_shape))
         elif positions.shape != self.stored_shape:
             raise ValueError(
                 f"MaskedSparse needs a mask of {self.stored_shape.numel()} positions for the values it has. "
@@ -246,7 +246,7 @@ class MaskedSparse(Parametrization):
         """Take sorted positions, in range, as a copy; ``origin`` names what chose them, if no checkpoint did."""
         own = self.positions
         if not torch.equal(positions.to(own), own):
-            self._origin = "loaded" if origin is None else _Name(origin)
+            self._origin = "loaded" if origin is None else Name(origin)
             self._arrange(positions.to(own, copy=True), own.device)
 
     @override
@@ -275,13 +275,13 @@ class MaskedSparse(Parametrization):
         self._path, form, self._least = arranged(self.known_shape, positions, self.product)
         self._held = positions.long() if form is None else form
         self._stored_shape = positions.shape
-        self._diagonal = _on_diagonal(positions, self.known_shape)
+        self._diagonal = on_diagonal(positions, self.known_shape)
 
     @property
     def _given(self) -> Tensor | None:
         """A mask that is known before there is a weight; None from then on."""
         build = None if self._rule is None else self._rule.build
-        return build.mask if isinstance(build, _Given) else None
+        return build.mask if isinstance(build, Given) else None
 
     def _form(self) -> Entries:
         """The places, where the dense product is not the one that was chosen."""
@@ -300,60 +300,3 @@ class MaskedSparse(Parametrization):
     def _positions_for(self, tensor: Tensor) -> Tensor:
         positions = self._long_positions()
         return positions if positions.device == tensor.device else positions.to(tensor.device)
-
-
-def _on_diagonal(positions: Tensor, shape: torch.Size) -> Tensor:
-    """Which of the sorted positions are on the main diagonal."""
-    wanted = torch.arange(min(shape), device=positions.device) * (shape[1] + 1)
-    places = torch.searchsorted(positions.long(), wanted).clamp(max=max(positions.numel() - 1, 0))
-    return places[positions[places] == wanted] if positions.numel() else places[:0]
-
-
-class _Name(str):
-    """Shown without quotes: what is left of a rule once its mask is made, since the rule may hold a mask, too."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """The rule that is a mask: it can be pickled, where a closure cannot."""
-
-    mask: Tensor
-
-    def __call__(self, weight: Tensor) -> Tensor:  # noqa: ARG002
-        return self.mask
-
-
-def _as_rule(mask: object) -> MaskRule:
-    if isinstance(mask, Tensor) or is_array(mask):
-        given = _as_mask(mask, None).clone()
-        return MaskRule(f"tensor of shape {tuple(given.shape)}", _Given(given))
-    if isinstance(mask, MaskRule):
-        return mask
-    if not callable(mask):
-        raise TypeError(
-            "MaskedSparse needs a boolean tensor or a mask rule. "
-            f"Got {type(mask).__name__}. See parametrizations.masks for rules."
-        )
-    return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
-
-
-def _as_mask(mask: object, shape: torch.Size | None) -> Tensor:
-    """The mask as a tensor; refused unless it has this shape, or just 2 dimensions."""
-    mask = from_array(mask) if is_array(mask) else mask
-    if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool. Got {got}. Pass e.g. `mask != 0`.")
-    if mask.is_meta or mask.layout is not torch.strided:
-        raise ValueError(
-            f"MaskedSparse needs a dense mask that has values. Got one of layout {mask.layout} on "
-            f"{mask.device}. Make the mask on the CPU."
-        )
-    if mask.dim() != 2 or shape not in (None, mask.shape):
-        expected = "2 dimensions" if shape is None else f"the weight's shape, {tuple(shape)}"
-        raise ValueError(
-            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
-        )
-    return mask

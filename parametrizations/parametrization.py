@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from parametrizations._admission import asked, is_finite, outside, require_choice, require_finite, require_kind
 from parametrizations._names import require_free
 from parametrizations._options import options_of
 from parametrizations._products.choice import OWN, PLAIN, Path, Product
@@ -82,7 +83,7 @@ class Parametrization(nn.Module):
 
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
-        self._require_choice("on_infeasible", on_infeasible, ("raise", "project"))
+        require_choice(type(self).__name__, "on_infeasible", on_infeasible, ("raise", "project"))
         self.on_infeasible: Infeasible = on_infeasible
         self.shape: torch.Size | None = None
         self.product = product
@@ -127,7 +128,7 @@ class Parametrization(nn.Module):
 
     @product.setter
     def product(self, product: Product) -> None:
-        self._require_choice("product", product, ("auto", "dense", "structured", *self.ways))
+        require_choice(type(self).__name__, "product", product, ("auto", "dense", "structured", *self.ways))
         self._product = product
         if self.shape is not None:
             self.rearrange()
@@ -218,7 +219,7 @@ class Parametrization(nn.Module):
             )
         if weight.layout is not torch.strided or weight.dtype not in self.dtypes or weight.dim() != 2:
             return False
-        if self.shape not in (None, weight.shape) or not _is_finite(weight):
+        if self.shape not in (None, weight.shape) or not is_finite(weight):
             return False
         return not bool((self.excess(weight) > atol).any())
 
@@ -307,26 +308,13 @@ class Parametrization(nn.Module):
             return self.project(weight)
         excess = self.excess(weight)
         if bool((excess > 0).any()):
-            raise ValueError(self._outside(weight, excess))
+            raise ValueError(outside(type(self).__name__, self.needs, weight, excess))
         return weight
 
     def _check(self, weight: Tensor) -> None:
-        name = type(self).__name__
-        if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
-            kind = weight.layout if isinstance(weight, Tensor) else type(weight).__name__
-            raise TypeError(f"{name} needs a dense tensor. Got {kind}. Pass a torch.Tensor, made dense.")
-        if weight.dtype not in self.dtypes:
-            raise TypeError(
-                f"{name} needs a weight of dtype {_listed(self.dtypes)}. Got {weight.dtype}. "
-                "Convert the layer or the value first."
-            )
+        require_kind(type(self).__name__, weight, self.dtypes)
         self.require_matrix(weight)
-        if not _is_finite(weight):
-            bad = int((~torch.isfinite(weight)).sum())
-            raise ValueError(
-                f"{name} needs a finite weight. Got {bad} of {weight.numel()} entries that are NaN or "
-                "infinite. Initialise or repair the weight first."
-            )
+        require_finite(type(self).__name__, weight)
 
     def require_matrix(self, weight: Tensor) -> None:
         """Refuse a weight that is no matrix, or has another shape than the one that was registered."""
@@ -338,18 +326,8 @@ class Parametrization(nn.Module):
         if self.shape not in (None, weight.shape):
             raise ValueError(
                 f"{type(self).__name__} needs a weight of shape {tuple(self.known_shape)}. "
-                f"Got {tuple(weight.shape)}. {_asked()} a weight of that shape; create a new object for another."
+                f"Got {tuple(weight.shape)}. {asked()} a weight of that shape; create a new object for another."
             )
-
-    def _outside(self, weight: Tensor, excess: Tensor) -> str:
-        row, column = divmod(int(excess.argmax()), weight.shape[1])
-        value = weight[row, column].item()
-        return (
-            f"{type(self).__name__} needs {self.needs}. Got a weight of shape {tuple(weight.shape)} where "
-            f"{int((excess > 0).sum())} of {weight.numel()} entries break this, the largest {value:.6g} at "
-            f"row {row}, column {column}. {_asked()} a weight that keeps the rule, such as what project(weight) "
-            "of this parametrization returns, or create it with on_infeasible='project'."
-        )
 
     def _already_registered(self) -> str:
         return (
@@ -364,23 +342,5 @@ class Parametrization(nn.Module):
             "Register it first and the others on top of it; transfer it to a tensor that has none."
         )
 
-    def _require_choice(self, option: str, value: str, choices: tuple[str, ...]) -> None:
-        if value not in choices:
-            allowed = " or ".join(map(repr, choices))
-            raise ValueError(f"{type(self).__name__} needs {option} to be {allowed}. Got {value!r}.")
-
     def _recipe(self) -> str:
         return f'register_parametrization(layer, "weight", {type(self).__name__}(...))'
-
-
-def _asked() -> str:
-    """What the user did who meets an error; a checkpoint is loaded without PyTorch's assignment."""
-    return "Assign" if is_assignment() else "Load or pass"
-
-
-def _is_finite(weight: Tensor) -> bool:
-    return weight.is_meta or bool(torch.isfinite(weight).all())
-
-
-def _listed(dtypes: tuple[torch.dtype, ...]) -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

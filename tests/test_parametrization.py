@@ -443,9 +443,9 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
         ("path", Path("weights"), "the name 'path' for a method"),
         ("project", nn.Identity(), "the name 'project' for a method"),
         (
-            "product",
-            "dense",
-            "the name 'product' for a property of its own. Got a str .* such as 'own_product'; options",
+            "known_shape",
+            "square",
+            "the name 'known_shape' for a property of its own. Got a str .* such as 'own_known_shape'; options",
         ),
         ("stored_shape", nn.Linear(3, 3), "the name 'stored_shape' for a property"),
         ("_check", True, "the name '_check' for a method"),

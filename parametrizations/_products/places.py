@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Places"]
+__all__ = ["Places", "on_diagonal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,3 +39,10 @@ class Places:
     def columns(self) -> Tensor:
         """The column, that is the input, of each entry: ``(entries,)``."""
         return self.positions() % self.shape[1]
+
+
+def on_diagonal(positions: Tensor, shape: torch.Size) -> Tensor:
+    """Which of the sorted positions are on the main diagonal."""
+    wanted = torch.arange(min(shape), device=positions.device) * (shape[1] + 1)
+    places = torch.searchsorted(positions.long(), wanted).clamp(max=max(positions.numel() - 1, 0))
+    return places[positions[places] == wanted] if positions.numel() else places[:0]
