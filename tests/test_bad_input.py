@@ -463,12 +463,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "product: another word": (
         'NegExpDiagonal(product="fast")',
         ValueError,
-        "NegExpDiagonal needs product to be 'auto' or 'dense' or 'structured'. Got 'fast'.",
+        "NegExpDiagonal needs product to be 'auto' or 'dense' or 'structured' or 'strips'. Got 'fast'.",
     ),
     "product: a number": (
         "MaskedSparse(masks.random(0.5), product=1)",
         ValueError,
-        "MaskedSparse needs product to be 'auto' or 'dense' or 'structured'. Got 1.",
+        "MaskedSparse needs product to be 'auto' or 'dense' or 'structured' or 'skyline' or 'CSR'. Got 1.",
     ),
     "options: in positions": (
         'Diagonal("project")',
@@ -817,6 +817,16 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "summary(w.model.state_dict())",
         TypeError,
         "summary needs a model. Got OrderedDict. Pass a torch.nn.Module.",
+    ),
+    "tune: no model": (
+        "tune(w.model.state_dict(), torch.ones(2, 3))",
+        TypeError,
+        "tune needs a model. Got OrderedDict. Pass a torch.nn.Module.",
+    ),
+    "tune: no inputs": (
+        "tune(w.model)",
+        TypeError,
+        "...missing 1 required positional argument: 'input'",
     ),
     "bake: no model": (
         "bake(3)",
