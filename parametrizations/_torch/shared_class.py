@@ -69,7 +69,7 @@ def share(module: nn.Module, extend: Extend) -> None:
             Modules share a class where this is the same function.
     """
     names = frozenset(children(module.get_submodule("parametrizations")))
-    _forget(module)
+    _forget()
     module.__class__ = _class_for(plain_class(module), names, extend)
 
 
@@ -137,12 +137,11 @@ def _get(module: nn.Module, name: str) -> Any:
     return value
 
 
-def _forget(module: nn.Module) -> None:
-    """Have the tensors of a module computed anew inside of `parametrize.cached`."""
+def _forget() -> None:
+    """Have tensors computed anew inside of `parametrize.cached`; all, since one may be built into what is kept."""
     cache = answered_from_cache()
     if cache:
-        for chain in chains(module).values():
-            cache.pop(chain, None)
+        cache.clear()
 
 
 def _forgetting(change: Any) -> Callable[..., Any]:
@@ -152,7 +151,7 @@ def _forgetting(change: Any) -> Callable[..., Any]:
         try:
             return change(self, *arguments, **named)
         finally:
-            _forget(self)
+            _forget()
 
     return changed
 
@@ -176,7 +175,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
             f"Assigning {name!r} needs what is stored in one piece. Got a tensor that is sharded over processes. "
             "Assign before fully_shard, or load a gathered checkpoint."
         )
-    _forget(module)
+    _forget()
     owner.right_inverse(value)
 
 

@@ -147,26 +147,34 @@ def test_while_cached_assigning_replaces_the_weight() -> None:
         assert layer.weight is layer.weight
 
 
-CHANGES: dict[str, Callable[[Any], object]] = {
-    "load": lambda layer: layer.load_state_dict(fused(ZeroDiagonal).state_dict()),
-    "assign": lambda layer: layer.load_state_dict(fused(ZeroDiagonal).state_dict(), assign=True),
-    "load plain": lambda layer: layer.load_state_dict(bake(fused(ZeroDiagonal)).state_dict()),
-    "load a model": lambda layer: nn.Sequential(layer).load_state_dict(nn.Sequential(fused(ZeroDiagonal)).state_dict()),
-    "reset": lambda layer: layer.reset_parameters(),
-    "convert": lambda layer: nn.Sequential(layer).double(),
-    "register on top": lambda layer: register(layer, {"weight": Doubled()}),
+CHANGES: dict[str, Callable[[Any, Any], object]] = {
+    "load": lambda layer, other: layer.load_state_dict(other.state_dict()),
+    "assign": lambda layer, other: layer.load_state_dict(other.state_dict(), assign=True),
+    "load plain": lambda layer, other: layer.load_state_dict(bake(other).state_dict()),
+    "load a model": lambda layer, other: nn.Sequential(layer).load_state_dict(nn.Sequential(other).state_dict()),
+    "reset": lambda layer, _: layer.reset_parameters(),
+    "convert": lambda layer, _: nn.Sequential(layer).double(),
+    "register on top": lambda layer, _: register(layer, {"weight": Doubled()}),
 }
 
 
+@every
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_while_cached_what_is_done_to_the_layer_replaces_the_weight(change: Callable[[Any], object]) -> None:
-    layer = fused(ZeroDiagonal)
-    with parametrize.cached():
+def test_while_cached_what_is_done_to_the_layer_replaces_its_weight(
+    change: Callable[[Any, Any], object], make: Callable[[], Parametrization]
+) -> None:
+    layer = fused(make)
+    other = copy.deepcopy(layer)
+    other.reset_parameters()
+    with parametrize.cached(), torch.no_grad():
+        layer(INPUTS)
         before = layer.weight
-        change(layer)
+        change(layer, other)
         assert layer.weight is not before
         assert torch.equal(layer.weight, layer.parametrizations.weight())
         assert layer.weight is layer.weight
+        inputs = INPUTS.to(layer.bias)
+        torch.testing.assert_close(layer(inputs), dense_output(layer, inputs))
 
 
 class OwnCache(nn.Module):
