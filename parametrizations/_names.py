@@ -10,7 +10,7 @@ __all__ = ["require_free"]
 
 
 def require_free(owner: object, name: str, value: object) -> None:
-    """Refuse an attribute in the place of a method or of a property that is only read.
+    """Refuse an attribute in the place of a method or of a property that is only read, and a module in that of any.
 
     Python and PyTorch take it, and what calls the method fails later and elsewhere. A function may stand in for a
     method, as wrappers replace ``forward``.
@@ -24,11 +24,12 @@ def require_free(owner: object, name: str, value: object) -> None:
         AttributeError: If the name is taken; it says by what, and what to do.
     """
     member = inspect.getattr_static(type(owner), name, None)
-    hidden = inspect.isfunction(member) and (isinstance(value, nn.Module) or not callable(value))
-    fixed = isinstance(member, property) and member.fset is None
-    if hidden or fixed:
+    method, known = inspect.isfunction(member), isinstance(member, property)
+    fixed = known and getattr(member, "fset", None) is None
+    if fixed or (method and not callable(value)) or ((method or known) and isinstance(value, nn.Module)):
+        kind = "method" if method else "property"
         raise AttributeError(
-            f"{type(owner).__name__} needs the name {name!r} for a {'property' if fixed else 'method'} of its own. Got "
+            f"{type(owner).__name__} needs the name {name!r} for a {kind} of its own. Got "
             f"a {type(value).__name__} assigned to it. Give the attribute another name, such as {f'own_{name}'!r}; "
             "options are given where the object is made."
         )

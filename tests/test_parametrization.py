@@ -447,6 +447,7 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
             "square",
             "the name 'known_shape' for a property of its own. Got a str .* such as 'own_known_shape'; options",
         ),
+        ("product", nn.Linear(3, 3), "the name 'product' for a property of its own. Got a Linear"),
         ("stored_shape", nn.Linear(3, 3), "the name 'stored_shape' for a property"),
         ("_check", True, "the name '_check' for a method"),
         ("linear", nn.Parameter(torch.ones(3)), "the name 'linear' for a method of its own. Got a Parameter"),
