@@ -81,6 +81,12 @@ def test_what_the_dense_formulas_round_by_is_measured_where_one_run_does_not_tel
     _train_saturated()
 
 
+def test_in_double_precision_single_precision_tells_what_cancels() -> None:
+    blocks = (*SATURATED.blocks[:2], Block("pair", 5, False), Block("recurrent", 1, True))
+    drawn = [(OPERATIONS[0], 0)] * 3 + [(checkpoints.load_plain, 111), (attaching.register_some, 6605849)]
+    run_sequence(Plan(22, "float64", blocks, 0), drawn, Tally())
+
+
 @pytest.mark.parametrize("factor", [1.05, 0.95])
 def test_a_wrong_gradient_is_found_there_too(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     right = MaskedSparse.linear
