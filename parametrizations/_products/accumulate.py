@@ -13,9 +13,9 @@ def add_product(output: Tensor, left: Tensor, right: Tensor) -> None:
 
     ``FlopCounterMode`` does not know ``addmm_``, and compilers want no ``out`` that is a part.
     """
-    if output.dtype != left.dtype:
-        output.add_(left @ right)
-    elif torch.compiler.is_compiling():
+    if output.dtype != left.dtype:  # or each part would be rounded on its own
+        left, right = left.to(output.dtype), right.to(output.dtype)
+    if torch.compiler.is_compiling():
         output.addmm_(left, right)
     else:
         torch.addmm(output, left, right, out=output)

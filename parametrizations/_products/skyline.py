@@ -186,8 +186,9 @@ def _taken(strip: Strip, matrix: Tensor) -> Tensor:
 
 
 def _write_taken(values: Tensor, strip: Strip, one: Tensor, other: Tensor) -> None:
-    """``one @ other`` at the strip's places, into its part of the values."""
-    if strip.places is None:
-        torch.mm(one, other, out=values.view(strip.window.rows, strip.window.columns))
-    else:
-        torch.index_select((one @ other).flatten(), 0, strip.places, out=values)
+    """``one @ other`` at the strip's places, into its part of the values; in their dtype, under autocast too."""
+    size = strip.window.rows, strip.window.columns
+    full = values.view(size) if strip.places is None else values.new_empty(size)
+    torch.mm(one, other, out=full)
+    if strip.places is not None:
+        torch.index_select(full.view(-1), 0, strip.places, out=values)
