@@ -88,7 +88,7 @@ def _product(
 ) -> Tensor:
     if is_batched_by_autograd(input, values):
         return _dense_product(input, values, entries, transposed)
-    return function_for(*PRODUCTS)(input, values, entries, transposed, *operands)
+    return function_for(*PRODUCTS)(input, values, entries, transposed, operands)
 
 
 def _sampled(left: Tensor, right: Tensor, entries: Entries) -> Tensor:
@@ -98,26 +98,29 @@ def _sampled(left: Tensor, right: Tensor, entries: Entries) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
+    # Five arguments whatever the operands: torch.compile tells by their number whether `forward` takes the context.
     @staticmethod
-    def forward(input: Tensor, values: Tensor, entries: Entries, transposed: bool, *operands: Tensor) -> Tensor:
+    def forward(
+        input: Tensor, values: Tensor, entries: Entries, transposed: bool, operands: tuple[Tensor, ...]
+    ) -> Tensor:
         return entries.product(input, values, operands or entries.operands(values), transposed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        input, values, ctx.entries, ctx.transposed, *operands = inputs
+        input, values, ctx.entries, ctx.transposed, operands = inputs
         ctx.save_for_backward(input, values, *operands)
         ctx.save_for_forward(input, values, *operands)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, values, *operands = map(torch.conj, ctx.saved_tensors)  # of a real tensor, itself
-        for_input, for_values, *others = ctx.needs_input_grad
+        for_input, for_values, *_ = ctx.needs_input_grad
         grad = ctx.entries.laid_out(grad)
         left, right = (input, grad) if ctx.transposed else (grad, input)
         back = (grad, values, ctx.entries, not ctx.transposed, tuple(operands))
         grad_input = _product(*back) if for_input else None
         grad_values = _sampled(left, right, ctx.entries) if for_values else None
-        return grad_input, grad_values, *(None for _ in others)
+        return grad_input, grad_values, None, None, None
 
 
 class _TransformedProduct(_Product):
