@@ -57,7 +57,9 @@ def _initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.M
         for name in [name for name in order if name in held]:
             held[name] = held.pop(name)
         for name, tensor in filled.items():
-            if not isinstance(tensor, Selection) and not _same(tensor, before[name]):
+            if isinstance(tensor, Selection):  # filled below the layer of PyTorch that counts changes
+                torch.autograd.graph.increment_version(list(originals(chain_of(module, name)).values()))
+            elif not _same(tensor, before[name]):
                 settle(chain_of(module, name), tensor.detach())
 
 

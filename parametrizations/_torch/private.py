@@ -20,6 +20,7 @@ __all__ = [
     "are_transforms_active",
     "as_own",
     "buffers",
+    "changes",
     "children",
     "forget_size",
     "give_versions",
@@ -34,7 +35,6 @@ __all__ = [
     "shell",
     "unscale_first",
     "untouched_by_torch_function",
-    "version_of",
 ]
 
 
@@ -105,6 +105,11 @@ def is_placeholder(entry: object) -> bool:
     return (kind.__module__, kind.__name__) == ("torch.distributed.checkpoint.state_dict", "_EXTRA_STATE")
 
 
+def changes(tensor: Tensor) -> int:
+    """How often a tensor's numbers were changed in place; those of inference mode are not counted."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def is_traced() -> bool:
     """Whether `torch.jit.trace` is at work, for which sizes are tensors; `torch.jit.is_tracing` is slower."""
     return torch._C._get_tracing_state() is not None
@@ -118,11 +123,6 @@ def is_autocast_anywhere() -> bool:
 def is_dispatched() -> bool:
     """Whether a mode sees each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
     return torch._C._len_torch_dispatch_stack() > 0
-
-
-def version_of(tensor: Tensor) -> int | None:
-    """How often the tensor was changed in place; None where that is not counted, in inference mode."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:

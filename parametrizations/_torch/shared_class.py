@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from typing_extensions import override
 
 from parametrizations._torch.chains import chains
 from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.loops import once
 from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
 from parametrizations._torch.sharding import is_sharded
 
@@ -123,18 +124,17 @@ def _get(module: nn.Module, name: str) -> Any:
     lists: Any = children(module).get("parametrizations")
     if lists is None or name not in children(lists):
         return _get_plain(module, name)
-    cache = answered_from_cache()
-    if cache is None:
+    if answered_from_cache() is None:
         return lists[name]()  # a tensor, or what a tracer takes for one
     # PyTorch's own key is the id of the module that was registered: a deep copy is answered with the original's weight,
     # a later module with that of one that is gone, and a compiler that has seen it compiles anew for each module.
     chain = lists[name]
-    if chain in cache:
-        return cache[chain]
-    value = chain()
-    if isinstance(value, Tensor):  # a tracer's stand-in is of no use later
-        cache[chain] = value
-    return value
+    return once((chain, _get), tuple(_held(chain)), chain)
+
+
+def _held(chain: nn.Module) -> Iterator[Tensor]:
+    """What a chain stores, but not what its steps hold, which some of them change whenever they are asked."""
+    return (tensor for store in (parameters(chain), buffers(chain)) for tensor in store.values() if tensor is not None)
 
 
 def _forget() -> None:

@@ -1,0 +1,331 @@
+"""What is built once inside `parametrize.cached`, in a loop over time, and when it is built anew."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import register_parametrization
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, fuse, masks
+from parametrizations._models import on_entries
+from parametrizations._products.skyline import Skyline
+from parametrizations._torch.loops import once
+from tests.cases import stairs
+from tests.layers import Counter, Doubled, of_the_compiler
+
+N, STEPS = 6, 60
+STORED = "parametrizations.weight.original"
+Steps = Callable[[], list[nn.Module]]
+
+LAYERS: dict[str, Steps] = {
+    "Diagonal": lambda: [Diagonal()],
+    "Diagonal-dense": lambda: [Diagonal(product="dense")],
+    "ZeroDiagonal": lambda: [ZeroDiagonal()],
+    "ZeroDiagonal-strips": lambda: [ZeroDiagonal(product="structured")],
+    "NegExpDiagonal": lambda: [NegExpDiagonal()],
+    "NegExpDiagonal-strips": lambda: [NegExpDiagonal(product="structured")],
+    "MaskedSparse-dense": lambda: [MaskedSparse(masks.random(0.5), product="dense")],
+    "MaskedSparse-strips": lambda: [MaskedSparse(masks.lower_triangular(), product="skyline")],
+    "MaskedSparse-sorted": lambda: [MaskedSparse(stairs((N, N)), product="skyline")],
+    "MaskedSparse-blocks": lambda: [MaskedSparse(masks.block_diagonal(2), product="skyline")],
+    "MaskedSparse-CSR": lambda: [MaskedSparse(masks.random(0.5), product="CSR")],
+    "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
+    "dense, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="dense"), NegExpDiagonal()],
+    "strips, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="skyline"), NegExpDiagonal()],
+    "blocks, NegExp": lambda: [MaskedSparse(masks.block_diagonal(2), product="skyline"), NegExpDiagonal()],
+    "CSR, Zero": lambda: [MaskedSparse(masks.random(0.5), product="CSR"), ZeroDiagonal()],
+    "that needs the weight": lambda: [ZeroDiagonal(), NegExpDiagonal()],
+    "foreign": lambda: [Diagonal(), Doubled()],
+}
+every = pytest.mark.parametrize("steps", LAYERS.values(), ids=LAYERS)
+
+
+def fused(steps: Steps, dtype: torch.dtype = torch.float64) -> Any:
+    layer = nn.Linear(N, N, dtype=dtype)
+    for step in steps():
+        register_parametrization(layer, "weight", step)
+    with torch.no_grad():
+        layer.get_parameter(STORED).mul_(0.3)
+    return fuse(layer)
+
+
+def inputs(batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.linspace(-1, 1, batch * N, dtype=dtype).view(batch, N)
+
+
+def rolled(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    state, total = start, start.new_zeros(())
+    for _ in range(STEPS):
+        state = torch.tanh(step(state) + start)
+        total = total + state.square().sum()
+    return total
+
+
+def by_hand(layer: Any) -> list[Tensor]:
+    """The same loop with the built weight."""
+    weight = layer.weight
+    total = rolled(lambda state: F.linear(state, weight, layer.bias), inputs())
+    return [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> Iterator[list[str]]:
+    """What is built: weights, entries, and what products multiply with."""
+    built: list[str] = []
+
+    def count(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def counting(*arguments: Any) -> Any:
+            built.append(name)
+            return plain(*arguments)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    for kind in {type(step) for step in layer.parametrizations.weight}:
+        count(kind, "forward")
+    count(Skyline, "operands")  # no other form builds anything
+    count(on_entries, "_through")
+    yield built
+    monkeypatch.undo()
+
+
+@every
+def test_a_loop_builds_once_and_has_the_values_and_gradients_of_the_loop_by_hand(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = fused(steps)
+    unfused = by_hand(layer)
+    with counted(monkeypatch, layer) as built, parametrize.cached():
+        total = rolled(layer, inputs())
+        got = [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
+    for one, other in zip(got, unfused, strict=True):
+        torch.testing.assert_close(one, other)
+    assert built.count("forward") in (0, len(steps()))
+    assert all(built.count(name) == 1 for name in built if name != "forward")
+
+
+def doubled(layer: Any) -> None:
+    with torch.no_grad():
+        layer.get_parameter(STORED).mul_(2)
+
+
+def assigned(layer: Any) -> None:
+    layer.get_parameter(STORED).mul_(0.5)
+    weight = layer.parametrizations.weight()
+    layer.get_parameter(STORED).mul_(2)
+    layer(inputs())
+    layer.weight = weight
+
+
+def given_other_data(layer: Any) -> None:
+    layer.get_parameter(STORED).data = layer.get_parameter(STORED).data * 2
+
+
+def loaded(layer: Any) -> None:
+    state = {name: tensor if "extra" in name else tensor * 2 for name, tensor in layer.state_dict().items()}
+    layer.load_state_dict(state)
+
+
+def loaded_by_assignment(layer: Any) -> None:
+    state = {name: tensor if "extra" in name else tensor * 2 for name, tensor in layer.state_dict().items()}
+    layer.load_state_dict(state, assign=True)
+
+
+def stepped(layer: Any) -> None:
+    with torch.enable_grad():
+        layer(inputs()).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+
+
+def reset(layer: Any) -> None:
+    layer.reset_parameters()
+
+
+def halved_in_precision(layer: Any) -> None:
+    layer.half().double()
+
+
+CHANGES = [
+    doubled,
+    assigned,
+    given_other_data,
+    loaded,
+    loaded_by_assignment,
+    stepped,
+    reset,
+    halved_in_precision,
+]
+
+
+@every
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_inside_the_block_counts(steps: Steps, change: Callable[[Any], None], swap: bool) -> None:
+    layer = fused(steps)
+    if change is assigned and steps in (LAYERS["that needs the weight"], LAYERS["foreign"]):
+        pytest.skip("no weight keeps both rules, or there is no inverse")
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    try:
+        with parametrize.cached():
+            with torch.no_grad():  # swap_tensors refuses what a graph is alive for
+                before = layer(inputs())
+                change(layer)
+                output, weight = layer(inputs()), layer.weight
+            assert not torch.equal(output, before)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    torch.testing.assert_close(weight, layer.weight)
+    torch.testing.assert_close(output, F.linear(inputs(), layer.weight, layer.bias))
+
+
+@every
+def test_gradients_are_there_after_a_pass_without_them(steps: Steps) -> None:
+    layer = fused(steps)
+    with parametrize.cached():
+        for _ in range(2):
+            with torch.no_grad():
+                layer(inputs())
+                assert not layer.weight.requires_grad
+        got = torch.autograd.grad(layer(inputs()).square().sum(), list(layer.parameters()))
+        weight = layer.weight
+    assert weight.requires_grad
+    expected = torch.autograd.grad(
+        F.linear(inputs(), layer.weight, layer.bias).square().sum(), list(layer.parameters())
+    )
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every
+def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
+    layer = fused(steps)
+    other = {STORED: layer.get_parameter(STORED).detach() * 2}
+    expected = functional_call(layer, other, (inputs(),)), layer(inputs())
+    with parametrize.cached():
+        for _ in range(2):
+            torch.testing.assert_close(layer(inputs()), expected[1])
+            torch.testing.assert_close(functional_call(layer, other, (inputs(),)), expected[0])
+        got = torch.func.grad(lambda x: functional_call(layer, {STORED: x}, (inputs(),)).square().sum())(other[STORED])
+    wanted = torch.func.grad(lambda x: functional_call(layer, {STORED: x}, (inputs(),)).square().sum())(other[STORED])
+    torch.testing.assert_close(got, wanted)
+
+
+@every
+def test_what_a_transform_has_built_is_of_use_after_it(steps: Steps) -> None:
+    layer = fused(steps)
+    wanted = by_hand(layer)
+    with parametrize.cached():
+        for _ in range(2):
+            torch.func.jacrev(layer)(inputs())
+            torch.func.jacfwd(layer)(inputs())
+            torch.func.vmap(layer)(inputs())
+        total = rolled(layer, inputs())
+        got = [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every
+def test_autocast_may_be_switched_inside_the_block(steps: Steps) -> None:
+    layer = fused(steps, torch.float32)
+    x = inputs(dtype=torch.float32)
+
+    def both() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            half = layer(x)
+        return [half, layer(x)]
+
+    expected = both()
+    assert [output.dtype for output in expected] == [torch.bfloat16, torch.float32]
+    with parametrize.cached():
+        for _ in range(2):
+            for one, other in zip(both(), expected, strict=True):
+                assert torch.equal(one, other)
+
+
+@every
+def test_copies_and_models_that_come_and_go_are_answered_with_their_own(steps: Steps) -> None:
+    layer = fused(steps)
+    with parametrize.cached():
+        layer(inputs())
+        twin = copy.deepcopy(layer)
+        doubled(twin)
+        for _ in range(20):
+            made = fused(steps)
+            torch.testing.assert_close(made(inputs()), F.linear(inputs(), made.parametrizations.weight(), made.bias))
+            del made
+        for one in (layer, twin):
+            torch.testing.assert_close(one(inputs()), F.linear(inputs(), one.parametrizations.weight(), one.bias))
+
+
+@every
+def test_nothing_is_kept_after_the_block(steps: Steps) -> None:
+    layer = fused(steps)
+    with parametrize.cached():
+        layer(inputs())
+    kept = weakref.ref(layer.parametrizations.weight)
+    del layer
+    gc.collect()
+    assert kept() is None
+
+
+class Loop(nn.Module):
+    def __init__(self, steps: Steps) -> None:
+        super().__init__()
+        self.linear = fused(steps, torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with parametrize.cached():
+            for _ in range(3):
+                x = torch.tanh(self.linear(x))
+        return x
+
+
+@of_the_compiler
+@every
+def test_compiled_loops_give_the_same_and_share_their_graph(steps: Steps) -> None:
+    torch.compiler.reset()
+    counter, x = Counter(), inputs(dtype=torch.float32)
+    loops = [Loop(steps) for _ in range(2)]
+    for loop in loops:
+        compiled: Callable[[Tensor], Tensor] = torch.compile(loop, backend=counter, fullgraph=True)
+        torch.testing.assert_close(compiled(x), loop(x))
+        with parametrize.cached():
+            torch.testing.assert_close(loop(x), compiled(x))
+            torch.testing.assert_close(loop(x), compiled(x))
+
+
+def test_what_is_recorded_is_not_kept_for_others() -> None:
+    layer = fused(LAYERS["Diagonal, NegExp"])
+    with parametrize.cached():
+        traced: Any = torch.jit.trace(layer, inputs())  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(layer(inputs()), traced(inputs()))
+        layer(inputs())
+        traced = torch.jit.trace(layer, inputs())  # type: ignore[no-untyped-call]
+    doubled(layer)
+    traced.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(traced(inputs()), layer(inputs()))
+
+
+def test_outside_of_a_block_everything_is_built_anew() -> None:
+    x, built = torch.ones(1), []
+    for _ in range(2):
+        assert once("owner", x, lambda: built.append(1)) is None
+    assert len(built) == 2
+    with parametrize.cached():
+        for _ in range(2):
+            assert once("owner", x, lambda: built.append(1)) is None
+        assert once("owner", x, lambda: x, "another kind") is x
+    assert len(built) == 3
