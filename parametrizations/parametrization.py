@@ -283,8 +283,9 @@ class Parametrization(nn.Module):
 
     def require_stored(self, x: Tensor) -> torch.Size:
         """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
-        if self.shape is not None and type(x) in (nn.Parameter, Tensor) and x.shape == self.stored_shape:
-            return self.shape
+        usual = self.shape is not None and type(x) in (nn.Parameter, Tensor) and not is_traced()
+        if usual and x.shape == self.stored_shape:
+            return self.known_shape
         if type(x) not in (Tensor, nn.Parameter) and is_sharded(x):
             raise RuntimeError(
                 f"{type(self).__name__} needs what it stores in one piece. Got a tensor that is sharded over "

@@ -58,7 +58,32 @@ PRODUCTS: dict[str, Callable[[], Parametrization]] = {
     "ZeroDiagonal": lambda: ZeroDiagonal(product="structured"),
     "NegExpDiagonal": lambda: NegExpDiagonal(product="structured"),
     "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="structured"),
+    "MaskedSparse-CSR": lambda: MaskedSparse(masks.random(0.3), product="CSR"),
+    "MaskedSparse-strips": lambda: MaskedSparse(cheaply_in_strips, product="skyline"),
+    "MaskedSparse-sorted": lambda: MaskedSparse(shuffled_stairs, product="skyline"),
+    "MaskedSparse-blocks": lambda: MaskedSparse(equal_blocks, product="skyline"),
 }
+
+
+def cheaply_in_strips(weight: Tensor) -> Tensor:
+    """A band with rows without entries, and some holes: several strips, full, partly full and empty."""
+    mask = torch.ones(weight.shape).tril(1).triu(-2).bool()
+    mask[1::7], mask[2::5, ::2] = False, False
+    return mask
+
+
+def shuffled_stairs(weight: Tensor) -> Tensor:
+    """Rows that keep nested sets, out of order."""
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = (torch.randperm(size, generator=generator) for size in weight.shape)
+    return torch.ones(weight.shape).tril().bool()[rows][:, columns]
+
+
+def equal_blocks(weight: Tensor) -> Tensor:
+    """Two blocks where the sides are even, else one."""
+    blocks = 2 if weight.shape[0] % 2 == weight.shape[1] % 2 == 0 else 1
+    rows, columns = (torch.arange(size) * blocks // max(size, 1) for size in weight.shape)
+    return rows[:, None] == columns
 
 
 every = pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)

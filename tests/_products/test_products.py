@@ -13,11 +13,18 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.flop_counter import FlopCounterMode
 
 from parametrizations import Diagonal, NegExpDiagonal, Parametrization, fuse
+from parametrizations._products import envelope
 from parametrizations._products import replaced_diagonal as strips
 from parametrizations.neg_exp_diagonal import _diagonal
 from tests.layers import INPUTS, PRODUCTS, constrained, dense_output, every, fused, of_the_compiler
 
 PARTS = strips._parts
+
+
+@pytest.fixture(autouse=True)
+def _many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices have several strips, too."""
+    monkeypatch.setattr(envelope, "CALL", 4)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, None])
@@ -102,7 +109,7 @@ def scaled(layer: Any, dtype: torch.dtype, scale: str) -> tuple[list[Tensor], Te
     if scale == "stored from -80 to 80" and x.dim() == 2:
         x = x.diagonal_scatter(torch.linspace(-80, 80 if dtype is not torch.float16 else 8, 256))
     if scale == "badly scaled inputs":
-        inputs = inputs * torch.logspace(-3, 3, 256)
+        inputs = inputs * torch.logspace(-3, 3, 256)[torch.randperm(256)]  # else one order of adding is the best
     return [tensor.to(dtype) for tensor in (inputs, x, bias)], grad.to(dtype)
 
 
@@ -284,3 +291,30 @@ def test_a_hidden_entry_ignores_an_infinite_input() -> None:
     inputs = INPUTS.clone()
     inputs[0, 5] = torch.inf
     assert bool(layer(inputs).isfinite().all())
+
+
+@of_the_compiler
+@every
+def test_compiled_layers_on_top_of_each_other_train(make: Callable[[], Parametrization]) -> None:
+    """The gradient of the input is another product of the same kind."""
+    torch.compiler.reset()
+    model = nn.Sequential(fused(make), nn.Tanh(), fused(make, 4, 6))
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for batch in (2, 3):
+        inputs = torch.linspace(-1, 1, 6 * batch).view(batch, 6).requires_grad_()
+        leaves = [inputs, *model.parameters()]
+        got, expected = (torch.autograd.grad(call(inputs).square().sum(), leaves) for call in (compiled, model))
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@every
+def test_a_backward_pass_under_autocast_works_as_that_of_a_layer(make: Callable[[], Parametrization]) -> None:
+    layer, inputs = fused(make), INPUTS.clone().requires_grad_()
+    leaves = [inputs, *layer.parameters()]
+    outputs = layer(inputs), dense_output(layer, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, expected = (torch.autograd.grad(output.square().sum(), leaves) for output in outputs)
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype is other.dtype
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
