@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register
 
-__all__ = ["CASES", "LIMITS", "Case", "Limit", "limit_of"]
+__all__ = ["CASES", "LIMITS", "WITH_MASKS", "Case", "Limit", "limit_of"]
 
 N = 6
 
@@ -32,6 +32,7 @@ KINDS: dict[str, Callable[[], list[nn.Module]]] = {
     "lower-triangular, NegExp": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
 }
+WITH_MASKS = ("MaskedSparse", "lower-triangular, NegExp")
 WAYS = ("plain", "fused")
 
 
@@ -155,6 +156,8 @@ def table(outcomes: _Outcomes) -> str:
 
 def _cell(cells: dict[tuple[str, str, str], bool], feature: str, kind: str, notes: list[str]) -> str:
     worked = {way: cells[feature, kind, way] for way in WAYS if (feature, kind, way) in cells}
+    if not worked:  # not for this kind
+        return ""
     if all(worked.values()):
         return "yes"
     note = f"{LIMITS[feature].reason} ([upstream]({LIMITS[feature].upstream}))" if feature in LIMITS else "fails"

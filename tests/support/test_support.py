@@ -27,8 +27,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from parametrizations import bake, plain_state_dict
-from tests.support.matrix import CASES, LIMITS, WAYS, Case, N, inputs, limit_of
+from parametrizations import bake, dense_gradients, plain_state_dict, remask
+from tests.support.matrix import CASES, LIMITS, WAYS, WITH_MASKS, Case, N, inputs, limit_of
 
 Test = Callable[..., None]
 
@@ -53,6 +53,7 @@ def feature(function: Test, cases: list[Case] = CASES) -> Test:
 
 
 fused_only = functools.partial(feature, cases=[case for case in CASES if case.way == "fused"])
+masked_only = functools.partial(feature, cases=[case for case in CASES if case.kind in WITH_MASKS])
 
 
 @pytest.fixture(autouse=True)
@@ -516,6 +517,38 @@ def test_sparse_and_matrix_optimizers(case: Case) -> None:
     layer(inputs()).sum().backward()
     with pytest.raises(RuntimeError, match="does not support dense gradients"):
         torch.optim.SparseAdam(list(layer.parameters())).step()  # type: ignore[no-untyped-call]
+
+
+@masked_only
+def test_moving_masks(case: Case) -> None:
+    """`remask` in the middle of training, with an optimizer, compiled or not"""
+    layer = case.layer()
+    compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    full = torch.ones(N, N, dtype=torch.bool)
+    for mask in (
+        full.tril(1),
+        full.tril() & full.triu(-2),
+        full.tril(1).flip(0, 1),
+    ):  # the same number at first and last
+        compiled(inputs()).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        remask(layer, {"weight": mask}, optimizer=optimizer)
+        assert torch.equal(layer.parametrizations.weight[0].mask, mask)
+        torch.testing.assert_close(compiled(inputs()), F.linear(inputs(), layer.weight, layer.bias))
+        require_equal(layer, layer)
+
+
+@feature
+def test_dense_gradient(case: Case) -> None:
+    """`dense_gradients`: the gradient by the whole weight, for one pass"""
+    layer = case.layer()
+    plain = dense(layer)
+    plain(inputs()).square().sum().backward()
+    with dense_gradients(layer, "weight") as gradients:
+        layer(inputs()).square().sum().backward()
+    torch.testing.assert_close(gradients["weight"][:], plain.weight.grad)
 
 
 @feature
