@@ -19,7 +19,7 @@ from parametrizations._models.ranks import wrapper_in
 from parametrizations._models.weights import dense_shape
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.chains import chain_of, originals
-from parametrizations._torch.private import active_wrapper, answered_from_cache
+from parametrizations._torch.private import active_wrapper, answered_from_cache, are_transforms_active
 
 __all__ = ["DenseGradient", "dense_gradients"]
 
@@ -138,6 +138,9 @@ def dense_gradients(
 class _Watched:
     """One weight, and the hooks that see what reaches it."""
 
+    blind = False
+    """Whether this came along with a copy of the model, at which nobody looks."""
+
     def __init__(self, place: Place, stack: ExitStack) -> None:
         chain = chain_of(place.module, place.tensor_name)
         like = next(iter(originals(chain).values()))
@@ -151,16 +154,23 @@ class _Watched:
             self._enter(place.module.register_forward_hook(self._see_output, prepend=True, with_kwargs=True))
         _forget()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> _Watched:
+        twin = type(self).__new__(type(self))
+        twin.blind = True
+        return twin
+
     def _enter(self, handle: Any) -> None:
         self._stack.callback(handle.remove)
 
     def _see_weight(self, chain: nn.Module, arguments: tuple[Any, ...], weight: Tensor) -> None:  # noqa: ARG002
-        self._builds += 1
-        self._watch(weight, self.gradient.add_whole)
+        if not self.blind:
+            self._builds += 1
+            self._watch(weight, self.gradient.add_whole)
 
     def _see_start(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:  # noqa: ARG002
-        _forget()  # so that a weight that this layer needs is built, and seen
-        self._before = self._builds
+        if not self.blind:
+            _forget()  # so that a weight that this layer needs is built, and seen
+            self._before = self._builds
 
     def _see_output(
         self,
@@ -169,7 +179,7 @@ class _Watched:
         named: dict[str, Any],
         output: Tensor,
     ) -> None:
-        if self._builds > self._before:  # multiplied by a weight whose gradient is seen already
+        if self.blind or self._builds > self._before:  # multiplied by a weight whose gradient is seen already
             return
         input: Tensor = arguments[0] if arguments else named["input"]
         if not has_rows(input):
@@ -180,7 +190,7 @@ class _Watched:
         self._watch(output, partial(self.gradient.add_factors, input.detach()))
 
     def _watch(self, tensor: Tensor, add: Callable[[Tensor], None]) -> None:
-        if tensor.requires_grad:
+        if tensor.requires_grad and not are_transforms_active():  # whose gradients are not this pass's
             wrapper = active_wrapper()
             if wrapper is not None:
                 self.gradient.group = wrapper.process_group

@@ -224,6 +224,36 @@ def test_a_frozen_weight_and_a_copy() -> None:
     assert gradients["first.weight"][:].shape == expected.shape
 
 
+@every
+def test_copies_that_are_made_inside_are_not_looked_at(make: Callable[[], Any]) -> None:
+    made = net(make)
+    expected = by_hand(made, batch())
+    with dense_gradients(made, "first.weight") as gradients:
+        made(batch()).square().sum().backward()
+        for twin in (copy.deepcopy(made), bake(made)):
+            twin(batch()).square().sum().backward()
+    torch.testing.assert_close(gradients["first.weight"][:], expected)
+    twin(batch())
+
+
+@every
+def test_transforms_inside_are_not_looked_at(make: Callable[[], Any]) -> None:
+    made = net(make)
+    expected = by_hand(made, batch())
+    leaves = {name: x.detach() for name, x in made.named_parameters()}
+
+    def loss(x: Tensor) -> Tensor:
+        value: Tensor = torch.func.functional_call(made, leaves, (x,)).square().sum()
+        return value
+
+    with dense_gradients(made, "first.weight") as gradients:
+        made(batch()).square().sum().backward()
+        torch.func.grad(loss)(batch())
+        torch.func.vmap(torch.func.grad(loss))(batch())
+        torch.func.jvp(loss, (batch(),), (batch(),))
+    torch.testing.assert_close(gradients["first.weight"][:], expected)
+
+
 def test_an_error_inside_leaves_no_hook() -> None:
     made = net(KINDS["structured"])
     before = everything(made)
