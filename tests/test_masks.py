@@ -226,7 +226,7 @@ def moved(rule: MaskRule, kept: Kept) -> set[int]:
 
 
 def smallest(kept: Kept, count: int) -> set[int]:
-    return set(kept.places()[kept.values.abs().argsort()[:count]].tolist())
+    return set(kept.places[kept.values.abs().argsort()[:count]].tolist())
 
 
 @given(SIZES, SIZES, st.floats(0, 1), st.floats(0, 1))
@@ -235,7 +235,7 @@ def test_evolution_drops_the_smallest_and_draws_among_those_that_were_not_kept(
 ) -> None:
     entries = rows * columns
     kept = kept_of(rows, columns, round(density * entries))
-    before, after = set(kept.places().tolist()), moved(masks.evolutionary(fraction), kept)
+    before, after = set(kept.places.tolist()), moved(masks.evolutionary(fraction), kept)
     moving = min(round(fraction * len(before)), entries - len(before))
     assert len(after) == len(before)
     assert before - after == smallest(kept, moving)
@@ -253,8 +253,8 @@ def test_rigl_grows_where_the_gradient_is_largest_in_strips_of_any_height(
         after = moved(masks.rigl(fraction, {"weight": gradient}), kept)
     finally:
         moving_rules.ROOM = whole
-    moving = round(fraction * kept.values.numel())
-    staying = set(kept.places().tolist()) - smallest(kept, moving)
+    moving = round(fraction * kept.count)
+    staying = set(kept.places.tolist()) - smallest(kept, moving)
     candidates = [place for place in gradient.flatten().abs().argsort(descending=True).tolist() if place not in staying]
     assert after == staying | set(candidates[:moving])
 

@@ -236,8 +236,7 @@ def _about(place: Place) -> Iterator[None]:
 
 def _kept(place: Place) -> Kept:
     masked = _masked(place)
-    positions = masked.sparse.positions.long()
-    values = masked.stored.detach().clone()
+    positions, values = masked.sparse.positions, masked.stored
     if len(masked.chain) > 1:
         values = _weight(place).flatten().index_select(0, positions)
     return Kept(place.name, masked.sparse.known_shape, values, positions)

@@ -112,7 +112,7 @@ def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
 
 
 def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Tensor:
-    places, empty = kept.places(), kept.shape.numel() - kept.values.numel()
+    places, empty = kept.places, kept.shape.numel() - kept.count
     moving = min(round(fraction * places.numel()), empty)
     staying = largest(name, kept, places.numel() - moving)
     return torch.cat([staying, _empty(places, drawn(moving, empty, generator).to(places.device))])
@@ -126,8 +126,8 @@ def _empty(places: Tensor, ranks: Tensor) -> Tensor:
 
 def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:
     require_values(name, kept.values)
-    moving = round(fraction * kept.values.numel())
-    staying = largest(name, kept, kept.values.numel() - moving)
+    moving = round(fraction * kept.count)
+    staying = largest(name, kept, kept.count - moving)
     return torch.cat([staying, _steepest(name, _gradient(name, gradients, kept), staying, moving, kept)])
 
 

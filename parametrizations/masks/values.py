@@ -67,9 +67,9 @@ def _magnitude(density: float, weight: Tensor) -> Tensor:
 
 def _prune(density: float, kept: Kept) -> Tensor:
     count = round(density * kept.shape.numel())
-    if count > kept.values.numel():
+    if count > kept.count:
         raise ValueError(
-            f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.values.numel()}, as "
+            f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.count}, as "
             "the others have no values. Lower the density, or let entries grow by another rule, such as random or rigl."
         )
     return largest(f"magnitude({density})", kept, count)
@@ -80,7 +80,7 @@ def largest(name: str, kept: Kept, count: int) -> Tensor:
     require_values(name, kept.values)
     chosen = kept.values.abs().topk(count, sorted=False).indices
     among = torch.zeros(kept.values.shape, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, True)
-    return kept.places()[among]
+    return kept.places[among]
 
 
 def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
     for kept in weights:
         require_values(name, kept.values)
     entries = round(density * sum(kept.shape.numel() for kept in weights))
-    there = [kept.values.numel() for kept in weights]
+    there = [kept.count for kept in weights]
     if entries > sum(there):
         raise ValueError(
             f"{name} needs at least {entries} kept entries to choose from. Got {sum(there)}, as the others have no "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -732,6 +732,20 @@ def test_a_refusal_puts_generators_back(make: Callable[[torch.Generator], Any]) 
     with pytest.raises(ValueError, match="cannot attach Refusing"):
         register(made, {"0.weight": [MaskedSparse(make(generator)), Refusing()]})
     torch.testing.assert_close([generator.get_state(), torch.get_rng_state()], before, rtol=0, atol=0)
+
+
+def test_a_rule_for_several_weights_is_shown_copies() -> None:
+    made = model()
+    before = [parameter.detach().clone() for parameter in made.parameters()]
+
+    def spread(weights: Sequence[masks.Kept]) -> list[masks.MaskRule]:
+        for kept in weights:
+            kept.values.fill_(7)
+            kept.places.fill_(7)
+        return [masks.magnitude(1.0) for _ in weights]
+
+    register(made, {"*.weight": MaskedSparse(masks.MaskRule("mine", lambda weight: weight > 0, spread=spread))})
+    torch.testing.assert_close([*bake(made).parameters()], [nn.Parameter(x) for x in before], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dampening", [0.0, 0.5])

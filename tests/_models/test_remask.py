@@ -253,7 +253,7 @@ def test_a_rule_on_kept_entries_tells_those_that_are_zero() -> None:
     def all_of_them(kept: Kept) -> Tensor:
         seen.append(kept)
         kept.values.fill_(7)
-        return kept.places().flip(0)
+        return kept.places.flip(0)
 
     remask(made, {"0.weight": MaskRule("mine", lambda weight: weight > 0, all_of_them)})
     assert [(kept.name, kept.shape) for kept in seen] == [("0.weight", torch.Size([6, 6]))]
@@ -296,7 +296,7 @@ def test_what_is_applied_on_top_holds_with_the_new_mask() -> None:
         remask(layer, {"weight": ~torch.eye(4).bool()})
     assert everything(layer) == before
     remask(
-        layer, {"weight": MaskRule("largest", lambda weight: weight != 0, lambda kept: kept.places()[kept.values < 0])}
+        layer, {"weight": MaskRule("largest", lambda weight: weight != 0, lambda kept: kept.places[kept.values < 0])}
     )
     assert bool((layer.weight.diagonal() < 0).all())
 
