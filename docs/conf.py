@@ -45,7 +45,9 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False  # or PyTorch's texts would stand for what overrides them
-autodoc_type_aliases = {name: f"parametrizations.typing.{name}" for name in ("Infeasible", "Product", "Rules")}
+autodoc_type_aliases = {
+    name: f"parametrizations.typing.{name}" for name in ("Infeasible", "MaskRules", "Product", "Rules")
+}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
@@ -65,6 +67,9 @@ html_extra_path = ["_extra"]
 html_show_sourcelink = False
 
 
+PUBLIC = ("parametrizations", *(f"parametrizations.{name}" for name in ("masks", "positive", "testing", "typing")))
+
+
 def _as_code(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.TextElement) -> nodes.TextElement | None:
     """What is PyTorch's or Python's, or is no name of this library, is shown as code and leads nowhere.
 
@@ -77,9 +82,10 @@ def _as_code(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.TextEle
         return None
     if not target.startswith("parametrizations."):
         return contnode
-    if not any(part.startswith("_") for part in target.split(".")):
+    module, _, name = target.rpartition(".")
+    if module in PUBLIC:
         return None
-    public = f"parametrizations.typing.{target.rpartition('.')[2]}"
+    public = f"parametrizations.typing.{name}"
     found = env.get_domain("py").objects.get(public)
     if found is None:
         return contnode
