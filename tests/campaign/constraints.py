@@ -56,7 +56,8 @@ def _constraint(random: Random, kind: str, shape: torch.Size) -> Constraint:
     mask, fits = _mask(random, shape) if kind == "MaskedSparse" else ("", None)
     projects = random.random() < 0.3
     # A layer without inputs has nothing to multiply.
-    product = random.choice(["auto", "dense", "structured", "structured"]) if shape.numel() else "auto"
+    ways = ["auto", "dense", "structured", *(parametrizations.MaskedSparse.ways if mask else ["structured"])]
+    product = random.choice(ways) if shape.numel() else "auto"
     options = [mask] if mask else []
     options += ['on_infeasible="project"'] if projects else []
     options += [f'product="{product}"'] if product != "auto" else []

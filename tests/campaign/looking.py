@@ -14,7 +14,7 @@ from tests.campaign.session import Session, Skipped
 
 __all__ = ["in_autocast", "in_cache", "in_inference_mode", "look", "modes", "with_other_values"]
 
-PATHS = {"dense", "element-wise", "strips", "CSR"}
+PATHS = {"dense", "element-wise", "strips", "skyline", "CSR"}
 
 
 def look(session: Session, _: Random) -> None:
