@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parametrizations._torch.private import children, parameters
+from parametrizations._torch.private import children, is_traced, parameters
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["entries_of"]
@@ -29,7 +29,9 @@ def entries_of(chain: nn.Module) -> Tensor | None:
     if not others:
         stored: Tensor = x
         return stored
-    return None if not isinstance(first, Parametrization) else _through(x, first, others)
+    if not isinstance(first, Parametrization) or is_traced():  # a trace has no numbers to compare
+        return None
+    return _through(x, first, others)
 
 
 def _through(x: Tensor, first: Parametrization, others: list[nn.Module | None]) -> Tensor | None:

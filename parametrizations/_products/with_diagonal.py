@@ -31,7 +31,7 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
 
 def with_zero_diagonal(matrix: Tensor) -> Tensor:
     """A copy of the matrix with zeros on its main diagonal: in one operation where that takes longer than its work."""
-    if matrix.numel() <= SMALL and may_look_at_values(matrix):
+    if may_look_at_values(matrix) and matrix.numel() <= SMALL:  # a trace has no numbers to compare
         return torch.where(_off_diagonal(matrix.shape), matrix, _zero())
     return with_diagonal(matrix, torch.zeros_like(matrix.diagonal()))
 
