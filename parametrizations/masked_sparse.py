@@ -178,7 +178,8 @@ class MaskedSparse(Parametrization):
 
     @override
     def places(self, x: Tensor) -> Places:
-        return Places(self.known_shape, self._diagonal, lambda: self.positions)
+        diagonal = None if self._diagonal is None else self._diagonal.to(x.device)  # a mask stays where it was on meta
+        return Places(self.known_shape, diagonal, lambda: self.positions.to(x.device))
 
     @override
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
