@@ -609,9 +609,12 @@ def test_baked(case: Case) -> None:
 def test_counting_operations(case: Case) -> None:
     """`torch.utils.flop_counter`: a fused `Diagonal` counts as no matrix product, a sparse one as its entries."""
     layer, counter = case.layer(), FlopCounterMode(display=False)
+    if case.kind == "MaskedSparse":
+        layer.parametrizations.weight[0].product = "CSR"
     with counter:
         layer(inputs())
-    structured = {"Diagonal": 0, "MaskedSparse": case.stored(layer).numel()} if case.way == "fused" else {}
+    structured = {"Diagonal": 0, "Diagonal, NegExp": 0, "MaskedSparse": case.stored(layer).numel()}
+    structured = structured if case.way == "fused" else {}
     assert counter.get_total_flops() == 2 * 3 * structured.get(case.kind, N * N)
 
 
