@@ -30,8 +30,8 @@ def remasking() -> dict[str, str]:
 
 def _times() -> dict[str, str]:
     """Moves of a mask as multiples of a training step: forward, backward and Adam."""
-    steps = {"step": _Training(N, DENSITY).step, "dense": _plain_step()}
-    steps |= {name: _Training(N, DENSITY).moved_by(rule) for name, rule in MOVES.items()}
+    steps = {"step": Training(N, DENSITY).step, "dense": _plain_step()}
+    steps |= {name: Training(N, DENSITY).moved_by(rule) for name, rule in MOVES.items()}
     timings = take_turns(steps, 20.0)
     one, dense = timings["step"].median, timings["dense"].median
     return {
@@ -47,7 +47,7 @@ def _plain_step() -> Callable[[], None]:
     return step_of(nn.Linear(N, N), N, BATCH, CPU, adam=True)
 
 
-class _Training:
+class Training:
     """A sparse layer that is never dense, trained with Adam."""
 
     def __init__(self, n: int, density: float) -> None:
@@ -65,7 +65,7 @@ class _Training:
         self.layer(self.inputs).square().mean().backward()
         self.optimizer.step()
 
-    def moved_by(self, rule: Callable[[_Training], MaskRule]) -> Callable[[], None]:
+    def moved_by(self, rule: Callable[[Training], MaskRule]) -> Callable[[], None]:
         """What moves the mask of this layer, with the optimizer."""
         return lambda: self.move(rule(self))
 
@@ -80,11 +80,11 @@ class _Training:
         return masks.rigl(0.3, gradients)
 
 
-MOVES: dict[str, Callable[[_Training], MaskRule]] = {
+MOVES: dict[str, Callable[[Training], MaskRule]] = {
     "`evolutionary`": lambda _: masks.evolutionary(0.3),
     "`magnitude`": lambda _: masks.magnitude(DENSITY),
     "`random`": lambda _: masks.random(DENSITY),
-    "`rigl`, its dense gradient and the pass for it": _Training.rigl,
+    "`rigl`, its dense gradient and the pass for it": Training.rigl,
 }
 
 
@@ -103,7 +103,7 @@ def memory() -> dict[str, str]:
 
 def _train_huge(queue: Any) -> None:
     torch.set_num_threads(2)
-    training = _Training(HUGE, FEW)
+    training = Training(HUGE, FEW)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS:")
     for _ in range(3):

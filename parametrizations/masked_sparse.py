@@ -124,8 +124,8 @@ class MaskedSparse(Parametrization):
     def mask(self) -> Tensor:
         """The mask as a fresh boolean tensor ``(out, in)``.
 
-        It is a copy: writing into it, as `torch.ao.pruning` does with the masks that it finds, changes nothing. For
-        another mask take this parametrization off and attach a new one.
+        It is a copy: writing into it, as `torch.ao.pruning` does with the masks that it finds, changes nothing.
+        `remask` gives another one.
 
         Example:
             >>> from parametrizations import masks, register

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks import remasking
 from benchmarks.cases import LOOPS, SMALL, Case, cases
 from benchmarks.contestants import OURS, PLAIN, STRUCTURED, contestants
 from benchmarks.further import NEEDED
@@ -17,6 +19,7 @@ from benchmarks.picture import picture
 from benchmarks.profiles import PROFILED, Profile
 from benchmarks.report import report
 from benchmarks.results import Measured, Results
+from parametrizations.masks import MaskRule
 from parametrizations.typing import Path
 
 CASE = Case("Diagonal", 4096, 128)
@@ -103,6 +106,19 @@ def test_the_report_has_a_row_for_each_case_with_its_path_and_a_cell_for_each_co
     start = rows.index(["features", "batch", "path", "nn.Linear, ms", "x * w + b", OURS])
     assert rows[start + 2] == ["4096", "8", "element-wise", "100.000 (50.000 to 200.000)", "0.01", ""]
     assert rows[start + 3] == ["4096", "128", "element-wise", "100.000 (50.000 to 200.000)", "0.01", "0.017"]
+
+
+@pytest.mark.parametrize("rule", remasking.MOVES.values(), ids=remasking.MOVES)
+def test_every_move_that_is_measured_moves_a_mask(rule: Callable[[remasking.Training], MaskRule]) -> None:
+    training = remasking.Training(64, remasking.DENSITY)
+    with torch.no_grad():
+        training.layer.parametrizations.weight.original.normal_()
+    before = training.layer.parametrizations.weight[0].mask
+    training.moved_by(rule)()
+    training.step()
+    after = training.layer.parametrizations.weight[0].mask
+    assert int(after.sum()) == int(before.sum()) == 41
+    assert torch.equal(before, after) == ("magnitude" in repr(rule(training)))
 
 
 def test_the_picture_names_its_batches_and_sizes_and_draws_who_takes_part_at_every_size() -> None:
