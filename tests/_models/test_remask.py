@@ -159,6 +159,30 @@ def test_what_stays_keeps_value_gradient_and_state_bit_for_bit_and_what_comes_st
         assert bool(before[key][was].any()), key
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Adagrad, torch.optim.Rprop], ids=lambda kind: kind.__name__)
+def test_complex_entries_start_as_a_fresh_optimizer_starts_them(kind: Any) -> None:
+    def layer() -> Any:
+        made = nn.Linear(4, 4, bias=False, dtype=torch.complex64)
+        return register(made, {"weight": MaskedSparse(torch.zeros(4, 4).bool())})
+
+    def stepped(made: Any, optimizer: Optimizer) -> Tensor:
+        made(torch.ones(1, 4, dtype=torch.complex64)).abs().square().sum().backward()
+        optimizer.step()
+        entries: Tensor = made.weight.detach()
+        return entries
+
+    options = {"initial_accumulator_value": 0.5} if kind is torch.optim.Adagrad else {}
+    made = layer()
+    optimizer = kind(made.parameters(), **options)
+    stepped(made, optimizer)
+    remask(made, {"weight": torch.eye(4).bool()}, optimizer=optimizer)
+    with torch.no_grad():
+        made.parametrizations.weight.original.add_(1j)
+    fresh = register(nn.Linear(4, 4, bias=False, dtype=torch.complex64), {"weight": MaskedSparse(torch.eye(4).bool())})
+    fresh.load_state_dict(made.state_dict())
+    torch.testing.assert_close(stepped(made, optimizer), stepped(fresh, kind(fresh.parameters(), **options)))
+
+
 def spread(made: Any, entries: Any) -> Tensor:
     """What belongs to the entries, at their places in the weight."""
     if entries.dim() == 0:
