@@ -79,9 +79,11 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
     refused = _refused(positions.device, product) if shape.numel() else EMPTY
     if refused is not None:
         return Arranged(refused, None)
-    ways = [] if product == "CSR" else [_skyline(shape, positions)]
-    if product != "skyline" and _refused(positions.device, "CSR") is None:
-        ways += [_csr(shape, positions)]
+    sparse = product != "skyline" and _refused(positions.device, "CSR") is None
+    ways = [_csr(shape, positions)] if sparse else []
+    if product != "CSR":
+        known = [way.cost for way in ways if product == "auto" and way.cost < CHEAPER * shape.numel()]
+        ways = _skyline(shape, positions, *known) + ways
     if product != "auto":
         best = min(ways, key=lambda way: way.cost)
         return Arranged(best.path, best.build(False))
@@ -110,19 +112,19 @@ def _csr(shape: torch.Size, positions: Tensor) -> _Way:
     return _Way(cost, 0, CSR, lambda _: Pattern.of(shape, positions))
 
 
-def _skyline(shape: torch.Size, positions: Tensor) -> _Way:
+def _skyline(shape: torch.Size, positions: Tensor, below: float = math.inf) -> list[_Way]:
+    """The strips or blocks; none if strips cannot cost less than so much, since to look for the best takes long."""
     rows, columns = positions.cpu().long() // max(shape[1], 1), positions.cpu().long() % max(shape[1], 1)
     envelope, order = Envelope.of(shape, rows, columns), None
     blocks = Blocks.of(envelope, positions.device)
     if blocks is not None:
-        return _Way(
-            CALL + blocks.count, 0, Path("skyline", f"{_count(blocks.blocks, 'block')} at once"), lambda _: blocks
-        )
+        why = f"{_count(blocks.blocks, 'block')} at once"
+        return [_Way(CALL + blocks.count, 0, Path("skyline", why), lambda _: blocks)]
     for other in orders(shape, rows, columns):
         reordered = Envelope.of(shape, other.rows.argsort()[rows], other.columns.argsort()[columns])
         if reordered.area < SORTED * envelope.area:
             envelope, order = reordered, other
-    return _in_strips(envelope, order, positions)
+    return [_in_strips(envelope, order, positions)] if envelope.area < below else []
 
 
 def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _Way:
