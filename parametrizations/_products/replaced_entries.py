@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parametrizations._products.replaced_diagonal import DiagonalMap, times
-from parametrizations._torch.private import are_transforms_active
+from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["replaced_entries"]
@@ -22,7 +22,7 @@ def replaced_entries(x: Tensor, index: Tensor | None, change: DiagonalMap) -> Te
         index: Which, ``(k,)``; None for all of them.
         change: From entries to what they become, and its derivative, None for 0; differentiable.
     """
-    if index is not None and not (are_transforms_active() or is_recorded()):
+    if index is not None and not (are_transforms_active() or is_recorded() or is_traced()):
         replaced: Tensor = _Replaced.apply(x, index, change)  # type: ignore[no-untyped-call]  # plain autograd copies the entries four times
         return replaced
     every = torch.arange(x.numel(), device=x.device) if index is None else index
