@@ -6,6 +6,7 @@ from parametrizations._models.remask import MaskRules
 from parametrizations._models.summary import Row, Summary
 from parametrizations._models.tune import Tuned, Tuning
 from parametrizations._products.choice import Path, Product
+from parametrizations._products.places import Places
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible
 
@@ -15,6 +16,7 @@ __all__ = [
     "MaskRule",
     "MaskRules",
     "Path",
+    "Places",
     "Product",
     "Row",
     "Rules",

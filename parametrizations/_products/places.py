@@ -19,6 +19,38 @@ class Places:
         shape: The weight's, ``(out, in)``.
         diagonal: Which of the entries are on the main diagonal, from its first on; None where all of them are.
         positions: Gives the entries' row-major positions, ``(entries,)``.
+
+    Example:
+        Dale's law: what comes from one neuron excites everywhere, or inhibits everywhere. It acts on each entry alone
+        and keeps zeros, so it says by ``on_entries`` what it makes of those that are stored.
+
+        >>> from parametrizations import MaskedSparse, Parametrization, masks, path, register
+        >>> class Dale(Parametrization):
+        ...     needs = "every column to have its sign"
+        ...     dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        ...
+        ...     def __init__(self, signs: Tensor) -> None:
+        ...         super().__init__()
+        ...         self.signs = signs
+        ...
+        ...     def forward(self, x: Tensor) -> Tensor:
+        ...         return x.abs() * self.signs.to(x)
+        ...
+        ...     def excess(self, weight: Tensor) -> Tensor:
+        ...         return (-weight * self.signs.to(weight)).clamp(min=0)
+        ...
+        ...     def project(self, weight: Tensor) -> Tensor:
+        ...         return self.forward(weight)
+        ...
+        ...     def on_entries(self, x: Tensor, places: Places) -> Tensor:
+        ...         return x.abs() * self.signs.to(x)[places.columns]
+        >>> signs = torch.tensor([1.0, -1.0]).repeat(512)
+        >>> steps = [MaskedSparse(masks.block_diagonal(8)), Dale(signs)]
+        >>> layer = register(torch.nn.Linear(1024, 1024), {"weight": steps})
+        >>> path(layer)
+        Path(name='skyline', why='8 dense blocks at once')
+        >>> bool((layer.weight * signs >= 0).all())
+        True
     """
 
     shape: torch.Size

@@ -15,6 +15,7 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from parametrizations._models.fuse import fuse
+from parametrizations._products.places import Places
 from parametrizations.testing.requirements import (
     Skipped,
     require,
@@ -24,7 +25,15 @@ from parametrizations.testing.requirements import (
     require_within,
 )
 from parametrizations.testing.rounding import rounding_of
-from parametrizations.testing.subject import Subject, dense, gradient_of, outcome_of, parametrization_of, stored
+from parametrizations.testing.subject import (
+    Subject,
+    dense,
+    gradient_of,
+    outcome_of,
+    parametrization_of,
+    stored,
+    weight_of,
+)
 
 
 def linear_is_the_dense_product(subject: Subject) -> None:
@@ -119,8 +128,66 @@ def fused_layers_export(subject: Subject) -> None:
     require_within(traced(inputs), layer(inputs), allowed, "The traced output")
 
 
+def stored_entries_are_at_their_places(subject: Subject) -> None:
+    """``places`` is None, or says truly where ``forward`` puts what is stored, and what of it is the diagonal."""
+    parametrization = parametrization_of(layer := subject.layer())
+    x = stored(layer).detach()
+    places = parametrization.places(x)
+    if places is None:
+        return
+    require_equal(_put(x, places), parametrization(x), "What is stored, put at the places that it is said to have,")
+    on_diagonal = (places.rows == places.columns).nonzero().flatten()
+    named = torch.arange(x.numel(), device=x.device) if places.diagonal is None else places.diagonal
+    require(named.tolist() == on_diagonal.tolist(), "The entries that are said to be the diagonal's are others.")
+    whole = on_diagonal.numel() == min(places.shape)
+    require(places.has_whole_diagonal == whole, "Whether the whole diagonal is stored is said wrongly.")
+
+
+def steps_on_entries_are_the_steps(subject: Subject) -> None:
+    """``on_entries`` is None, or gives what ``forward`` makes of a weight that is 0 elsewhere, and its gradient."""
+    parametrization = parametrization_of(subject.layer())
+    for what, mask in _patterns(subject.weight).items():
+        x, places = subject.weight.detach()[mask], _places_of(mask)
+        changed = [parametrization.on_entries(entries, places) for entries in (x, 2 * x + 1)]
+        require((changed[0] is None) == (changed[1] is None), f"For {what}, on_entries answers by the values.")
+        if changed[0] is None:
+            continue
+        outside = parametrization(_put(x, places))[~mask]
+        require(not bool(outside.any()), f"For {what}, forward makes entries that on_entries leaves out.")
+        got = outcome_of(lambda x: parametrization.on_entries(x, places), [x])  # noqa: B023
+        expected = outcome_of(lambda x: parametrization(_put(x, places))[mask], [x])  # noqa: B023
+        require_close(got[0], expected[0], f"For {what}, what on_entries gives")
+        require_close(got[1], expected[1], f"For {what}, the gradient of on_entries")
+
+
+def _patterns(weight: Tensor) -> dict[str, Tensor]:
+    """Which entries a weight may store: with the whole diagonal, and without."""
+    rows, columns = (torch.arange(size, device=weight.device) for size in weight.shape)
+    diagonal = rows[:, None] == columns
+    scattered = (3 * rows[:, None] + columns) % 4 == 1
+    return {
+        "the diagonal": diagonal,
+        "a lower triangle": rows[:, None] >= columns,
+        "scattered entries and the diagonal": scattered | diagonal,
+        "scattered entries": scattered & (columns > 0),
+        "what is beside the diagonal": ~diagonal,
+    }
+
+
+def _places_of(mask: Tensor) -> Places:
+    positions = mask.flatten().nonzero().flatten()
+    diagonal = torch.eye(*mask.shape, dtype=torch.bool, device=mask.device)
+    which = None if torch.equal(mask, diagonal) else diagonal[mask].nonzero().flatten()
+    return Places(mask.shape, which, lambda: positions)
+
+
+def _put(x: Tensor, places: Places) -> Tensor:
+    """The weight with these entries, 0 elsewhere."""
+    return x.new_zeros(places.shape.numel()).scatter(0, places.positions().long(), x).view(places.shape)
+
+
 def _allowed(layer: Any, inputs: Tensor) -> list[Tensor]:
-    return rounding_of(parametrization_of(layer), inputs, stored(layer), layer.bias)
+    return rounding_of(weight_of(layer), inputs, stored(layer), layer.bias)
 
 
 def _require_same(layer: Any, inputs: Tensor, other: Any, call: Callable[[Tensor], Tensor], what: str) -> None:

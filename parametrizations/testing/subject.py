@@ -23,6 +23,7 @@ __all__ = [
     "parametrization_of",
     "set_stored",
     "stored",
+    "weight_of",
     "widest",
 ]
 
@@ -82,6 +83,17 @@ class Subject:
 def parametrization_of(layer: Any) -> Any:
     """The parametrization of a layer's weight."""
     return layer.parametrizations.weight[0]
+
+
+def weight_of(layer: Any) -> Callable[[Tensor], Tensor]:
+    """From what a layer stores to its weight, through every one of its parametrizations."""
+
+    def weight(x: Tensor) -> Tensor:
+        for step in layer.parametrizations.weight:
+            x = step(x)
+        return x
+
+    return weight
 
 
 def stored(layer: Any) -> Tensor:

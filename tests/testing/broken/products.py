@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations import Diagonal, ZeroDiagonal
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal
+from parametrizations._products.places import Places
 from tests.testing.broken.breaker import Breakers
 from tests.testing.broken.gradients import LinearTwiceTheGradient
 from tests.testing.broken.training import CopiesForget
@@ -90,7 +91,69 @@ class ForgetsTheBiasWhereTraced(ZeroDiagonal):
         return super().linear(input, x, None if traced else bias)
 
 
+class StoresNextToItsPlaces(Diagonal):
+    @override
+    def places(self, x: Tensor) -> Places:
+        places = super().places(x)
+        return Places(places.shape, None, lambda: places.positions() + 1)
+
+
+class NamesNoDiagonal(Diagonal):
+    @override
+    def places(self, x: Tensor) -> Places:
+        places = super().places(x)
+        return Places(places.shape, places.positions()[:0], places.positions)
+
+
+class TakesTwoForTheWholeDiagonal(MaskedSparse):
+    @override
+    def places(self, x: Tensor) -> Places:
+        places = super().places(x)
+        return Places(places.shape, None, places.positions)
+
+
+def two_of_the_diagonal(weight: Tensor) -> Tensor:
+    mask = torch.eye(*weight.shape, dtype=torch.bool)
+    mask[2:] = False
+    return mask
+
+
+class OnEntriesLooksAtValues(NegExpDiagonal):
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        return None if bool(x.mean() > 0.8) else super().on_entries(x, places)
+
+
+class OnEntriesWhateverTheDiagonal(NegExpDiagonal):
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        return super().on_entries(x, places) if places.has_whole_diagonal else x * 1
+
+
+class OnEntriesTwice(ZeroDiagonal):
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor:
+        return 2 * super().on_entries(x, places)
+
+
+class OnEntriesTwiceTheGradient(ZeroDiagonal):
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor:
+        return super().on_entries(2 * x - x.detach(), places)
+
+
 BROKEN: Breakers = {
+    "stored_entries_are_at_their_places": [
+        (StoresNextToItsPlaces, "What is stored, put at the places that it is said to have, differs"),
+        (NamesNoDiagonal, "said to be the diagonal's are others"),
+        (lambda: TakesTwoForTheWholeDiagonal(two_of_the_diagonal), "Whether the whole diagonal is stored"),
+    ],
+    "steps_on_entries_are_the_steps": [
+        (OnEntriesLooksAtValues, "on_entries answers by the values"),
+        (OnEntriesWhateverTheDiagonal, "forward makes entries that on_entries leaves out"),
+        (OnEntriesTwice, "what on_entries gives differs"),
+        (OnEntriesTwiceTheGradient, "the gradient of on_entries differs"),
+    ],
     "linear_is_the_dense_product": [(ForgetsTheBias, "linear's output or its gradient differs")],
     "linear_works_under_vmap": [
         (LinearLooksAtValues, "vmap"),
