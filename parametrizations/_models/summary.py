@@ -6,11 +6,13 @@ import html
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from typing_extensions import override
 
 from parametrizations._models.fuse import path
+from parametrizations._models.on_entries import entries_of
 from parametrizations._models.places import Place, constrained_places
 from parametrizations._models.weights import binding, dense_shape, is_compact
 from parametrizations._torch.chains import build, originals, steps
@@ -69,8 +71,9 @@ def summary(model: nn.Module) -> Summary:
     ``product``     how the layer multiplies, by the names of `path`; ``dense`` for what is no weight of a layer
     ==============  ====================================================================================================
 
-    A compactly stored weight with one parametrization is not built, to save memory: its constraint holds whenever the
-    stored numbers are finite. Where a foreign parametrization comes last, it cannot be told.
+    A compactly stored weight with one parametrization, or a second one that acts on the stored entries alone, is not
+    built, to save memory: its constraints hold whenever these entries are finite. Where a foreign parametrization comes
+    last, it cannot be told.
 
     Args:
         model: Left as it is.
@@ -115,10 +118,20 @@ def _holds(chain: ParametrizationList) -> bool | None:
     stored = list(originals(chain).values())
     if not known or any(tensor.is_meta for tensor in stored):
         return None
-    if len(chain) == 1 and is_compact(chain):
-        return all(bool(tensor.isfinite().all()) for tensor in stored)
+    entries = _entries_that_tell(chain)
+    if entries is not None:
+        return bool(entries.isfinite().all())
     weight = build(chain)
     return all(step.contains(weight) for step in known)
+
+
+def _entries_that_tell(chain: ParametrizationList) -> Tensor | None:
+    """Entries that hold if they are finite: any are in the first set, and what is last maps into its own."""
+    first, *others = steps(chain)
+    if not is_compact(chain) or (others and not (isinstance(first, Parametrization) and first.selects)):
+        return None
+    with torch.no_grad():
+        return entries_of(chain) if len(others) < 2 else None
 
 
 def _cells(row: Row) -> tuple[str, ...]:
