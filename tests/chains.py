@@ -1,0 +1,120 @@
+"""The named table of chains that the laws about products are run over: a first constraint, and others on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
+
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
+from parametrizations.parametrization import FLOATING
+from parametrizations.testing.subject import Subject
+from parametrizations.typing import Places
+from tests.cases import SHAPES, checkerboard, weight
+from tests.layers import Doubled, cheaply_in_strips, equal_blocks, shuffled_stairs
+
+
+class Dale(Parametrization):
+    """Signs by column: a user's own step on entries."""
+
+    needs = "every column to have its sign"
+    dtypes = FLOATING
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs() * _signs(x, x.shape[1])
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return (-weight * _signs(weight, weight.shape[1])).clamp(min=0)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return self.forward(weight)
+
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor:
+        return x.abs() * _signs(x, places.shape[1])[places.columns]
+
+
+def _signs(like: Tensor, columns: int) -> Tensor:
+    return (torch.arange(columns, device=like.device) % 2 * 2 - 1).to(like.dtype)
+
+
+@dataclass(frozen=True)
+class Chain(Subject):
+    """A subject whose layer has others on top, registered by PyTorch's own function."""
+
+    others: Callable[[], list[nn.Module]]
+    name: str
+    """Of the product that the fused layer takes."""
+
+    @override
+    def layer(self, weight: Tensor | None = None) -> Any:
+        layer = super().layer(weight)
+        for step in self.others():
+            register_parametrization(layer, "weight", step)
+        return layer
+
+
+Others = Callable[[], list[nn.Module]]
+ROWS: dict[str, tuple[Callable[[], Parametrization], Others, str]] = {
+    "diagonal-negative": (Diagonal, lambda: [NegExpDiagonal()], "element-wise"),
+    "diagonal-zero": (Diagonal, lambda: [ZeroDiagonal()], "element-wise"),
+    "diagonal-dense-negative": (lambda: Diagonal(product="dense"), lambda: [NegExpDiagonal()], "dense"),
+    "diagonal-three": (Diagonal, lambda: [NegExpDiagonal(), Dale()], "element-wise"),
+    "triangle-dense-negative": (
+        lambda: MaskedSparse(masks.lower_triangular(), product="dense"),
+        lambda: [NegExpDiagonal()],
+        "dense",
+    ),
+    "triangle-negative": (
+        lambda: MaskedSparse(masks.lower_triangular(), product="skyline"),
+        lambda: [NegExpDiagonal()],
+        "skyline",
+    ),
+    "triangle-sparse-negative": (
+        lambda: MaskedSparse(masks.lower_triangular(), product="CSR"),
+        lambda: [NegExpDiagonal()],
+        "CSR",
+    ),
+    "triangle-three": (
+        lambda: MaskedSparse(masks.lower_triangular(), product="skyline"),
+        lambda: [NegExpDiagonal(), ZeroDiagonal()],
+        "skyline",
+    ),
+    "random-sparse-zero": (
+        lambda: MaskedSparse(masks.random(0.5, generator=torch.Generator().manual_seed(1)), product="CSR"),
+        lambda: [ZeroDiagonal()],
+        "CSR",
+    ),
+    "random-zero": (
+        lambda: MaskedSparse(masks.random(0.5, generator=torch.Generator().manual_seed(1)), product="skyline"),
+        lambda: [ZeroDiagonal()],
+        "skyline",
+    ),
+    "strips-zero": (lambda: MaskedSparse(cheaply_in_strips, product="skyline"), lambda: [ZeroDiagonal()], "skyline"),
+    "blocks-negative": (lambda: MaskedSparse(equal_blocks, product="skyline"), lambda: [Dale()], "skyline"),
+    "sorted-zero": (lambda: MaskedSparse(shuffled_stairs, product="skyline"), lambda: [ZeroDiagonal()], "skyline"),
+    "sorted-own": (lambda: MaskedSparse(shuffled_stairs, product="skyline"), lambda: [Dale()], "skyline"),
+    "without-the-diagonal": (
+        lambda: MaskedSparse(lambda shown: ~checkerboard((shown.shape[0], shown.shape[1])), product="skyline"),
+        lambda: [NegExpDiagonal()],
+        "dense",
+    ),
+    "foreign": (Diagonal, lambda: [Doubled()], "dense"),
+    "foreign-between": (Diagonal, lambda: [Doubled(), ZeroDiagonal()], "dense"),
+    "not-compact": (ZeroDiagonal, lambda: [NegExpDiagonal()], "dense"),
+}
+
+CHAINS = {
+    f"{row}-{name}-{str(dtype).removeprefix('torch.')}": Chain(first(), weight(shape, dtype), others, product)
+    for row, (first, others, product) in ROWS.items()
+    for name, shape in SHAPES.items()
+    for dtype in (torch.float32, torch.float64, torch.bfloat16)
+}
