@@ -194,4 +194,4 @@ def _dense_product(input: Tensor, values: Tensor, entries: Entries, transposed: 
 
 
 def _dense_sampled(left: Tensor, right: Tensor, entries: Entries) -> Tensor:
-    return (left.mT @ right).reshape(-1).index_select(0, entries.positions())
+    return (left.mT @ right).reshape(entries.shape.numel()).index_select(0, entries.positions())
