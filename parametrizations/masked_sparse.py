@@ -44,8 +44,8 @@ class MaskedSparse(Parametrization):
     The mask is structure, not data: neither parameter nor buffer, so that no averaging, broadcast or
     ``to_empty`` touches it. It moves with the module, and is saved in the state dict as
     ``parametrizations.weight.0._extra_state``, at 4 bytes a stored number (8 in a weight of 2^31 entries
-    or more); in memory it takes 12 where the product is sparse, else 8. Loading replaces mask and values together,
-    also by another number of values; an optimizer made before that holds state of the old shape, so make a
+    or more); in memory it takes at most 12, and some for each row and column. Loading replaces mask and values
+    together, also by another number of values; an optimizer made before that holds state of the old shape, so make a
     new one, or load its state too.
 
     Limits: `torch.func.stack_module_state` stacks the values of several models over the mask of the

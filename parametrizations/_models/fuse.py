@@ -25,14 +25,15 @@ def fuse(model: Model) -> Model:
     The output and every gradient stay what they are; the weight is not built where its structure makes
     something cheaper. A layer takes part that was registered with PyTorch's own function, and whose
     parametrization is a `Parametrization`: its ``linear`` multiplies. With any other one the layer multiplies
-    densely. A subclass of `nn.Linear` that overrides ``forward`` keeps its own. As soon as a second parametrization
-    is registered on the weight, the layer multiplies densely again; PyTorch's `remove_parametrizations` gives back the
-    plain layer.
+    densely. A subclass of `nn.Linear` that overrides ``forward`` keeps its own. A further
+    parametrization on the weight that acts on the stored entries alone, by ``on_entries``, changes these; with any
+    other one the layer multiplies densely again. PyTorch's `remove_parametrizations` gives back the plain layer.
 
     An input that is infinite or NaN reaches exactly the outputs of its row that a kept entry connects it to where
-    `path` is ``"element-wise"`` or ``"CSR"``: what is not stored is not multiplied. Where it is ``"dense"`` or
-    ``"strips"`` it reaches every output of its row, since ``0 * inf`` is NaN: under `ZeroDiagonal` the one of its own
-    index, too. Likewise for gradients, from an output to the inputs. Other rows stay as they are.
+    `path` is ``"element-wise"`` or ``"CSR"``: what is not stored is not multiplied. Where it is ``"skyline"`` it also
+    reaches the other outputs of each strip or block that its column lies in, and where it is ``"dense"`` or
+    ``"strips"`` every output of its row, since ``0 * inf`` is NaN: under `ZeroDiagonal` the one of its own index, too.
+    Likewise for gradients, from an output to the inputs. Other rows stay as they are.
 
     Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
     which constrained layers, PyTorch's own too, do not have: bake those first, or leave them out of its plan.
