@@ -386,10 +386,14 @@ def test_mixed_precision(case: Case) -> None:
 @feature
 def test_cached(case: Case) -> None:
     """`parametrize.cached()`."""
-    layer = case.layer()
+    layer, built = case.layer(), []
     expected = layer(inputs())
+    for step in layer.parametrizations.weight:
+        step.register_forward_hook(lambda *_: built.append(1))
     with parametrize.cached():
-        torch.testing.assert_close(layer(inputs()), expected)
+        for _ in range(5):
+            torch.testing.assert_close(layer(inputs()), expected)
+        assert len(built) <= len(layer.parametrizations.weight)
         assert layer.weight is layer.weight
         (gradient,) = torch.autograd.grad(layer(inputs()).sum(), case.stored(layer))
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), case.stored(layer))[0])

@@ -1,0 +1,186 @@
+"""Strips and orders of a mask's envelope: what they cover, what they cost, and what an index takes in memory."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from parametrizations import MaskedSparse, masks, path
+from parametrizations._products import envelope
+from parametrizations._products.arrange import arranged
+from parametrizations._products.blocks import Blocks
+from parametrizations._products.choice import Product
+from parametrizations._products.envelope import Envelope, Window, cost_of, windows
+from parametrizations._products.skyline import Skyline
+from tests.layers import INPUTS, cheaply_in_strips, dense_output, equal_blocks, fused, shuffled_stairs
+
+
+@st.composite
+def some_masks(draw: st.DrawFn) -> Tensor:
+    shape = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    density = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    mask = torch.rand(shape, generator=generator) < density
+    return mask.tril(draw(st.integers(-2, 12))).triu(draw(st.integers(-12, 2)))
+
+
+def envelope_of(mask: Tensor) -> Envelope:
+    rows, columns = mask.nonzero().unbind(1)
+    return Envelope.of(mask.shape, rows, columns)
+
+
+@given(some_masks(), st.sampled_from([0, 1, 10, 10_000]), st.sampled_from([1, 3, 128]))
+def test_strips_cover_every_entry_once_and_cost_no_more_than_one(mask: Tensor, call: int, groups: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "CALL", call)
+        patch.setattr(envelope, "GROUPS", groups)
+        found = envelope_of(mask)
+        strips = windows(found)
+        covered = torch.zeros(mask.shape, dtype=torch.long)
+        for row, rows, column, columns in strips:
+            covered[row : row + rows, column : column + columns] += 1
+        first, last = int(found.first.min()), int(found.last.max())
+        one = [Window(0, mask.shape[0], min(first, last), max(last - first, 0))]
+        assert cost_of(strips) <= cost_of(one)
+    assert bool((covered[mask] == 1).all())
+    assert int(covered.max()) <= 1
+    assert [strip.row for strip in strips] == [0, *torch.tensor([strip.rows for strip in strips]).cumsum(0)[:-1]]
+    assert sum(strip.rows for strip in strips) == mask.shape[0]
+    assert found.area <= int(covered.sum())
+
+
+@given(some_masks(), st.sampled_from(["skyline", "CSR", "structured"]))
+def test_every_form_is_the_matrix(mask: Tensor, product: Product) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "CALL", 1)
+        positions = mask.flatten().nonzero().flatten()
+        form = arranged(mask.shape, positions, product).entries
+    if form is None:
+        return
+    values = torch.randn(positions.numel(), dtype=torch.float64)
+    weight = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values)
+    left, right = torch.randn(3, mask.shape[0]).double(), torch.randn(3, mask.shape[1]).double()
+    operands = form.operands(values)
+    assert form.positions().tolist() == positions.tolist()
+    assert (form.count, form.shape) == (positions.numel(), mask.shape)
+    torch.testing.assert_close(form.product(form.laid_out(right), values, operands, False), right @ weight.mT)
+    torch.testing.assert_close(form.product(form.laid_out(left), values, operands, True), left @ weight)
+    torch.testing.assert_close(form.sampled(form.laid_out(left), form.laid_out(right)), (left.mT @ right)[mask])
+
+
+def shuffled(mask: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = (torch.randperm(size, generator=generator) for size in mask.shape)
+    return mask[rows][:, columns]
+
+
+def made(seed: int) -> Tensor:
+    """The mask of MADE, with degrees in no order."""
+    generator = torch.Generator().manual_seed(seed)
+    degrees = [torch.randint(1, 64, (256,), generator=generator).tolist() for _ in range(2)]
+    return masks.autoregressive(*degrees)(torch.empty(256, 256))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda seed: shuffled(torch.ones(256, 256).tril().bool(), seed), 0.6),
+        (lambda seed: shuffled(masks.block_diagonal(8)(torch.empty(256, 256)), seed), 0.126),
+        (made, 0.65),
+    ],
+    ids=["triangle", "blocks", "MADE"],
+)
+def test_sorting_finds_what_was_shuffled(
+    make: Callable[[int], Tensor], most: float, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envelope, "CALL", 16)
+    mask = make(seed)
+    form = arranged(mask.shape, mask.flatten().nonzero().flatten(), "skyline").entries
+    assert isinstance(form, Skyline)
+    assert form.sorting is not None
+    assert sum(strip.window.rows * strip.window.columns for strip in form.strips) <= most * mask.numel()
+
+
+def tensors_of(held: object) -> Iterator[Tensor]:
+    if isinstance(held, Tensor):
+        yield held
+    elif dataclasses.is_dataclass(held):
+        for field in dataclasses.fields(held):
+            yield from tensors_of(getattr(held, field.name))
+    elif isinstance(held, tuple):
+        for part in held:
+            yield from tensors_of(part)
+
+
+FORMS: dict[str, tuple[Any, Product]] = {
+    "dense": (masks.random(0.3), "dense"),
+    "CSR": (masks.random(0.3), "CSR"),
+    "strips": (cheaply_in_strips, "skyline"),
+    "sorted": (shuffled_stairs, "skyline"),
+    "blocks": (equal_blocks, "skyline"),
+}
+every = pytest.mark.parametrize(("mask", "product"), FORMS.values(), ids=FORMS)
+
+
+@every
+def test_an_index_takes_at_most_12_bytes_a_number_beside_those_of_rows_and_columns(mask: Any, product: Product) -> None:
+    parametrization = fused(lambda: MaskedSparse(mask, product=product), 200, 300).parametrizations.weight[0]
+    taken = {tensor.data_ptr(): tensor.nbytes for held in vars(parametrization).values() for tensor in tensors_of(held)}
+    assert 0 <= sum(taken.values()) <= 12 * parametrization.positions.numel() + 16 * (200 + 300) + 100
+    if product != "dense" and mask is equal_blocks:
+        assert isinstance(parametrization._held, Blocks)
+        assert sum(taken.values()) <= 8 * 200
+
+
+@every
+def test_a_form_is_copied_sent_moved_and_loaded(mask: Any, product: Product) -> None:
+    layer = fused(lambda: MaskedSparse(mask, product=product))
+    name, expected = path(layer).name, layer(INPUTS)
+    twin = copy.deepcopy(layer)
+    state = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match="cannot be pickled"):
+        pickle.dumps(layer)
+    sent = pickle.loads(pickle.dumps(layer.parametrizations.weight[0]))
+    assert torch.equal(sent.mask, layer.parametrizations.weight[0].mask)
+    moved = twin.to("meta")
+    assert moved(INPUTS.to("meta")).is_meta
+    moved.to_empty(device="cpu").load_state_dict(state)
+    assert path(moved).name == name
+    torch.testing.assert_close(moved(INPUTS), expected)
+    with torch.device("meta"):
+        built = fused(lambda: MaskedSparse(masks.random(0.5), product=product))
+    built.to_empty(device="cpu").load_state_dict(state)
+    assert path(built).name == name
+    torch.testing.assert_close(built(INPUTS), expected)
+    torch.testing.assert_close(built(INPUTS), dense_output(built))
+
+
+def test_a_checkpoint_of_another_mask_changes_the_form() -> None:
+    layer = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="skyline"), 4, 4)
+    other = fused(lambda: MaskedSparse(masks.lower_triangular(), product="skyline"), 4, 4)
+    assert isinstance(layer.parametrizations.weight[0]._held, Blocks)
+    layer.load_state_dict(other.state_dict())
+    assert isinstance(layer.parametrizations.weight[0]._held, Skyline)
+    inputs = torch.randn(3, 4)
+    assert torch.equal(layer(inputs), other(inputs))
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_is_not_finite_reaches_the_outputs_of_its_own_strip_or_block(value: float) -> None:
+    inputs = torch.ones(2, 4)
+    inputs[0, 3] = value
+    blocks: nn.Module = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="skyline"), 4, 4)
+    assert blocks(inputs).isfinite().tolist() == [[True, True, False, False], [True] * 4]
+    strip: nn.Module = fused(lambda: MaskedSparse(masks.lower_triangular(), product="skyline"), 4, 4)
+    assert path(strip).why.startswith("1 dense strip ")
+    assert strip(inputs).isfinite().tolist() == [[False] * 4, [True] * 4]
