@@ -57,24 +57,35 @@ class Envelope(NamedTuple):
         last = torch.zeros(shape[0], dtype=torch.long, device="cpu").scatter_reduce(0, rows, columns + 1, "amax")
         return cls(shape, first, last, torch.bincount(rows, minlength=shape[0]))
 
+    @classmethod
+    def of_sorted(cls, shape: torch.Size, rows: Tensor, columns: Tensor) -> Self:
+        """The same for entries in row-major sequence, in a tenth of the time."""
+        starts = torch.searchsorted(rows, torch.arange(shape[0] + 1, device="cpu"))
+        counts, beyond = starts.diff(), max(rows.numel() - 1, 0)
+        if not rows.numel():
+            return cls.of(shape, rows, columns)
+        first = torch.where(counts > 0, columns[starts[:-1].clamp(max=beyond)], shape[1])
+        last = torch.where(counts > 0, columns[(starts[1:] - 1).clamp(min=0)] + 1, 0)
+        return cls(shape, first, last, counts)
+
     @property
     def area(self) -> int:
         """The number of places in it."""
         return int((self.last - self.first).clamp(min=0).sum())
 
 
-def orders(shape: torch.Size, rows: Tensor, columns: Tensor) -> list[Order]:
-    """Orders in which an envelope may be much smaller.
+def orders(envelope: Envelope, rows: Tensor, columns: Tensor) -> list[Order]:
+    """Orders in which the envelope of these entries may be much smaller.
 
     By the number of entries, which turns any matrix whose rows are nested sets into a staircase, such as the masks of
     MADE (Germain et al. 2015) whatever their degrees; and by the first entry, which puts shuffled blocks together.
     """
     by_count = Order(
-        torch.bincount(rows, minlength=shape[0]).argsort(stable=True),
-        torch.bincount(columns, minlength=shape[1]).argsort(stable=True, descending=True),
+        envelope.counts.argsort(stable=True),
+        torch.bincount(columns, minlength=envelope.shape[1]).argsort(stable=True, descending=True),
     )
-    of_rows = _by_extent(Envelope.of(shape, rows, columns))
-    turned = Envelope.of(torch.Size([shape[1], shape[0]]), columns, of_rows.argsort()[rows])
+    of_rows = _by_extent(envelope)
+    turned = Envelope.of(torch.Size(envelope.shape[::-1]), columns, of_rows.argsort()[rows])
     return [by_count, Order(of_rows, _by_extent(turned))]
 
 
