@@ -16,6 +16,7 @@ from benchmarks.goals import GOALS
 from benchmarks.measure import take_turns, work_of
 from benchmarks.memory import memory
 from benchmarks.profiles import profiles
+from benchmarks.remasking import remasking
 from benchmarks.results import Measured, Results
 from parametrizations import path
 
@@ -30,7 +31,7 @@ def run(device: torch.device, *, quick: bool) -> Results:
         origin=_origin(device, quick),
         cases=found,
         goals={goal: goal.ratio(timings[goal.case]) for goal in GOALS if goal.case in timings},
-        further=further(timings),
+        further=further(timings) | remasking(),
         memory=memory(),
         profiles=tuple(profiles()),
     )
