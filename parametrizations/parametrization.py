@@ -54,8 +54,8 @@ class Parametrization(nn.Module):
         on_infeasible: What assigning a weight outside the set does, once registered: ``"raise"`` a
             `ValueError`, or ``"project"`` it. Registering always projects.
         product: How a fused layer multiplies: ``"auto"``, by the path that was measured to be fastest;
-            ``"dense"``; or ``"structured"``, without building the weight wherever that is possible. See
-            `path`.
+            ``"dense"``; ``"structured"``, without building the weight wherever that is possible; or one of
+            ``ways``, by name. See `path` and `tune`.
 
     Raises:
         ValueError: If an option is none of its values.

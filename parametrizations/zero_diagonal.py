@@ -34,7 +34,8 @@ class ZeroDiagonal(Parametrization):
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; or ``"structured"``, without it wherever that is possible.
+            the built weight; ``"structured"``, without it wherever that is possible; or ``"strips"``, a way that
+            `path` names. May be set later, too; `tune` measures which is fastest.
 
     Raises:
         TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
