@@ -57,8 +57,8 @@ class MaskedSparse(Parametrization):
             that is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; ``"structured"``, without it wherever that is possible; or ``"skyline"`` or ``"CSR"``, a way that
-            `path` names. May be set later, too; `tune` measures which is fastest.
+            the built weight; ``"structured"``, without it wherever that is possible; or a way
+            that `path` names, ``"skyline"`` or ``"CSR"``. May be set later, too; `tune` measures which is fastest.
 
     Raises:
         TypeError: If ``mask`` is neither, or its dtype is not bool.
