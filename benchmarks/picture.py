@@ -36,7 +36,8 @@ def picture(cases: Cases) -> Figure:
 
 def _by_size(cases: Cases, constraint: str) -> Cases:
     """At batch 32, or at the only one that a quick run has."""
-    sizes = sorted({case.n for case in cases if case.constraint == constraint and case.fits_densely})
+    steps = [case for case in cases if case.constraint == constraint and case.work == "step" and case.fits_densely]
+    sizes = sorted({case.n for case in steps})
     wanted = [(Case(constraint, n, 32), Case(constraint, n, 128)) for n in sizes]
     return {case: cases[case] for usual, other in wanted for case in [usual if usual in cases else other]}
 

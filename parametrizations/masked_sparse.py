@@ -21,6 +21,7 @@ from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places, on_diagonal
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.caller import asking_list, is_registration
+from parametrizations._torch.loops import once
 from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible, Parametrization
@@ -168,7 +169,7 @@ class MaskedSparse(Parametrization):
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         if not has_rows(input) or self.path(x).name == "dense" or self._is_small(input):
-            return F.linear(input, self.forward(x), bias)
+            return F.linear(input, once(self, x, lambda: self.forward(x)), bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
         return entries_linear(input, x, bias, self._form())
 

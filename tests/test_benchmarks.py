@@ -129,6 +129,8 @@ def test_the_picture_names_its_batches_and_sizes_and_draws_who_takes_part_at_eve
     for constraint in ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"):
         cases[Case(constraint, 256, 32)] = measured("by hand", OURS, STRUCTURED)
         cases[Case(constraint, 4096, 128)] = measured("by hand", OURS)
+        cases[Case(constraint, 32, 32, work="forward")] = measured("by hand", OURS)
+        cases[Case(constraint, 64, 32, work="loop")] = measured(OURS)
     panel = picture(cases).axes[1]
     assert panel.get_title() == "ZeroDiagonal, batch 32 or 128"
     assert [label.get_text() for label in panel.get_xticklabels()] == ["256", "4096"]

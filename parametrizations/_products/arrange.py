@@ -46,6 +46,8 @@ LARGEST_BATCH = 512
 """Strips are taken by themselves if they are faster from a batch on that is no larger than this."""
 AS_ONE = 32
 """Up to this batch a dense product takes about as long as for one row: reading the weight is what takes time."""
+SORTING = 0.85
+"""To bring a value to its place costs as much as so many entries of a dense product with a batch of 128."""
 SAMPLED = 256
 """An order is tried on so many rows first."""
 SORTED = 0.75
@@ -146,9 +148,10 @@ def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _W
     strips, numel = windows(envelope), envelope.shape.numel()
     why = f"{_count(len(strips), 'strip')} over {area_of(strips) / numel:.0%} of the weight"
     why += "" if order is None else ", its rows and columns sorted"
+    sorting = 0 if order is None else int(SORTING * positions.numel())
     return _Way(
-        cost_of(strips),
-        batch_for(strips, numel),
+        cost_of(strips) + sorting,
+        batch_for(strips, numel, sorting),
         Path("skyline", why),
         lambda dense_too: Skyline.of(envelope.shape, positions, strips, order, dense_too=dense_too),
     )
