@@ -39,7 +39,6 @@ def in_cache(session: Session, random: Random) -> None:
     session.note("with parametrize.cached(): model(input)")
     input = session.input(random)
     with torch.no_grad(), session.unchanged():
-        expected = session.model(input)
         with parametrize.cached():
             session.check()
             first, again = session.model(input), session.model(input)
@@ -47,8 +46,7 @@ def in_cache(session: Session, random: Random) -> None:
                 assert session.weight(name) is session.weight(name), f"{name} is built twice inside cached()"
             for one in session.bystanders:
                 assert same(one.model(one.input), one.output), "another model is answered from the cache"
-    exact = session.reference.output(double(input), session.reference.exact())
-    assert near(first, expected, exact)
+    session.require_output(first, input, "another output inside cached()")
     assert same(first, again)
 
 
@@ -64,9 +62,7 @@ def with_other_values(session: Session, random: Random) -> None:
     input = session.input(random)
     with torch.no_grad(), session.unchanged():
         actual = torch.func.functional_call(session.model, given, (input,))
-        plain = session.reference.output(input, values)
-        exact = {name: double(value) for name, value in values.items()}
-        assert near(actual, plain, session.reference.output(double(input), exact)), "another output of functional_call"
+    session.require_output(actual, input, "another output of functional_call", values)
 
 
 def _like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -107,7 +103,6 @@ def modes(session: Session, random: Random) -> None:
     input = session.input(random)
     with torch.no_grad():
         session.model.eval()
-        actual, plain = session.model(input), session.reference.output(input)
+        actual = session.model(input)
         session.model.train()
-        exact = session.reference.output(double(input), session.reference.exact())
-        assert near(actual, plain, exact), "another output when evaluating"
+    session.require_output(actual, input, "another output when evaluating")

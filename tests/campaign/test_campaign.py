@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parametrizations import MaskedSparse, ZeroDiagonal
-from tests.campaign import attaching, checkpoints
+from parametrizations import Diagonal, MaskedSparse, ZeroDiagonal
+from tests.campaign import attaching, checkpoints, training
 from tests.campaign.models import Block, Plan
 from tests.campaign.sequence import OPERATIONS, Tally, run_batch, run_sequence
 from tests.campaign.session import Session
@@ -85,6 +85,25 @@ def test_in_double_precision_single_precision_tells_what_cancels() -> None:
     blocks = (*SATURATED.blocks[:2], Block("pair", 5, False), Block("recurrent", 1, True))
     drawn = [(OPERATIONS[0], 0)] * 3 + [(checkpoints.load_plain, 111), (attaching.register_some, 6605849)]
     run_sequence(Plan(22, "float64", blocks, 0), drawn, Tally())
+
+
+def _answer_saturated() -> None:
+    """Sums of 1,400 in front of a `tanh`: a dense output in double precision is 4e-17 to 7e-14 off."""
+    blocks = (Block("linear", 1, True), Block("branches", 1, False), Block("linear", 1, True))
+    used = [OPERATIONS[0], OPERATIONS[0], checkpoints.load_plain, training.train, attaching.attach_with_torch]
+    plan = Plan(46, "float64", (*blocks, Block("recurrent", 1, False)), 0)
+    run_sequence(plan, list(zip(used, [0, 0, 0, 0, 417], strict=True)), Tally())
+
+
+def test_what_an_output_rounds_by_is_measured_too() -> None:
+    _answer_saturated()
+
+
+def test_a_wrong_output_is_found_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Diagonal.linear
+    monkeypatch.setattr(Diagonal, "linear", lambda *given: (1 + 1e-11) * right(*given))
+    with pytest.raises(AssertionError, match="another output"):
+        _answer_saturated()
 
 
 @pytest.mark.parametrize("factor", [1.05, 0.95])

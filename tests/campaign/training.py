@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tests.campaign.bits import near, same
 from tests.campaign.reference import double
+from tests.campaign.rounding import measured
 from tests.campaign.session import Session
 
 __all__ = ["drop_state", "train"]
@@ -23,7 +25,6 @@ OPTIMIZERS: dict[str, Callable[[Any, Any], Optimizer]] = {
     "Adam": lambda tensors, kind: Adam(tensors, lr=0.01, eps=1e-4, **kind),
     "AdamW": lambda tensors, kind: AdamW(tensors, lr=0.01, eps=1e-4, weight_decay=0.1, **kind),
 }
-PROBES = 8
 KINDS = ({"foreach": False}, {"foreach": True}, {"fused": True})
 
 
@@ -65,17 +66,17 @@ def _step(session: Session, random: Random) -> bool:
         return False
     _loss(output, weights).backward()  # type: ignore[no-untyped-call]
     actual = {name: session.stored(name).grad for name in cells}
-    plain = _gradients(session, input, weights, session.reference.stored())
-    exact = _gradients(session, double(input), weights, session.reference.exact())
+    plain = _gradients(session, weights, input, session.reference.stored())
+    exact = _gradients(session, weights, double(input), session.reference.exact())
     if not all(bool(gradient.isfinite().all()) for gradient in plain.values()):
         session.model.zero_grad()
         return False
     assert [name for name, gradient in actual.items() if gradient is not None] == list(plain), "other gradients"
-    measured: dict[str, float] = {}
+    off: dict[str, float] = {}
     for name, gradient in actual.items():
         if gradient is not None and not near(gradient, plain[name], exact[name]):
-            measured = measured or _measured(session, input, weights)
-            assert near(gradient, plain[name], exact[name], measured[name]), f"{name} has another gradient"
+            off = off or measured(partial(_gradients, session, weights), input, session.reference.stored())
+            assert near(gradient, plain[name], exact[name], off[name]), f"{name} has another gradient"
         cells[name].x.grad = None if gradient is None else gradient.clone()
     session.optimizer.step()
     session.twin.step()
@@ -88,38 +89,11 @@ def _loss(output: Tensor, weights: Tensor) -> Tensor:
     return product.real.sum() if product.is_complex() else product.sum()
 
 
-def _gradients(session: Session, input: Tensor, weights: Tensor, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+def _gradients(session: Session, weights: Tensor, input: Tensor, stored: dict[str, Tensor]) -> dict[str, Tensor]:
     loss = _loss(session.reference.output(input, stored), weights)
     trained = {name: x for name, x in stored.items() if x.requires_grad}
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(trained, gradients, strict=True))
-
-
-def _measured(session: Session, input: Tensor, weights: Tensor) -> dict[str, float]:
-    """How far the dense gradients are off, at most, where what is stored is a unit in the last place away.
-
-    A saturated attention cancels in its backward pass: one run may be off by a twentieth of what the next one is.
-    Nothing is wider than double precision, so there what single precision is off by tells, in proportion.
-    """
-    wide = session.reference.dtype == torch.float64
-    input, factor = (input.float(), 2.0**-29) if wide else (input, 1.0)
-    generator, most = torch.Generator().manual_seed(0), dict.fromkeys(session.reference.cells, 0.0)
-    for _ in range(PROBES):
-        own = session.reference.stored().items()
-        stored = {name: _beside(x.detach().float() if wide else x, generator) for name, x in own}
-        stored = {name: x.requires_grad_(session.reference.cells[name].x.requires_grad) for name, x in stored.items()}
-        exact = {name: double(x).requires_grad_(x.requires_grad) for name, x in stored.items()}
-        plain, exact = _gradients(session, input, weights, stored), _gradients(session, double(input), weights, exact)
-        for name, gradient in plain.items():
-            apart = (gradient.to(exact[name]) - exact[name]).abs().flatten().tolist()
-            most[name] = max([most[name], *(factor * one for one in apart)])
-    return most
-
-
-def _beside(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each number a unit in the last place up or down."""
-    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
-    return (x.detach() * (1 + torch.finfo(x.dtype).eps * signs).to(x.dtype)).requires_grad_(x.requires_grad)
 
 
 def _require_same_state(session: Session) -> None:
