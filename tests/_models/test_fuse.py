@@ -162,7 +162,6 @@ def chained(*steps: nn.Module) -> Any:
             "dense",
             "so many entries are kept, or so few in all",
         ),
-        (fused(lambda: MaskedSparse(masks.random(0.3)), 0, 4), "dense", "the weight has no entries"),
         (chained(Diagonal(), NegExpDiagonal()), "element-wise", "one multiply-add for each output"),
         (chained(ZeroDiagonal(), NegExpDiagonal()), "dense", "a further parametrization needs the whole weight"),
         (chained(Diagonal(), Doubled()), "dense", "a further parametrization needs the whole weight"),
@@ -174,6 +173,11 @@ def test_a_layer_says_its_path_and_why(layer: nn.Module, name: str, why: str) ->
     taken = path(layer)
     assert taken.name == name
     assert re.match(why, taken.why)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_inputs_says_so() -> None:
+    assert path(fused(lambda: MaskedSparse(masks.random(0.3)), 0, 4)) == ("dense", "the weight has no entries")
 
 
 class Block(nn.Module):
