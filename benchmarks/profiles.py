@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from benchmarks.cases import Case
+from benchmarks.cases import CHAIN, STABLE, Case
 from benchmarks.contestants import OURS, PLAIN, contestants
 from benchmarks.measure import step_of
 
@@ -25,6 +25,11 @@ PROFILED = {
     Case("NegExpDiagonal", 256, 32): (PLAIN, OURS),
     Case("MaskedSparse", 4096, 128, 0.01): (PLAIN, OURS),
     Case("MaskedSparse", 4096, 128, 0.1): (PLAIN, OURS),
+    Case("MaskedSparse", 1024, 128, structure="banded(64, 64)"): (PLAIN, OURS),
+    Case("MaskedSparse", 1024, 128, structure="lower_triangular()"): (PLAIN, OURS),
+    Case("MaskedSparse", 2048, 128, structure="autoregressive, shuffled"): (PLAIN, OURS),
+    Case(STABLE, 1024, 128, structure="lower_triangular()"): (PLAIN, OURS),
+    Case(CHAIN, 4096, 128): (OURS, "x * -exp(a) + b"),
     Case("Diagonal", 4096, 128): (PLAIN, OURS, "x * w + b"),
 }
 
