@@ -19,7 +19,8 @@ from parametrizations._models.ranks import wrapper_in
 from parametrizations._models.weights import dense_shape
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.chains import chain_of, originals
-from parametrizations._torch.private import active_wrapper, answered_from_cache, are_transforms_active
+from parametrizations._torch.loops import forget
+from parametrizations._torch.private import active_wrapper, are_transforms_active
 
 __all__ = ["DenseGradient", "dense_gradients"]
 
@@ -152,7 +153,7 @@ class _Watched:
         if has_fused_forward(place.module) and place.tensor_name == "weight":
             self._enter(place.module.register_forward_pre_hook(self._see_start))
             self._enter(place.module.register_forward_hook(self._see_output, prepend=True, with_kwargs=True))
-        _forget()
+        forget()
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Watched:
         twin = type(self).__new__(type(self))
@@ -169,7 +170,7 @@ class _Watched:
 
     def _see_start(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:  # noqa: ARG002
         if not self.blind:
-            _forget()  # so that a weight that this layer needs is built, and seen
+            forget()  # so that a weight that this layer needs is built, and seen
             self._before = self._builds
 
     def _see_output(
@@ -195,12 +196,6 @@ class _Watched:
             if wrapper is not None:
                 self.gradient.group = wrapper.process_group
             self._enter(tensor.register_hook(add))  # type: ignore[no-untyped-call]
-
-
-def _forget() -> None:
-    cache = answered_from_cache()
-    if cache is not None:
-        cache.clear()
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from parametrizations._models.sizes import require_room
 from parametrizations._models.together import individual
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.chains import build, chain_of, chains, copied, originals, steps
+from parametrizations._torch.loops import forget
 from parametrizations._torch.parameters import give
-from parametrizations._torch.private import answered_from_cache
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
@@ -93,9 +93,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None = None
         _require_same_everywhere(model, changes)
         for change in changes:
             _make(change, optimizer)
-        cache = answered_from_cache()
-        if cache is not None:
-            cache.clear()
+        forget()
         return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from typing_extensions import override
 from parametrizations._models.fuse import path
 from parametrizations._models.on_entries import entries_of
 from parametrizations._models.places import Place, constrained_places
+from parametrizations._models.tables import as_html, as_text
 from parametrizations._models.weights import binding, dense_shape, is_compact
 from parametrizations._torch.chains import build, originals, steps
 from parametrizations.parametrization import Parametrization
@@ -41,19 +41,15 @@ class Summary:
 
     @override
     def __str__(self) -> str:
-        cells = [Row._fields, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-        ]
-        return "\n".join(lines)
+        return as_text(self._lines())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{field}</th>" for field in Row._fields)
-        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row)) for row in self.rows]
-        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        return as_html(self._lines())
+
+    def _lines(self) -> list[tuple[str, ...]]:
+        return [Row._fields, *(_cells(row) for row in self.rows)]
 
 
 def summary(model: nn.Module) -> Summary:

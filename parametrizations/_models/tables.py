@@ -18,6 +18,11 @@ def as_text(lines: Iterable[Sequence[str]]) -> str:
 
 
 def as_html(lines: Iterable[Sequence[str]]) -> str:
-    """The lines as an HTML table."""
-    rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in line) for line in lines]
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+    """The lines as an HTML table, the first of them as its head."""
+    head, *rows = lines
+    cells = [_html(head, "th"), *(_html(row, "td") for row in rows)]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+def _html(line: Sequence[str], tag: str) -> str:
+    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)

@@ -12,7 +12,7 @@ from torch import Tensor
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, changes, is_traced
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["once"]
+__all__ = ["forget", "once"]
 
 Built = TypeVar("Built")
 
@@ -43,6 +43,13 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
     if built is None or isinstance(built, Tensor | tuple):
         cache[owner, once] = _Known(stored, state, built)
     return built
+
+
+def forget() -> None:
+    """Have everything built anew inside of ``cached()``: all, since one tensor may be built into what is kept."""
+    cache = answered_from_cache()
+    if cache:
+        cache.clear()
 
 
 class _Known:

@@ -12,8 +12,8 @@ property; the metaclass ignores that, since other modules need it. When a second
 new property; the metaclass puts one in its place that works for every module of the class.
 
 Inside `parametrize.cached()` a tensor is computed once. What is done to the module itself computes it anew: assigning,
-loading, initialising, moving it. A step of an optimizer, or a write into what is stored, is not seen there, and neither
-is loading a parametrization alone, as with plain PyTorch.
+loading, initialising, moving it; and so does a change of what is stored, such as a step of an optimizer. What a step
+holds beside it, such as a mask that is loaded into a parametrization alone, is not seen there, as with plain PyTorch.
 
 Everything that relies on how `register_parametrization` treats classes is in this file; its tests fail when a release
 changes that.
@@ -33,7 +33,7 @@ from typing_extensions import override
 
 from parametrizations._torch.chains import chains
 from parametrizations._torch.graphs import spare_graphs
-from parametrizations._torch.loops import once
+from parametrizations._torch.loops import forget, once
 from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
 from parametrizations._torch.sharding import is_sharded
 
@@ -70,7 +70,7 @@ def share(module: nn.Module, extend: Extend) -> None:
             Modules share a class where this is the same function.
     """
     names = frozenset(children(module.get_submodule("parametrizations")))
-    _forget()
+    forget()
     module.__class__ = _class_for(plain_class(module), names, extend)
 
 
@@ -137,13 +137,6 @@ def _held(chain: nn.Module) -> Iterator[Tensor]:
     return (tensor for store in (parameters(chain), buffers(chain)) for tensor in store.values() if tensor is not None)
 
 
-def _forget() -> None:
-    """Have tensors computed anew inside of `parametrize.cached`; all, since one may be built into what is kept."""
-    cache = answered_from_cache()
-    if cache:
-        cache.clear()
-
-
 def _forgetting(change: Any) -> Callable[..., Any]:
     """A method that changes what is stored; the tensors are computed anew after it."""
 
@@ -151,7 +144,7 @@ def _forgetting(change: Any) -> Callable[..., Any]:
         try:
             return change(self, *arguments, **named)
         finally:
-            _forget()
+            forget()
 
     return changed
 
@@ -175,7 +168,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
             f"Assigning {name!r} needs what is stored in one piece. Got a tensor that is sharded over processes. "
             "Assign before fully_shard, or load a gathered checkpoint."
         )
-    _forget()
+    forget()
     owner.right_inverse(value)
 
 
