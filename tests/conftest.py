@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -31,9 +32,15 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)  # or threads that wait for work take it from the other processes
 
 
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end: to look for garbage among it takes most of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Every test draws the same numbers, whichever tests ran before it."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` keeps a traceback of each call for other devices
         yield

@@ -20,6 +20,7 @@ def notebook_of(*sources: str) -> Any:
     return nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebook(path: Path) -> None:
     committed = read(path)

@@ -282,6 +282,7 @@ def test_an_optimizer_steps_on_after_baking_in_inference_mode(
     assert not any(tensor.is_inference() for tensor in [*held, *model.parameters()])
 
 
+@pytest.mark.slow
 def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
     model = theirs(plain())
     register(model, {"0.bias": nn.Identity()})

@@ -137,6 +137,7 @@ def test_many_gradients_at_once_are_the_same(case: Chain) -> None:
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.slow
 @of_the_compiler
 @pytest.mark.parametrize("case", [case for name, case in CHAINS.items() if name.endswith("square-float32")])
 def test_compiled_layers_on_top_of_each_other_train(case: Chain) -> None:

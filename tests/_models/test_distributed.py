@@ -24,6 +24,7 @@ def on_ranks(ranks: int, kind: str, folder: Path, start: int, stop: int) -> None
     assert done.stdout.count("done") == ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_ranks_then_four_are_as_one_process(kind: str, tmp_path: Path) -> None:
     on_ranks(2, kind, tmp_path, 0, 3)

@@ -206,6 +206,7 @@ def graphs_of_twelve_blocks(make: Callable[[], nn.Module] | None, batches: tuple
     return counter.graphs
 
 
+@pytest.mark.slow
 @of_the_compiler
 @every
 def test_twelve_blocks_make_no_more_graphs_than_plain_ones(make: Callable[[], Parametrization]) -> None:
@@ -213,6 +214,7 @@ def test_twelve_blocks_make_no_more_graphs_than_plain_ones(make: Callable[[], Pa
     assert graphs_of_twelve_blocks(make, (2, 3, 4)) <= graphs_of_twelve_blocks(None, (2, 3, 4))
 
 
+@pytest.mark.slow
 @of_the_compiler
 @every
 def test_the_default_compiler_gives_the_same(make: Callable[[], Parametrization]) -> None:

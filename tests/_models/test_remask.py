@@ -442,6 +442,7 @@ def test_a_compiled_model_follows(density: float, product: Any) -> None:
         made.zero_grad()
 
 
+@pytest.mark.slow
 def test_every_line_that_fails_leaves_model_optimizer_and_generators_as_they_were() -> None:
     generator = torch.Generator().manual_seed(0)
     rules: dict[str, Any] = {

@@ -23,6 +23,7 @@ def on_two_ranks(*arguments: str) -> None:
     assert done.stdout.count("done") == 2
 
 
+@pytest.mark.slow
 def test_two_ranks_move_masks_as_one_process(tmp_path: Path) -> None:
     on_two_ranks("ddp", str(tmp_path))
     alone = model()
@@ -38,5 +39,6 @@ def test_two_ranks_move_masks_as_one_process(tmp_path: Path) -> None:
                 torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_sharded_masks_say_what_to_do() -> None:
     on_two_ranks("fsdp2")

@@ -241,7 +241,7 @@ def test_the_output_is_contiguous_as_that_of_a_layer(make: Callable[[], Parametr
 
 @every
 @of_the_compiler
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(6,), (1, 6), (2, 6), (2, 3, 6)])
 def test_the_output_may_be_changed_in_place(
@@ -293,6 +293,7 @@ def test_a_hidden_entry_ignores_an_infinite_input() -> None:
     assert bool(layer(inputs).isfinite().all())
 
 
+@pytest.mark.slow
 @of_the_compiler
 @every
 def test_compiled_layers_on_top_of_each_other_train(make: Callable[[], Parametrization]) -> None:

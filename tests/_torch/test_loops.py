@@ -293,6 +293,7 @@ class Loop(nn.Module):
         return x
 
 
+@pytest.mark.slow
 @of_the_compiler
 @every
 def test_compiled_loops_give_the_same_and_share_their_graph(steps: Steps) -> None:

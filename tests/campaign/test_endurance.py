@@ -16,6 +16,7 @@ LEAST = 4
 """Megabytes; a leak of one weight in each cycle would be more."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "times"), [(cycle, 500), (make_step, 2_000)])
 def test_memory_stays_flat(make: Callable[[], Callable[[], object]], times: int) -> None:
     grown = growth(make(), times)
