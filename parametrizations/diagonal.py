@@ -52,11 +52,13 @@ class Diagonal(Parametrization):
     needs = "every entry off the main diagonal to be 0"
     ways = ("element-wise",)
     selects = True
+    _stored_shape = torch.Size()
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        return torch.Size([min(self.known_shape)])
+        _ = self.known_shape  # says that the object has to be registered first
+        return self._stored_shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -78,6 +80,11 @@ class Diagonal(Parametrization):
     def places(self, x: Tensor) -> Places:
         step = self.known_shape[1] + 1
         return Places(self.known_shape, None, lambda: torch.arange(x.numel(), device=x.device) * step)
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        super().adopt(weight)
+        self._stored_shape = torch.Size([min(weight.shape)])
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

@@ -19,17 +19,14 @@ from parametrizations._products.csr import index_dtype
 from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places, on_diagonal
+from parametrizations._products.scattered import scattered
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.loops import once
-from parametrizations._torch.transforms import may_look_at_values
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible, Parametrization
 
 __all__ = ["MaskedSparse"]
-
-SMALL = 2**16
-"""Up to so many entries of the weight the number of operations counts more than their speed."""
 
 
 class MaskedSparse(Parametrization):
@@ -148,17 +145,15 @@ class MaskedSparse(Parametrization):
     @property
     @override
     def stored_shape(self) -> torch.Size:
+        if self._rule is None:  # first, at every step
+            return self._stored_shape
         _ = self.known_shape  # says that the object has to be registered first
         return self._stored_shape if self._given is None else self.positions.shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        shape, positions = self.require_stored(x), self._positions_for(x)
-        if not may_look_at_values(x):
-            return x.new_zeros(shape.numel()).scatter(0, positions, x).view(shape)
-        if shape.numel() <= SMALL:  # fewer operations
-            return x.new_zeros(shape).put_(positions, x)
-        return x.new_zeros(shape.numel()).index_copy_(0, positions, x).view(shape)  # without a copy of the zeros
+        shape = self.require_stored(x)
+        return scattered(x, self._positions_for(x), shape)
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -168,6 +163,8 @@ class MaskedSparse(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self._path.name == "dense":  # first, since small layers take as long as what is asked
+            return F.linear(input, self.forward(x), bias)
         if not has_rows(input) or self.path(x).name == "dense" or self._is_small(input):
             return F.linear(input, once(self, x, lambda: self.forward(x)), bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
@@ -301,5 +298,6 @@ class MaskedSparse(Parametrization):
         return self._form().positions().long()
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        positions = self._long_positions()
+        held = self._held
+        positions = held if isinstance(held, Tensor) else self._long_positions()
         return positions if positions.device == tensor.device else positions.to(tensor.device)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import positive
-from parametrizations._products.choice import Path, replaced_diagonal_path
+from parametrizations._products.choice import Path, is_copied, replaced_diagonal_path
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
@@ -23,6 +23,10 @@ FLOOR = 1e-4
 """Smallest absolute value that a diagonal entry gets when it was not negative: a normal number in every
 dtype, small beside any usual weight, and large enough for a gradient to move it (``exp`` has the gradient
 ``|w|``)."""
+
+
+FEW = 512
+"""Up to so many entries of a diagonal the sum of their squares mostly tells that none of them is large."""
 
 
 class NegExpDiagonal(Parametrization):
@@ -85,7 +89,7 @@ class NegExpDiagonal(Parametrization):
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         diagonal = x.diagonal()
         plain = _is_plain_exp(diagonal)
-        if not has_rows(input) or self.path(x).name == "dense":
+        if (plain and is_copied(x, self.product)) or not has_rows(input) or self.path(x).name == "dense":
             return F.linear(input, x.diagonal_scatter(-diagonal.exp()) if plain else self(x), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
@@ -140,5 +144,10 @@ def _is_plain_exp(diagonal: Tensor) -> bool:
     """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
     if not may_look_at_values(diagonal) or not diagonal.numel():
         return False
-    largest: float = torch.linalg.vector_norm(diagonal.detach(), torch.inf).item()
-    return largest < positive.PLAIN[diagonal.dtype]
+    bound, values = positive.PLAIN[diagonal.dtype], diagonal.detach()
+    if (
+        values.numel() <= FEW and torch.dot(values, values).item() < bound**2
+    ):  # none is larger than the root of this sum
+        return True  # in half of the time
+    largest: float = torch.linalg.vector_norm(values, torch.inf).item()
+    return largest < bound

@@ -283,9 +283,10 @@ class Parametrization(nn.Module):
 
     def require_stored(self, x: Tensor) -> torch.Size:
         """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
-        usual = self.shape is not None and type(x) in (nn.Parameter, Tensor) and not is_traced()
-        if usual and x.shape == self.stored_shape:
-            return self.known_shape
+        shape = self.shape
+        usual = type(x) in (nn.Parameter, Tensor) and not is_traced()
+        if shape is not None and usual and x.shape == self.stored_shape:
+            return shape
         if type(x) not in (Tensor, nn.Parameter) and is_sharded(x):
             raise RuntimeError(
                 f"{type(self).__name__} needs what it stores in one piece. Got a tensor that is sharded over "

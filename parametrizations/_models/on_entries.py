@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from parametrizations._torch.private import children, is_traced, parameters
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["entries_of"]
+__all__ = ["entries_of", "stored_in"]
 
 
 def entries_of(chain: nn.Module) -> Tensor | None:
@@ -22,16 +22,21 @@ def entries_of(chain: nn.Module) -> Tensor | None:
         The stored tensor where there is one parametrization. Otherwise the entries that the first one stores, changed
         by each of the others; or None where one of these needs the weight, or is not of this library.
     """
-    own = parameters(chain)
-    x: Any = own.get("original")
-    x = chain.original if x is None else x  # a buffer, maybe
+    x = stored_in(chain)
     first, *others = children(chain).values()
     if not others:
-        stored: Tensor = x
-        return stored
+        return x
     if not isinstance(first, Parametrization) or is_traced():  # a trace has no numbers to compare
         return None
     return _through(x, first, others)
+
+
+def stored_in(chain: nn.Module) -> Tensor:
+    """What is stored for one tensor, without the time that attributes of modules take."""
+    x: Any = parameters(chain).get("original")
+    x = chain.original if x is None else x  # a buffer, maybe
+    stored: Tensor = x
+    return stored
 
 
 def _through(x: Tensor, first: Parametrization, others: list[nn.Module | None]) -> Tensor | None:

@@ -28,6 +28,7 @@ __all__ = [
     "STRIPS",
     "Path",
     "Product",
+    "is_copied",
     "product_dtype",
     "replaced_diagonal_path",
 ]
@@ -74,6 +75,11 @@ def product_dtype(x: Tensor) -> torch.dtype:
     if x.dtype is torch.float64 or not x.is_floating_point() or kind not in AUTOCAST:
         return x.dtype
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def is_copied(x: Tensor, product: Product) -> bool:
+    """Whether the path of an eager matrix is `SMALL_MATRIX`, without asking for the rest."""
+    return product == "auto" and x.numel() < STRIPS_FROM
 
 
 def replaced_diagonal_path(x: Tensor, product: Product) -> Path:

@@ -5,7 +5,7 @@ The tests fail when a release changes what one of them means, and when one is us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,12 @@ __all__ = [
     "are_transforms_active",
     "as_own",
     "buffers",
-    "changes",
     "children",
+    "contents",
+    "dispatch_modes",
     "forget_size",
     "give_versions",
     "is_autocast_anywhere",
-    "is_dispatched",
     "is_legacy_batched",
     "is_placeholder",
     "is_traced",
@@ -33,6 +33,7 @@ __all__ = [
     "parameters",
     "recurrent_names",
     "shell",
+    "single_step",
     "unscale_first",
     "untouched_by_torch_function",
 ]
@@ -46,6 +47,17 @@ def children(module: nn.Module) -> dict[str, nn.Module | None]:
 def parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """A module's own parameters, to put in order; the public ways leave out what is None."""
     return module._parameters
+
+
+def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
+    """The parametrization of a tensor that has one, and its stored parameter; None where it is not as simple as that.
+
+    In one function, since a small layer takes as long as it takes to look around.
+    """
+    chain = module._modules["parametrizations"]._modules.get(name)  # type: ignore[union-attr]
+    if chain is None or len(chain._modules) != 1:
+        return None, None
+    return chain._modules["0"], chain._parameters.get("original")
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:
@@ -89,40 +101,23 @@ def answered_from_cache() -> dict[Any, Tensor | None] | None:
     return parametrize._cache if parametrize._cache_enabled else None
 
 
-def are_transforms_active() -> bool:
-    """Whether a transform of `torch.func` is at work."""
-    return torch._C._are_functorch_transforms_active()
-
-
-def is_legacy_batched(tensor: Tensor) -> bool:
-    """Whether autograd runs one backward pass for many gradients: by the predecessor of `torch.func.vmap`."""
-    return torch._C._functorch.is_legacy_batchedtensor(tensor)
-
-
 def is_placeholder(entry: object) -> bool:
     """Whether `set_model_state_dict` put this in the place of extra state that a checkpoint lacks."""
     kind = type(entry)  # by its name: the module takes long to import, and who is given one has imported it
     return (kind.__module__, kind.__name__) == ("torch.distributed.checkpoint.state_dict", "_EXTRA_STATE")
 
 
-def changes(tensor: Tensor) -> int:
-    """How often a tensor's numbers were changed in place; those of inference mode are not counted."""
-    return 0 if tensor.is_inference() else tensor._version
+def contents(tensor: Tensor) -> tuple[int, int]:
+    """Tells a tensor from what it is after a change: of its numbers, or of the memory that they are in.
+
+    How often numbers were changed in place is not counted in inference mode.
+    """
+    return 0 if tensor.is_inference() else tensor._version, 0 if are_transforms_active() else tensor.data_ptr()
 
 
 def is_traced() -> bool:
     """Whether `torch.jit.trace` is at work, for which sizes are tensors; `torch.jit.is_tracing` is slower."""
     return torch._C._get_tracing_state() is not None
-
-
-def is_autocast_anywhere() -> bool:
-    """Whether autocast is on for any device; to ask for one is ten times slower."""
-    return torch._C._is_any_autocast_enabled()
-
-
-def is_dispatched() -> bool:
-    """Whether a mode sees each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
-    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
@@ -138,6 +133,16 @@ def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:
     """A tensor of a subclass that has a shape, a dtype and a device, and no memory."""
     return Tensor._make_wrapper_subclass(kind, shape, dtype=like.dtype, device=like.device)
 
+
+# Asked at every step of a small layer, whose time is that of such questions: so not by a function around each.
+are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether a transform of `torch.func` is at work."""
+is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether autograd runs one backward pass for many gradients: by the predecessor of `torch.func.vmap`."""
+is_autocast_anywhere: Callable[[], bool] = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for any device; to ask for one is ten times slower."""
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+"""How many modes see each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
 
 untouched_by_torch_function: Any = torch._C._disabled_torch_function_impl
 """For a subclass whose operations are to arrive at ``__torch_dispatch__`` as they are."""

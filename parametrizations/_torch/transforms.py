@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from parametrizations._torch.private import are_transforms_active, is_dispatched, is_legacy_batched, is_traced
+from parametrizations._torch.private import are_transforms_active, dispatch_modes, is_legacy_batched, is_traced
 
 __all__ = [
     "eager_form",
@@ -35,19 +35,14 @@ def is_batched_by_autograd(*tensors: Tensor) -> bool:
 
 def may_look_at_values(x: Tensor) -> bool:
     """Whether a shortcut may depend on the values of ``x``: eager, on the CPU, and nothing is recorded."""
-    return not (
-        type(x) not in (Tensor, nn.Parameter)
-        or not x.is_cpu
-        or is_recorded()
-        or is_traced()
-        or are_transforms_active()
-        or is_legacy_batched(x)
-    )
+    if type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or torch.compiler.is_compiling():
+        return False
+    return not (dispatch_modes() or is_traced() or are_transforms_active() or is_legacy_batched(x))
 
 
 def is_recorded() -> bool:
     """Whether each operation is compiled, recorded, faked or counted, as under `make_fx` or ``FakeTensorMode``."""
-    return torch.compiler.is_compiling() or is_dispatched()
+    return torch.compiler.is_compiling() or dispatch_modes() > 0
 
 
 def eager_form(function: type[Function]) -> type[Function]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils.parametrize import register_parametrization
 
+from parametrizations._models.fuse import fuse
 from parametrizations.testing.requirements import Skipped, most, require, require_close, require_equal
 from parametrizations.testing.subject import (
     STORED,
@@ -101,14 +102,29 @@ def exports(subject: Subject) -> None:
     require_close(run(inputs), layer(inputs), "The exported program's output")
 
 
-@contextlib.contextmanager
-def _garbage_in_new_memory() -> Iterator[None]:
+def deterministic_algorithms_do(subject: Subject) -> None:
+    """Where `torch.use_deterministic_algorithms` refuses all others, layers are made, and are the same."""
+    layer, inputs = fuse(subject.layer()), subject.inputs(3)
+    weight, output, gradient = dense(layer), layer(inputs).detach(), gradient_of(layer, inputs)
+    with _deterministic(warn_only=False):
+        subject.layer()
+        require_equal(dense(layer), weight, "The weight by deterministic algorithms")
+        require_close(layer(inputs).detach(), output, "The output by deterministic algorithms")
+        require_close(gradient_of(layer, inputs), gradient, "The gradient by deterministic algorithms")
+
+
+def _garbage_in_new_memory() -> contextlib.AbstractContextManager[None]:
     """Have PyTorch fill uninitialised memory with NaN, so that no stale number looks right by luck."""
+    return _deterministic(warn_only=True)
+
+
+@contextlib.contextmanager
+def _deterministic(*, warn_only: bool) -> Iterator[None]:
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
     try:
         yield
     finally:

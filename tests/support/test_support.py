@@ -640,6 +640,27 @@ def test_recording(case: Case) -> None:
     assert [tensor.shape for tensor in fake] == [tensor.shape for tensor in step(parameters, x)]
 
 
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic")
+@feature
+def test_deterministic_algorithms(case: Case) -> None:
+    """`torch.use_deterministic_algorithms(True)`: attaching, training, baking."""
+    layer = case.layer()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        require_equal(layer, layer)
+        layer(inputs()).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(bake(layer)(inputs()), layer(inputs()))
+
+
 @feature
 def test_threads(case: Case) -> None:
     """Two threads that use one model."""

@@ -120,6 +120,33 @@ class DetachesWhereCompiled(ZeroDiagonal):
         return super().forward((x + x.detach()) / 2 if torch.compiler.is_compiling() else x)
 
 
+class PutsIntoPlaces(ZeroDiagonal):
+    """By an operation that PyTorch has no deterministic form of."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(min(x.shape), device=x.device) * (x.shape[1] + 1)
+        return x.put(places, x.new_zeros(places.shape))
+
+
+class HalvesWhereDeterministic(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / 2 if torch.are_deterministic_algorithms_enabled() else x)
+
+
+class DoublesWhereDeterministic(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, x, bias) * (1 + torch.are_deterministic_algorithms_enabled())
+
+
+class DetachesWhereDeterministic(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, (x + x.detach()) / 2 if torch.are_deterministic_algorithms_enabled() else x, bias)
+
+
 BROKEN: Breakers = {
     "dtype_moves": [
         (FixedDtypeMask, "After .to.torch.bfloat16. the weight is torch.float32"),
@@ -143,6 +170,12 @@ BROKEN: Breakers = {
         (LooksAtValues, "[Dd]ata-dependent|builtin operator `bool`"),
         (HalvesWhereCompiled, "The compiled output differs"),
         (DetachesWhereCompiled, "The compiled gradient differs"),
+    ],
+    "deterministic_algorithms_do": [
+        (PutsIntoPlaces, "put_ does not have a deterministic implementation"),
+        (HalvesWhereDeterministic, "The weight by deterministic algorithms differs"),
+        (DoublesWhereDeterministic, "The output by deterministic algorithms differs"),
+        (DetachesWhereDeterministic, "The gradient by deterministic algorithms differs"),
     ],
     "exports": [
         (LooksAtValues, "data-dependent|Could not guard"),
