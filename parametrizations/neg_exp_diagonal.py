@@ -79,7 +79,8 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x, -positive.exp(x.diagonal()))
+        diagonal = x.diagonal()
+        return _weight(x, diagonal, plain=_is_plain_exp(diagonal))
 
     @override
     def path(self, x: Tensor) -> Path:
@@ -90,7 +91,7 @@ class NegExpDiagonal(Parametrization):
         diagonal = x.diagonal()
         plain = _is_plain_exp(diagonal)
         if (plain and is_copied(x, self.product)) or not has_rows(input) or self.path(x).name == "dense":
-            return F.linear(input, x.diagonal_scatter(-diagonal.exp()) if plain else self(x), bias)
+            return F.linear(input, _weight(x, diagonal, plain=plain), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
 
@@ -126,6 +127,10 @@ class NegExpDiagonal(Parametrization):
         diagonal = weight.diagonal()
         epsilons = (1 + diagonal.abs().log().abs()) * torch.finfo(weight.dtype).eps
         return torch.zeros_like(weight).diagonal_scatter(epsilons * diagonal.abs())
+
+
+def _weight(x: Tensor, diagonal: Tensor, *, plain: bool) -> Tensor:
+    return x.diagonal_scatter(-diagonal.exp()) if plain else with_diagonal(x, -positive.exp(diagonal))
 
 
 def _diagonal(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,9 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:
     """What to multiply with in a loop, the entries or the weight: copying the weight is worth it if it is done once."""
     x = entries_of(owner)
-    return (None, owner()) if x is None or _is_built(first, x) else (x, None)
+    if x is None:
+        return None, owner()
+    return (None, first(x)) if _is_built(first, x) else (x, None)
 
 
 def _is_built(first: Parametrization, x: Tensor) -> bool:
