@@ -223,6 +223,21 @@ def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
 
 
 @every
+def test_a_transform_that_calls_with_other_numbers_takes_them(steps: Steps) -> None:
+    layer = fused(steps)
+
+    def total(x: Tensor) -> Tensor:
+        return sum(
+            (functional_call(layer, {STORED: k * x}, (inputs(),)).square().sum() for k in (1, 2)), x.new_zeros(())
+        )
+
+    x = layer.get_parameter(STORED).detach()
+    expected = torch.func.grad(total)(x)
+    with parametrize.cached():
+        torch.testing.assert_close(torch.func.grad(total)(x), expected)
+
+
+@every
 def test_what_a_transform_has_built_is_of_use_after_it(steps: Steps) -> None:
     layer = fused(steps)
     wanted = by_hand(layer)
@@ -318,6 +333,15 @@ def test_what_is_recorded_is_not_kept_for_others() -> None:
     doubled(layer)
     traced.load_state_dict(layer.state_dict())
     torch.testing.assert_close(traced(inputs()), layer(inputs()))
+
+
+def test_memory_that_is_used_again_is_told_from_what_was_there() -> None:
+    x = torch.zeros(1000)
+    with parametrize.cached():
+        for _ in range(20):
+            assert torch.equal(once("owner", x, x.clone), x)
+            for _ in range(2):  # the second may lie where the first did
+                x.data = x + 1
 
 
 def test_outside_of_a_block_everything_is_built_anew() -> None:
