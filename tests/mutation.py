@@ -11,9 +11,9 @@ import copy
 import itertools
 import math
 import os
+import resource
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -22,7 +22,9 @@ from typing import Any, NoReturn
 
 import pytest
 import torch._dynamo  # noqa: F401  # what takes long to import is imported once
+from hypothesis import Phase, settings
 
+NEVER, WAITING = resource.RLIM_INFINITY, 20
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
@@ -95,25 +97,27 @@ def _said(node: Any, before: str, after: str) -> str:
     return f"{getattr(node, 'lineno', 0)}: {old.strip()}  ->  {new.strip()}"
 
 
-def passes(path: Path, tree: ast.Module, arguments: list[str], limit: float = math.inf) -> bool:
-    """Whether the tests pass in a process that imports the tree in the place of the file."""
+def passes(path: Path, tree: ast.Module, arguments: list[str], limit: int = NEVER) -> bool:
+    """Whether the tests pass in a process that imports the tree in the place of the file.
+
+    Args:
+        path: The file.
+        tree: What is imported instead.
+        arguments: Those of pytest.
+        limit: Seconds of the processor, since a machine that is busy is no change that is noticed.
+    """
     process = os.fork()
     if not process:
-        _run(path, tree, arguments)
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return status == 0
-        time.sleep(0.05)
-    os.killpg(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return False
+        _run(path, tree, arguments, limit)
+    return os.waitpid(process, 0)[1] == 0
 
 
-def _run(path: Path, tree: ast.Module, arguments: list[str]) -> NoReturn:
-    os.setsid()
+def _run(path: Path, tree: ast.Module, arguments: list[str], limit: int) -> NoReturn:
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+    signal.alarm(0 if limit == NEVER else WAITING * limit)  # one that waits for something that never comes
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # four fifths of the time to start
+    settings.register_profile("not shrunk", phases=[Phase.explicit, Phase.generate], database=None)
+    settings.load_profile("not shrunk")  # what the tests' own one goes on from
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
@@ -128,10 +132,9 @@ def main(name: str, *arguments: str) -> None:
     path = Path(name).resolve()
     tests = list(arguments) or [str(Path("tests") / Path(name).parent.relative_to("parametrizations"))]
     tree = ast.parse(path.read_text())
-    began = time.monotonic()
     if not passes(path, tree, tests):
         raise SystemExit(f"{name} needs tests that pass as it is. Got a failure. Run pytest {' '.join(tests)}.")
-    limit = 10 + 3 * (time.monotonic() - began)
+    limit = 10 + 3 * math.ceil(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime)
     killed = count = 0
     for change, mutant in mutants(tree):
         count += 1
