@@ -121,7 +121,7 @@ def cost_of(strips: list[Window]) -> int:
     return area_of(strips) + CALL * len(strips)
 
 
-def batch_for(strips: list[Window], numel: int, extra: int = 0) -> float:
+def batch_for(strips: list[Window], numel: int, extra: int) -> float:
     """From which batch on the strips, and what costs as much as so many entries, are faster than the whole matrix."""
     saved = numel - area_of(strips)
     return BATCH * (CALL * len(strips) + extra) / saved if saved else inf

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 from parametrizations import MaskedSparse, masks, path
 from parametrizations._products import envelope
 from parametrizations._products.arrange import arranged
 from parametrizations._products.blocks import Blocks
 from parametrizations._products.choice import Product
-from parametrizations._products.envelope import Envelope, Window, cost_of, windows
+from parametrizations._products.envelope import BATCH, CALL, Envelope, Window, area_of, batch_for, cost_of, windows
 from parametrizations._products.skyline import Skyline
 from tests.layers import INPUTS, cheaply_in_strips, dense_output, equal_blocks, fused, shuffled_stairs
 
 
 @st.composite
-def some_masks(draw: st.DrawFn) -> Tensor:
-    shape = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+def some_masks(draw: st.DrawFn, rows: int = 12) -> Tensor:
+    shape = draw(st.integers(1, rows)), draw(st.integers(1, 12))
     density = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     mask = torch.rand(shape, generator=generator) < density
@@ -58,7 +61,49 @@ def test_strips_cover_every_entry_once_and_cost_no_more_than_one(mask: Tensor, c
     assert found.area <= int(covered.sum())
 
 
+def at_rows(found: Envelope, ends: tuple[int, ...]) -> list[Window]:
+    return [envelope._window(found, start, end) for start, end in itertools.pairwise((0, *ends, found.shape[0]))]
+
+
+@settings(max_examples=20)
+@given(some_masks(rows=5), st.sampled_from([0, 1, 4]))
+def test_no_other_strips_cost_less(mask: Tensor, call: int) -> None:
+    found, rows = envelope_of(mask), range(1, mask.shape[0])
+    every_way = itertools.chain.from_iterable(itertools.combinations(rows, count) for count in range(len(rows) + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envelope, "CALL", call)
+        assert cost_of(windows(found)) == min(cost_of(at_rows(found, ends)) for ends in every_way)
+
+
+def test_a_tall_mask_is_cut_where_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope, "CALL", 1)
+    mask = torch.zeros(1000, 4, dtype=torch.bool)
+    mask[:7, :2] = mask[7:501, :3] = mask[501:, 1:3] = True
+    assert windows(envelope_of(mask)) == [Window(0, 7, 0, 2), Window(7, 494, 0, 3), Window(501, 499, 1, 2)]
+
+
+@settings(max_examples=30)
+@given(some_masks(), st.sampled_from([0, 7]))
+def test_from_their_batch_on_strips_cost_less_than_the_whole_matrix(mask: Tensor, extra: int) -> None:
+    strips = windows(envelope_of(mask))
+    batch = batch_for(strips, mask.numel(), extra)
+    if area_of(strips) == mask.numel():
+        assert batch == torch.inf
+    else:
+        of_strips = batch / BATCH * area_of(strips) + CALL * len(strips) + extra
+        assert of_strips == pytest.approx(batch / BATCH * mask.numel())
+
+
+@settings(max_examples=30)
+@given(some_masks())
+def test_sorted_entries_have_the_envelope_that_they_have_in_any_sequence(mask: Tensor) -> None:
+    rows, columns = mask.nonzero().unbind(1)
+    for one, other in zip(Envelope.of_sorted(mask.shape, rows, columns), envelope_of(mask), strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
 @given(some_masks(), st.sampled_from(["skyline", "CSR", "structured"]))
+@example(torch.tensor([[True], [False], [False], [True]]), "skyline")
 def test_every_form_is_the_matrix(mask: Tensor, product: Product) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "CALL", 1)
@@ -140,6 +185,52 @@ def test_an_index_takes_at_most_12_bytes_a_number_beside_those_of_rows_and_colum
     if product != "dense" and mask is equal_blocks:
         assert isinstance(parametrization._held, Blocks)
         assert sum(taken.values()) <= 8 * 200
+
+
+class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees each operation, and does it."""
+
+    @override
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        return function(*arguments, **(named or {}))
+
+
+@every
+def test_a_form_gives_the_same_where_each_operation_is_recorded(
+    mask: Any, product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envelope, "CALL", 4)  # several strips
+    layer = fused(lambda: MaskedSparse(mask, product=product))
+    inputs = INPUTS.clone().requires_grad_()
+
+    def outcome() -> list[Tensor]:
+        output = layer(inputs)
+        return [output, *torch.autograd.grad(output.square().sum(), [inputs, *layer.parameters()])]
+
+    expected = outcome()
+    with Seen():  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(outcome(), expected)
+
+
+@pytest.mark.parametrize("dense_too", [False, True])
+@pytest.mark.parametrize("mask", [cheaply_in_strips, shuffled_stairs])
+def test_strips_take_at_most_12_bytes_an_entry_whether_or_not_small_batches_are_dense(
+    mask: Callable[[Tensor], Tensor], dense_too: bool
+) -> None:
+    kept = mask(torch.empty(200, 300))
+    found = envelope_of(kept)
+    order = envelope.orders(found, *kept.nonzero().unbind(1))[0] if mask is shuffled_stairs else None
+    positions = kept.flatten().nonzero().flatten()
+    form = Skyline.of(kept.shape, positions, [Window(0, 200, 0, 300)], order, dense_too=dense_too)
+    taken = sum(tensor.nbytes for tensor in tensors_of(form))
+    assert 0 < taken <= 12 * positions.numel() + 16 * (200 + 300)
+
+
+def test_a_strip_may_have_more_places_than_32_bits_can_count() -> None:
+    side, ends = 2**16, [0, 2**32 - 1]
+    form = Skyline.of(torch.Size((side, side)), torch.tensor(ends), [Window(0, side, 0, side)], None, dense_too=True)
+    assert form.strips[0].places is not None
+    assert form.strips[0].places.tolist() == ends
 
 
 @every
