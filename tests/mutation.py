@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import gc
 import itertools
 import math
 import os
@@ -125,13 +126,14 @@ def _run(path: Path, tree: ast.Module, arguments: list[str], limit: int) -> NoRe
         return compile(tree, path, "exec") if Path(self.path) == path else own(self, name)
 
     own, SourceFileLoader.get_code = SourceFileLoader.get_code, get_code  # type: ignore[assignment, method-assign]
-    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments])))
+    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *arguments])))
 
 
 def main(name: str, *arguments: str) -> None:
     path = Path(name).resolve()
     tests = list(arguments) or [str(Path("tests") / Path(name).parent.relative_to("parametrizations"))]
     tree = ast.parse(path.read_text())
+    gc.freeze()  # what is imported here is not looked through in each process
     if not passes(path, tree, tests):
         raise SystemExit(f"{name} needs tests that pass as it is. Got a failure. Run pytest {' '.join(tests)}.")
     limit = 10 + 3 * math.ceil(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime)

@@ -82,6 +82,13 @@ def test_a_tall_mask_is_cut_where_it_changes(monkeypatch: pytest.MonkeyPatch) ->
     assert windows(envelope_of(mask)) == [Window(0, 7, 0, 2), Window(7, 494, 0, 3), Window(501, 499, 1, 2)]
 
 
+def test_many_changes_are_followed_by_no_more_strips_than_there_are_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope, "CALL", 1)
+    strips = windows(envelope_of(torch.ones(300, 300).tril().bool()))
+    assert 64 < len(strips) <= envelope.GROUPS
+    assert area_of(strips) < 0.51 * 300 * 300
+
+
 @settings(max_examples=30)
 @given(some_masks(), st.sampled_from([0, 7]))
 def test_from_their_batch_on_strips_cost_less_than_the_whole_matrix(mask: Tensor, extra: int) -> None:
