@@ -152,4 +152,4 @@ def _steps(cuts: list[int]) -> list[tuple[int, int]]:
 
 def _window(envelope: Envelope, start: int, end: int) -> Window:
     first, last = int(envelope.first[start:end].min()), int(envelope.last[start:end].max())
-    return Window(start, end - start, first if first < last else 0, max(last - first, 0))
+    return Window(start, end - start, first, max(last - first, 0))
