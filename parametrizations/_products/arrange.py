@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ AS_ONE = 32
 SORTING = 0.85
 """To bring a value to its place costs as much as so many entries of a dense product with a batch of 128."""
 SAMPLED = 256
-"""An order is tried on so many rows first."""
+"""Orders are looked for and tried on so many rows first."""
 SORTED = 0.75
 """Rows and columns are sorted where that leaves less than so much of the envelope, since inputs are then copied."""
 
@@ -118,26 +119,45 @@ def _csr(shape: torch.Size, positions: Tensor) -> _Way:
 
 def _skyline(shape: torch.Size, positions: Tensor, below: float = math.inf) -> list[_Way]:
     """The strips or blocks; none if strips cannot cost less than so much, since to look for the best takes long."""
-    rows, columns = positions.cpu().long() // max(shape[1], 1), positions.cpu().long() % max(shape[1], 1)
-    envelope, order = Envelope.of_sorted(shape, rows, columns), None
+    places = positions.cpu()
+    envelope = Envelope.of_sorted(shape, places)
     blocks = Blocks.of(envelope, positions.device)
     if blocks is not None:
         why = f"{_count(blocks.blocks, 'block')} at once"
         return [_Way(CALL + blocks.count, 0, Path("skyline", why), lambda _: blocks)]
-    some, part = _some(rows, shape[0])
-    for other in orders(envelope, rows, columns):
-        if _reordered(shape, other, rows[some], columns[some]).area < part * SORTED * envelope.area:
-            reordered = _reordered(shape, other, rows, columns)
-            if reordered.area < SORTED * envelope.area:
-                envelope, order = reordered, other
+    envelope, order = _smallest(envelope, places, below)
     return [_in_strips(envelope, order, positions)] if envelope.area < below else []
 
 
-def _some(rows: Tensor, count: int) -> tuple[Tensor, float]:
-    """The entries of some rows, to try an order on, and which part of all rows these are, with a tenth to spare."""
-    chosen = torch.zeros(count, dtype=torch.bool, device="cpu")
-    chosen[:: -(-count // SAMPLED)] = True
-    return chosen[rows].nonzero().flatten(), 1.1 * int(chosen.sum()) / count
+def _smallest(own: Envelope, positions: Tensor, below: float) -> tuple[Envelope, Order | None]:
+    """The envelope in an order that leaves much less of it, else the matrix's own, whose order is None."""
+    worth = _worth(own, positions, below)
+    found: tuple[Envelope, Order | None] = own, None
+    if any(worth):
+        rows, columns = positions.long() // own.shape[1], positions.long() % own.shape[1]
+        for order in compress(orders(own, rows, columns), worth):
+            reordered = _reordered(own.shape, order, rows, columns)
+            if reordered.area < SORTED * found[0].area:
+                found = reordered, order
+    return found
+
+
+def _worth(envelope: Envelope, positions: Tensor, below: float) -> list[bool]:
+    """Which orders leave little enough of some rows, with a tenth to spare, to be tried on all of them."""
+    some, rows, columns = _some(envelope, positions)
+    most = 1.1 * min(SORTED * some.area, below * some.shape[0] / envelope.shape[0])
+    return [_reordered(some.shape, order, rows, columns).area < most for order in orders(some, rows, columns)]
+
+
+def _some(envelope: Envelope, positions: Tensor) -> tuple[Envelope, Tensor, Tensor]:
+    """Every so many rows as a matrix of their own: its envelope, and the row and column of each of its entries."""
+    chosen = torch.arange(0, envelope.shape[0], -(-envelope.shape[0] // SAMPLED), device="cpu")
+    counts, ends = envelope.counts[chosen], envelope.counts.cumsum(0)[chosen]
+    rows = torch.arange(chosen.numel(), device="cpu").repeat_interleave(counts)
+    entries = torch.arange(rows.numel(), device="cpu") + (ends - counts.cumsum(0))[rows]
+    shape = torch.Size((chosen.numel(), envelope.shape[1]))
+    some = Envelope(shape, envelope.first[chosen], envelope.last[chosen], counts)
+    return some, rows, positions[entries].long() % shape[1]
 
 
 def _reordered(shape: torch.Size, order: Order, rows: Tensor, columns: Tensor) -> Envelope:

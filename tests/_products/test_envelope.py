@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from parametrizations import MaskedSparse, masks, path
-from parametrizations._products import envelope
+from parametrizations._products import arrange, envelope
 from parametrizations._products.arrange import arranged
 from parametrizations._products.blocks import Blocks
 from parametrizations._products.choice import Product
+from parametrizations._products.csr import Pattern
 from parametrizations._products.envelope import BATCH, Envelope, Window, area_of, batch_for, cost_of, windows
 from parametrizations._products.skyline import Skyline
 from tests.layers import INPUTS, cheaply_in_strips, dense_output, equal_blocks, fused, shuffled_stairs
@@ -144,6 +145,7 @@ def made(seed: int) -> Tensor:
     return masks.autoregressive(*degrees)(torch.empty(256, 256))
 
 
+@pytest.mark.parametrize("sampled", [256, 40])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("make", "most"),
@@ -155,14 +157,50 @@ def made(seed: int) -> Tensor:
     ids=["triangle", "blocks", "MADE"],
 )
 def test_sorting_finds_what_was_shuffled(
-    make: Callable[[int], Tensor], most: float, seed: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], Tensor], most: float, seed: int, sampled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(envelope, "CALL", 16)
+    monkeypatch.setattr(arrange, "SAMPLED", sampled)
     mask = make(seed)
     form = arranged(mask.shape, mask.flatten().nonzero().flatten(), "skyline").entries
     assert isinstance(form, Skyline)
     assert form.sorting is not None
     assert sum(strip.window.rows * strip.window.columns for strip in form.strips) <= most * mask.numel()
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1])
+def test_of_a_mask_without_structure_only_some_rows_are_looked_at(
+    density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+
+    def of(shape: torch.Size, rows: Tensor, columns: Tensor) -> Envelope:
+        looked_at.append(rows.numel())
+        return original(shape, rows, columns)
+
+    original = Envelope.of
+    monkeypatch.setattr(Envelope, "of", of)
+    mask = torch.rand(2048, 1024, generator=torch.Generator().manual_seed(0)) < density
+    assert arranged(mask.shape, mask.flatten().nonzero().flatten(), "auto").path.name == "CSR"
+    assert 0 < max(looked_at) < mask.sum() / 7  # one row of eight
+
+
+def test_the_envelope_of_sorted_positions_is_that_of_the_entries() -> None:
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        mask = torch.rand(7, 5, generator=generator) < torch.rand(7, 1, generator=generator) - 0.3
+        positions = mask.flatten().nonzero().flatten()
+        for found, expected in zip(Envelope.of_sorted(mask.shape, positions.int()), envelope_of(mask), strict=True):
+            assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize("columns", [2**15, 2**15 + 1])
+def test_columns_whose_numbers_have_more_than_two_bytes_are_sorted_too(columns: int) -> None:
+    positions = torch.tensor([1, columns - 1, columns, 2 * columns - 1])
+    pattern = Pattern.of(torch.Size((2, columns)), positions)
+    assert pattern.order.tolist() == [2, 0, 1, 3]
+    assert pattern.by_columns.columns.tolist() == [1, 0, 0, 1]
+    assert pattern.by_columns.starts[[0, 1, 2, -2, -1]].tolist() == [0, 1, 2, 2, 4]
 
 
 def tensors_of(held: object) -> Iterator[Tensor]:
