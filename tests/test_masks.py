@@ -279,6 +279,20 @@ def test_draws_are_uniform_and_distinct(count: int) -> None:
     assert (seen / trials - share).abs().max() <= 5 * math.sqrt(share * (1 - share) / trials)
 
 
+@pytest.mark.parametrize(("count", "below"), [(6, 20), (9, 19), (6, 2**31), (6, 2**33)])
+def test_a_seed_draws_what_it_has_always_drawn(count: int, below: int) -> None:
+    from parametrizations.masks.chance import drawn
+
+    generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    for _ in range(20):
+        seen: set[int] = set()
+        while len(seen) < count:
+            seen |= {*torch.randint(below, (count,), generator=other).tolist()}
+        left_out = {*torch.randperm(len(seen), generator=other)[count:].tolist()}
+        expected = [number for place, number in enumerate(sorted(seen)) if place not in left_out]
+        assert drawn(count, below, generator).tolist() == expected
+
+
 @given(SIZES, SIZES, st.floats(0.01, 1))
 def test_magnitude_prunes_kept_entries_as_it_would_the_weight(rows: int, columns: int, density: float) -> None:
     kept = Kept.whole(torch.randn(rows, columns))

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from parametrizations._products.csr import index_dtype
 from parametrizations.masks.arguments import keep, require_generator, share
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
@@ -43,12 +44,12 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
     device = generator.device if generator is not None else torch.device("cpu")
     if 2 * count > below:
         return torch.randperm(below, generator=generator, device=device)[:count]
-    found = torch.empty(0, dtype=torch.int64, device=device)
+    found = torch.empty(0, dtype=index_dtype(below), device=device)  # four bytes are sorted in a fifth of the time
     while found.numel() < count:
         fresh = torch.randint(below, (count,), generator=generator, device=device)
-        found = torch.unique(torch.cat([found, fresh]))
+        found = torch.unique(torch.cat([found, fresh.to(found)]))
     left_out = torch.randperm(found.numel(), generator=generator, device=device)[count:]
-    return found[torch.ones_like(found, dtype=torch.bool).index_fill_(0, left_out, False)]
+    return found[torch.ones_like(found, dtype=torch.bool).index_fill_(0, left_out, False)].long()
 
 
 def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:
