@@ -21,6 +21,7 @@ from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.sizes import require_room
 from parametrizations._models.together import individual
+from parametrizations._products.csr import index_dtype
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.chains import build, chain_of, chains, copied, originals, steps
 from parametrizations._torch.loops import forget
@@ -262,14 +263,22 @@ def _require_positions(rule: MaskRule, positions: object, entries: int) -> Tenso
         if isinstance(positions, Tensor):
             got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
         raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
-    found = positions.sort().values
-    outside = found.numel() > 0 and not (int(found[0]) >= 0 and int(found[-1]) < entries)
-    if outside or bool((found[1:] == found[:-1]).any()):
+    outside = positions.numel() > 0 and not (int(positions.min()) >= 0 and int(positions.max()) < entries)
+    found = positions if outside else _ordered(positions.to(index_dtype(entries)))
+    if outside or not _is_rising(found):
         raise ValueError(
             f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
             "of range. A position is row * columns + column."
         )
     return found
+
+
+def _ordered(positions: Tensor) -> Tensor:
+    return positions if _is_rising(positions) else positions.sort(stable=True).values
+
+
+def _is_rising(positions: Tensor) -> bool:
+    return bool((positions[1:] > positions[:-1]).all())
 
 
 def _change(place: Place, rule: MaskRule, positions: Tensor, optimizer: Optimizer | None) -> _Change:

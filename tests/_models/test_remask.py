@@ -536,6 +536,11 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
         ValueError,
         r"positions from 0 to 35, each once",
     ),
+    "out of the range of four bytes": (
+        lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([2**32 + 1, 2]))}),
+        ValueError,
+        r"positions from 0 to 35, each once",
+    ),
     "too many": (
         lambda made: remask(made, {"*": masks.magnitude(0.5)}),
         ValueError,
