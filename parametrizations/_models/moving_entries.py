@@ -33,8 +33,8 @@ class Move(NamedTuple):
         """The same numbers for the entries that stay, bit for bit, and ``fresh`` for those that come."""
         if not entries.numel():
             return entries.detach().new_full(self.source.shape, fresh)
-        source, comes = self.source.to(entries.device), ~self.stays.to(entries.device)
-        return entries.detach().index_select(0, source).masked_fill_(comes, fresh)
+        source, stays = self.source.to(entries.device), self.stays.to(entries.device)
+        return torch.where(stays, entries.detach().index_select(0, source), entries.detach().new_tensor(fresh))
 
 
 def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
