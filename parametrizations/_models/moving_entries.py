@@ -29,6 +29,14 @@ class Move(NamedTuple):
         stays = old[source] == new if old.numel() else torch.zeros_like(new, dtype=torch.bool)
         return cls(source, stays)
 
+    @classmethod
+    def swapping(cls, old: Tensor, stays: Tensor, comes: Tensor) -> tuple[Tensor, Self]:
+        """The sorted positions of those of the old ones that stay and of those that come, and the move to them."""
+        staying = stays.nonzero().squeeze(1)
+        new, order = torch.cat([old.index_select(0, staying), comes]).sort(stable=True)
+        source = torch.cat([staying, torch.zeros_like(comes, dtype=staying.dtype)])
+        return new, cls(source.index_select(0, order), order < staying.numel())
+
     def of(self, entries: Tensor, fresh: float | complex = 0) -> Tensor:
         """The same numbers for the entries that stay, bit for bit, and ``fresh`` for those that come."""
         if not entries.numel():

@@ -29,6 +29,7 @@ from parametrizations._torch.parameters import give
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
+from parametrizations.masks.swap import Swap
 
 __all__ = ["MaskRules", "remask"]
 
@@ -207,13 +208,14 @@ def _require_movable(model: nn.Module, places: Sequence[Place]) -> None:
             )
 
 
-def _chosen(plan: Sequence[tuple[Place, MaskRule]]) -> Iterator[tuple[Place, MaskRule, Tensor]]:
-    """For each tensor its own rule, and the positions that this rule chooses."""
-    kept = [_kept(place) for place, _ in plan]
+def _chosen(plan: Sequence[tuple[Place, MaskRule]]) -> Iterator[tuple[Place, MaskRule, Tensor, Move]]:
+    """For each tensor its own rule, the sorted positions that this rule chooses, and the move to them."""
+    before = [_masked(place).sparse.positions for place, _ in plan]
+    kept = [_kept(place, positions) for (place, _), positions in zip(plan, before, strict=True)]
     rules = individual([rule for _, rule in plan], [partial(_itself, one) for one in kept])
-    for (place, _), one, rule in zip(plan, kept, rules, strict=True):
+    for (place, _), old, one, rule in zip(plan, before, kept, rules, strict=True):
         with _about(place):
-            yield place, rule, _positions(place, one, rule)
+            yield place, rule, *_moved(place, old, one, rule)
 
 
 def _itself(kept: Kept) -> Kept:
@@ -233,9 +235,9 @@ def _about(place: Place) -> Iterator[None]:
         raise
 
 
-def _kept(place: Place) -> Kept:
+def _kept(place: Place, positions: Tensor) -> Kept:
     masked = _masked(place)
-    positions, values = masked.sparse.positions, masked.stored
+    values = masked.stored
     if len(masked.chain) > 1:
         values = _weight(place).flatten().index_select(0, positions)
     return Kept(place.name, masked.sparse.known_shape, values, positions)
@@ -245,6 +247,17 @@ def _weight(place: Place) -> Tensor:
     chain = _masked(place).chain
     require_room([(place.name, chain)], "remask")
     return build(chain)
+
+
+def _moved(place: Place, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
+    """The sorted positions of the new mask and the move to them, by a rule that tells what stays or any other one."""
+    if isinstance(rule.move, Swap):
+        stays, comes = rule.move.parts(kept)
+        new, move = Move.swapping(old, stays.to(old.device), comes.to(old))
+        assert _is_rising(new)
+        return new, move
+    new = _positions(place, kept, rule).to(old)
+    return new, Move.between(old, new)
 
 
 def _positions(place: Place, kept: Kept, rule: MaskRule) -> Tensor:
@@ -281,17 +294,15 @@ def _is_rising(positions: Tensor) -> bool:
     return bool((positions[1:] > positions[:-1]).all())
 
 
-def _change(place: Place, rule: MaskRule, positions: Tensor, optimizer: Optimizer | None) -> _Change:
+def _change(place: Place, rule: MaskRule, positions: Tensor, move: Move, optimizer: Optimizer | None) -> _Change:
     masked = _masked(place)
-    stored, old = masked.stored, masked.sparse.positions
-    new = positions.to(old)
-    move = Move.between(old, new)
+    stored = masked.stored
     values = move.of(stored)
     with _about(place):
-        _require_agreement(place, masked, new, values)
+        _require_agreement(place, masked, positions, values)
     gradient = None if stored.grad is None else move.of(stored.grad)
     state = {} if optimizer is None else moved_state(optimizer, stored, move)
-    return _Change(place.name, masked, rule.name, new, values, gradient, state)
+    return _Change(place.name, masked, rule.name, positions, values, gradient, state)
 
 
 def _require_agreement(place: Place, masked: _Masked, positions: Tensor, values: Tensor) -> None:

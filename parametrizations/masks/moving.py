@@ -17,6 +17,7 @@ from parametrizations.masks.arguments import part, require_generator, require_va
 from parametrizations.masks.chance import drawn
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.swap import Swap
 from parametrizations.masks.values import largest
 
 __all__ = ["Gradient", "evolutionary", "rigl"]
@@ -65,7 +66,7 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
     """
     name = f"evolutionary({part('evolutionary', fraction)})"
     require_generator("evolutionary", generator)
-    return MaskRule(name, partial(_no_mask_yet, name), partial(_evolve, name, float(fraction), generator))
+    return MaskRule(name, partial(_no_mask_yet, name), Swap(partial(_evolve, name, float(fraction), generator)))
 
 
 def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
@@ -111,11 +112,11 @@ def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
     )
 
 
-def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Tensor:
+def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> tuple[Tensor, Tensor]:
     places, empty = kept.places, kept.shape.numel() - kept.count
-    moving = min(round(fraction * places.numel()), empty)
-    staying = largest(name, kept, places.numel() - moving)
-    return torch.cat([staying, _empty(places, drawn(moving, empty, generator).to(places.device))])
+    moving = min(round(fraction * kept.count), empty)
+    stays = largest(name, kept, kept.count - moving)
+    return stays, _empty(places, drawn(moving, empty, generator).to(places.device))
 
 
 def _empty(places: Tensor, ranks: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ def _empty(places: Tensor, ranks: Tensor) -> Tensor:
 def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:
     require_values(name, kept.values)
     moving = round(fraction * kept.count)
-    staying = largest(name, kept, kept.count - moving)
+    staying = kept.places[largest(name, kept, kept.count - moving)]
     return torch.cat([staying, _steepest(name, _gradient(name, gradients, kept), staying, moving, kept)])
 
 

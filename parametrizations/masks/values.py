@@ -10,6 +10,7 @@ from torch import Tensor
 from parametrizations.masks.arguments import integers, keep, require_values, share
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.swap import Swap
 
 __all__ = ["largest", "magnitude", "n_of_m"]
 
@@ -33,7 +34,7 @@ def magnitude(density: float) -> MaskRule:
                 [ True, False]])
     """
     density = share("magnitude", density)
-    return MaskRule(f"magnitude({density})", partial(_magnitude, density), partial(_prune, density))
+    return MaskRule(f"magnitude({density})", partial(_magnitude, density), Swap(partial(_prune, density)))
 
 
 def n_of_m(n: int, m: int) -> MaskRule:
@@ -65,22 +66,21 @@ def _magnitude(density: float, weight: Tensor) -> Tensor:
     return keep(weight, kept.indices)
 
 
-def _prune(density: float, kept: Kept) -> Tensor:
+def _prune(density: float, kept: Kept) -> tuple[Tensor, Tensor]:
     count = round(density * kept.shape.numel())
     if count > kept.count:
         raise ValueError(
             f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.count}, as "
             "the others have no values. Lower the density, or let entries grow by another rule, such as random or rigl."
         )
-    return largest(f"magnitude({density})", kept, count)
+    return largest(f"magnitude({density})", kept, count), kept.places[:0]
 
 
 def largest(name: str, kept: Kept, count: int) -> Tensor:
-    """The positions of the largest kept entries, for the rule of a name: ``(count,)``, sorted."""
+    """Which of the kept entries are the ``count`` largest, for the rule of a name: ``(kept,)``."""
     require_values(name, kept.values)
     chosen = kept.values.abs().topk(count, sorted=False).indices
-    among = torch.zeros(kept.values.shape, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, True)
-    return kept.places[among]
+    return torch.zeros(kept.values.shape, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, True)
 
 
 def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
