@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from parametrizations import MaskedSparse, masks, register
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks import moving as moving_rules
+from parametrizations.masks import values as value_rules
 
 SIZES = st.integers(1, 12)
 DENSITIES = st.floats(0.01, 1.0)
@@ -273,7 +274,8 @@ def test_draws_are_uniform_and_distinct(count: int) -> None:
     seen = torch.zeros(25)
     for _ in range(trials):
         numbers = drawn(count, 25, generator)
-        assert len({*numbers.tolist()}) == count
+        assert numbers.tolist() == sorted({*numbers.tolist()})
+        assert len(numbers) == count
         seen[numbers] += 1
     share = count / 25
     assert (seen / trials - share).abs().max() <= 5 * math.sqrt(share * (1 - share) / trials)
@@ -291,6 +293,26 @@ def test_a_seed_draws_what_it_has_always_drawn(count: int, below: int) -> None:
         left_out = {*torch.randperm(len(seen), generator=other)[count:].tolist()}
         expected = [number for place, number in enumerate(sorted(seen)) if place not in left_out]
         assert drawn(count, below, generator).tolist() == expected
+
+
+@pytest.mark.parametrize("sampled", [1, 5, 40])
+@pytest.mark.parametrize("kind", ["spread", "alike", "two sizes", "only the sample is large"])
+def test_the_largest_are_found_whatever_a_sample_tells(
+    sampled: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(value_rules, "SAMPLED", sampled)
+    generator = torch.Generator().manual_seed(0)
+    values = {
+        "spread": torch.randn(1000, generator=generator),
+        "alike": torch.ones(1000),
+        "two sizes": torch.randint(2, (1000,), generator=generator).float(),
+        "only the sample is large": torch.randn(1000, generator=generator).scatter(0, torch.arange(0, 1000, 25), 9),
+    }[kind]
+    kept = Kept("weight", torch.Size((1, 1000)), values, torch.arange(1000))
+    for count in (0, 1, 20, 40, 41, 500, 999, 1000):
+        chosen = value_rules.largest("mine", kept, count)
+        assert int(chosen.sum()) == count
+        assert values.abs()[chosen].sort().values.tolist() == values.abs().sort().values[1000 - count :].tolist()
 
 
 @given(SIZES, SIZES, st.floats(0.01, 1))

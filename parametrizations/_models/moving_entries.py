@@ -31,11 +31,16 @@ class Move(NamedTuple):
 
     @classmethod
     def swapping(cls, old: Tensor, stays: Tensor, comes: Tensor) -> tuple[Tensor, Self]:
-        """The sorted positions of those of the old ones that stay and of those that come, and the move to them."""
+        """The sorted positions of the old ones that stay and of others that come, sorted too, and the move to them."""
         staying = stays.nonzero().squeeze(1)
-        new, order = torch.cat([old.index_select(0, staying), comes]).sort(stable=True)
-        source = torch.cat([staying, torch.zeros_like(comes, dtype=staying.dtype)])
-        return new, cls(source.index_select(0, order), order < staying.numel())
+        kept = old.index_select(0, staying)
+        seats = torch.searchsorted(kept, comes) + torch.arange(comes.numel(), device=comes.device)
+        stayed = torch.ones(kept.numel() + comes.numel(), dtype=torch.bool, device=old.device).index_fill_(
+            0, seats, False
+        )
+        new = torch.empty_like(stayed, dtype=old.dtype).masked_scatter_(stayed, kept).index_copy_(0, seats, comes)
+        source = torch.zeros_like(stayed, dtype=staying.dtype).masked_scatter_(stayed, staying)
+        return new, cls(source, stayed)
 
     def of(self, entries: Tensor, fresh: float | complex = 0) -> Tensor:
         """The same numbers for the entries that stay, bit for bit, and ``fresh`` for those that come."""

@@ -37,13 +37,13 @@ def random(density: float, *, generator: Generator | None = None) -> MaskRule:
 
 
 def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
-    """Distinct numbers from 0 to ``below - 1``, uniformly, in memory for ``count`` of them; their order says nothing.
+    """Distinct numbers from 0 to ``below - 1``, uniformly, in memory for ``count`` of them, sorted.
 
     Of the numbers that were drawn so far, any are as likely as any others; so are those that are left out again.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     if 2 * count > below:
-        return torch.randperm(below, generator=generator, device=device)[:count]
+        return torch.randperm(below, generator=generator, device=device)[:count].sort().values
     found = torch.empty(0, dtype=index_dtype(below), device=device)  # four bytes are sorted in a fifth of the time
     while found.numel() < count:
         fresh = torch.randint(below, (count,), generator=generator, device=device)

@@ -18,7 +18,7 @@ class Swap:
     """The `MaskRule.move` of such a rule, so that `remask` need not look for what stays among what was kept.
 
     Args:
-        parts: Which of the kept entries stay, ``(kept,)``, boolean, and the positions of others that come, each once.
+        parts: Which of the kept entries stay, ``(kept,)``, boolean, and the positions of others that come, sorted.
     """
 
     parts: Callable[[Kept], tuple[Tensor, Tensor]]

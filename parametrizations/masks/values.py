@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -13,6 +14,9 @@ from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.swap import Swap
 
 __all__ = ["largest", "magnitude", "n_of_m"]
+
+SAMPLED = 4096
+"""So many sizes tell about where the limit lies between those that are chosen and those that are not."""
 
 
 def magnitude(density: float) -> MaskRule:
@@ -79,8 +83,24 @@ def _prune(density: float, kept: Kept) -> tuple[Tensor, Tensor]:
 def largest(name: str, kept: Kept, count: int) -> Tensor:
     """Which of the kept entries are the ``count`` largest, for the rule of a name: ``(kept,)``."""
     require_values(name, kept.values)
-    chosen = kept.values.abs().topk(count, sorted=False).indices
-    return torch.zeros(kept.values.shape, dtype=torch.bool, device=chosen.device).index_fill_(0, chosen, True)
+    sizes = kept.values.abs()
+    if not count:
+        return torch.zeros_like(sizes, dtype=torch.bool)
+    low, high = _around(sizes, count)
+    above = sizes > high
+    close = ((sizes >= low) & ~above).nonzero().squeeze(1)
+    missing = count - int(above.sum())
+    if not 0 <= missing <= close.numel():  # the sample is not like the rest
+        above, close, missing = above.fill_(False), torch.arange(sizes.numel(), device=sizes.device), count
+    return above.index_fill_(0, close[sizes[close].topk(missing, sorted=False).indices], True)
+
+
+def _around(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Two sizes, between which the smallest of the largest should be: those of a sample, four deviations apart."""
+    sample = sizes[:: -(-sizes.numel() // SAMPLED)].sort().values
+    last = sample.numel() - 1
+    place, spare = round(last * (1 - count / sizes.numel())), 2 * math.isqrt(sample.numel())
+    return sample[max(place - spare, 0)], sample[min(place + spare, last)]
 
 
 def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
