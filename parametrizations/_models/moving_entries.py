@@ -6,7 +6,10 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.optim import LBFGS, Adagrad, Optimizer, Rprop
+
+from parametrizations.masks.swap import Swapped
 
 __all__ = ["Move", "moved_state", "require_states_by_entry"]
 
@@ -30,17 +33,15 @@ class Move(NamedTuple):
         return cls(source, stays)
 
     @classmethod
-    def swapping(cls, old: Tensor, stays: Tensor, comes: Tensor) -> tuple[Tensor, Self]:
-        """The sorted positions of the old ones that stay and of others that come, sorted too, and the move to them."""
-        staying = stays.nonzero().squeeze(1)
-        kept = old.index_select(0, staying)
-        seats = torch.searchsorted(kept, comes) + torch.arange(comes.numel(), device=comes.device)
-        stayed = torch.ones(kept.numel() + comes.numel(), dtype=torch.bool, device=old.device).index_fill_(
-            0, seats, False
-        )
-        new = torch.empty_like(stayed, dtype=old.dtype).masked_scatter_(stayed, kept).index_copy_(0, seats, comes)
+    def swapping(cls, old: Tensor, swapped: Swapped) -> tuple[Tensor, Self]:
+        """The sorted positions after a swap of some of the old ones, and the move to them."""
+        staying, comes = swapped.stays.nonzero().squeeze(1), swapped.comes
+        stay_before = F.pad(swapped.stays.cumsum(0), (1, 0))[swapped.before]
+        seats = stay_before + torch.arange(comes.numel(), device=comes.device)
+        stayed = torch.ones(staying.numel() + comes.numel(), dtype=torch.bool, device=old.device)
+        stayed.index_fill_(0, seats, False)
         source = torch.zeros_like(stayed, dtype=staying.dtype).masked_scatter_(stayed, staying)
-        return new, cls(source, stayed)
+        return old.index_select(0, source).index_copy_(0, seats, comes.to(old)), cls(source, stayed)
 
     def of(self, entries: Tensor, fresh: float | complex = 0) -> Tensor:
         """The same numbers for the entries that stay, bit for bit, and ``fresh`` for those that come."""

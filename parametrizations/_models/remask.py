@@ -252,8 +252,7 @@ def _weight(place: Place) -> Tensor:
 def _moved(place: Place, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
     """The sorted positions of the new mask and the move to them, by a rule that tells what stays or any other one."""
     if isinstance(rule.move, Swap):
-        stays, comes = rule.move.parts(kept)
-        new, move = Move.swapping(old, stays.to(old.device), comes.to(old))
+        new, move = Move.swapping(old, rule.move.choose(kept).to(old.device))
         assert _is_rising(new)
         return new, move
     new = _positions(place, kept, rule).to(old)

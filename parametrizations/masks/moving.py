@@ -17,7 +17,7 @@ from parametrizations.masks.arguments import part, require_generator, require_va
 from parametrizations.masks.chance import drawn
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
-from parametrizations.masks.swap import Swap
+from parametrizations.masks.swap import Swap, Swapped
 from parametrizations.masks.values import largest
 
 __all__ = ["Gradient", "evolutionary", "rigl"]
@@ -112,17 +112,19 @@ def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
     )
 
 
-def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> tuple[Tensor, Tensor]:
+def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Swapped:
     places, empty = kept.places, kept.shape.numel() - kept.count
     moving = min(round(fraction * kept.count), empty)
     stays = largest(name, kept, kept.count - moving)
-    return stays, _empty(places, drawn(moving, empty, generator).to(places.device))
+    ranks = drawn(moving, empty, generator).to(places.device)
+    before = _kept_before(places, ranks)
+    return Swapped(stays, ranks + before, before)
 
 
-def _empty(places: Tensor, ranks: Tensor) -> Tensor:
-    """The positions that are not among the sorted ``places``, by their ranks among all such positions."""
-    empty_before = places - torch.arange(places.numel(), device=places.device)
-    return ranks + torch.searchsorted(empty_before, ranks, right=True)
+def _kept_before(places: Tensor, ranks: Tensor) -> Tensor:
+    """How many of the sorted ``places`` lie before the positions that have these ranks among all others."""
+    others_before = places - torch.arange(places.numel(), device=places.device)
+    return torch.searchsorted(others_before, ranks, right=True)
 
 
 def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:

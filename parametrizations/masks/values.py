@@ -11,7 +11,7 @@ from torch import Tensor
 from parametrizations.masks.arguments import integers, keep, require_values, share
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
-from parametrizations.masks.swap import Swap
+from parametrizations.masks.swap import Swap, Swapped
 
 __all__ = ["largest", "magnitude", "n_of_m"]
 
@@ -70,14 +70,15 @@ def _magnitude(density: float, weight: Tensor) -> Tensor:
     return keep(weight, kept.indices)
 
 
-def _prune(density: float, kept: Kept) -> tuple[Tensor, Tensor]:
+def _prune(density: float, kept: Kept) -> Swapped:
     count = round(density * kept.shape.numel())
     if count > kept.count:
         raise ValueError(
             f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.count}, as "
             "the others have no values. Lower the density, or let entries grow by another rule, such as random or rigl."
         )
-    return largest(f"magnitude({density})", kept, count), kept.places[:0]
+    none = kept.places[:0]
+    return Swapped(largest(f"magnitude({density})", kept, count), none, none)
 
 
 def largest(name: str, kept: Kept, count: int) -> Tensor:

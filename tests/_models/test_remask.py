@@ -35,6 +35,7 @@ from parametrizations import (
 )
 from parametrizations._models.moving_entries import Move
 from parametrizations.masks import Kept, MaskRule
+from parametrizations.masks.swap import Swapped
 from tests.injection import Injected, everything, fail_at, held_by
 from tests.layers import of_the_compiler
 
@@ -291,7 +292,7 @@ def test_a_swap_is_the_move_between_what_was_kept_and_what_is(seed: int) -> None
     every = torch.randperm(30, generator=generator)
     old, comes = every[:seed].sort().values, every[seed : seed + seed // 2].sort().values
     stays = torch.rand(seed, generator=generator) < 0.6
-    new, move = Move.swapping(old, stays, comes)
+    new, move = Move.swapping(old, Swapped(stays, comes, (old[:, None] < comes).sum(0)))
     expected = Move.between(old, new)
     assert new.tolist() == sorted([*old[stays].tolist(), *comes.tolist()])
     assert torch.equal(move.stays, expected.stays)
