@@ -112,7 +112,7 @@ def test_a_loop_builds_once_and_has_the_values_and_gradients_of_the_loop_by_hand
         got = [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
     for one, other in zip(got, unfused, strict=True):
         torch.testing.assert_close(one, other)
-    assert built.count("forward") in (0, len(steps()))
+    assert built.count("forward") in (0, 1, len(steps()))  # the first alone, where the others change its entries
     assert all(built.count(name) == 1 for name in built if name != "forward")
 
 
