@@ -107,8 +107,8 @@ def test_from_their_batch_on_strips_cost_less_than_the_whole_matrix(mask: Tensor
 @settings(max_examples=30)
 @given(some_masks())
 def test_sorted_entries_have_the_envelope_that_they_have_in_any_sequence(mask: Tensor) -> None:
-    rows, columns = mask.nonzero().unbind(1)
-    for one, other in zip(Envelope.of_sorted(mask.shape, rows, columns), envelope_of(mask), strict=True):
+    positions = mask.flatten().nonzero().flatten()
+    for one, other in zip(Envelope.of_sorted(mask.shape, positions), envelope_of(mask), strict=True):
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 
