@@ -54,7 +54,7 @@ def slope(x: Tensor, size: Tensor) -> Tensor:
         True
     """
     bound = _bound(x)
-    beyond = size.new_tensor(bound).exp() / (1 + (x - bound).relu())
+    beyond = size.new_full((), bound).exp() / (1 + (x - bound).relu())
     return torch.where(x > bound, beyond, size) * (size > torch.finfo(x.dtype).tiny)
 
 
@@ -66,7 +66,7 @@ def log(size: Tensor) -> Tensor:
         tensor([-3.,  2.])
     """
     bound = _bound(size)
-    unit = size.new_tensor(bound).exp()
+    unit = size.new_full((), bound).exp()
     beyond = bound - 1 + (size / unit - 1).exp()
     return torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
 

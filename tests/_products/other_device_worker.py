@@ -1,0 +1,124 @@
+"""Run in a process of its own, as it adds a device to torch: what is wrong with fused layers there, by name, as JSON.
+
+The device has shapes and no numbers. So what asks for a number fails, for which a GPU would be waited for; and so does
+what meets a tensor of the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
+
+from parametrizations import ZeroDiagonal, fuse, path
+from parametrizations._products import envelope
+from parametrizations._torch import transforms
+from tests.chains import CHAINS, Chain
+from tests.layers import PRODUCTS, fused
+
+NAME = "elsewhere"
+
+
+def dense(make: Callable[[], Any]) -> Any:
+    parametrization = make()
+    parametrization.product = "dense"
+    return parametrization
+
+
+def chained(chain: Chain) -> Any:
+    return fuse(chain.layer())
+
+
+LAYERS: dict[str, Callable[[], Any]] = {
+    **{name: partial(fused, make) for name, make in PRODUCTS.items()},
+    **{f"{name}-dense": partial(fused, partial(dense, make)) for name, make in PRODUCTS.items()},
+    **{name: partial(chained, chain) for name, chain in CHAINS.items() if "-square-float32" in name},
+}
+
+
+class Asks(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, x, bias) if x.max() > 0 else input
+
+
+class Strays(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, self(x).index_select(1, torch.arange(x.shape[1])), bias)
+
+
+class Brings(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, x * torch.tensor(2.0), bias)
+
+
+BROKEN: dict[str, Callable[[], nn.Module]] = {kind.__name__: kind for kind in (Asks, Strays, Brings)}
+
+
+class Moved(TorchFunctionMode):
+    """A deep copy that is made inside has its tensors on the other device."""
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo.setdefault(id(tensor), torch.empty(tensor.shape, dtype=tensor.dtype, device=NAME))
+
+
+class OnOneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses operations on tensors of the CPU; torch takes a single number from there."""
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        homes = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        assert homes <= {NAME}, f"{func} takes tensors on {sorted(homes)}"
+        return func(*args, **(kwargs or {}))
+
+
+def moved(layer: Any) -> Any:
+    memo: dict[int, Any] = {id(own): nn.Parameter(torch.empty(own.shape, device=NAME)) for own in layer.parameters()}
+    home = getattr(getattr(layer.parametrizations.weight[0], "_held", None), "__dict__", {}).get("device")
+    if home is not None:  # equal blocks keep no tensor
+        memo[id(home)] = torch.device(NAME, 0)
+    with Moved():
+        return copy.deepcopy(layer, memo)
+
+
+def wrong(layer: Any) -> str:
+    """What is wrong with the layer's forward and backward pass on the other device."""
+    if (way := path(layer).name) in ("CSR", "strips"):  # of the CPU alone, so that moving a layer does the same
+        layer.parametrizations.weight[0].product = way = "dense"
+    with FakeTensorMode():
+        there, inputs = moved(layer), torch.empty(2, layer.in_features, device=NAME, requires_grad=True)
+        try:
+            with OnOneDevice():  # type: ignore[no-untyped-call]
+                there(inputs).sum().backward()
+        except Exception as error:  # whatever it is, it is told
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return "" if path(there).name == way else f"It is multiplied as {path(there)}."
+
+
+if __name__ == "__main__":
+    torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
+    envelope.CALL = 4  # small matrices have several strips, too
+    transforms.is_dispatched = lambda: False  # type: ignore[attr-defined]  # take the ways of eager mode, though a mode is at work
+    broken = {name: partial(fused, make) for name, make in BROKEN.items()}
+    print(json.dumps({name: wrong(make()) for name, make in (LAYERS | broken).items()}))
