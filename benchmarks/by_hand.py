@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from benchmarks.cases import CHAIN, STABLE, Case, mask_of
 from parametrizations import MaskedSparse, fuse
 
-__all__ = ["MASK_ALONE", "by_hand"]
+__all__ = ["MASK_ALONE", "Written", "by_hand"]
 
 MASK_ALONE = "the mask alone"
 
@@ -82,7 +82,7 @@ def _negative(case: Case, device: torch.device) -> dict[str, nn.Module]:
 def _sparse(case: Case, device: torch.device) -> dict[str, nn.Module]:
     mask, matrix = mask_of(case).to(device), torch.randn(case.n, case.n, device=device)
     pruned = prune.custom_from_mask(nn.Linear(case.n, case.n, device=device), "weight", mask)  # type: ignore[no-untyped-call]
-    places, factors = mask.nonzero().mT, mask.float()
+    places, factors = mask.nonzero().mT, mask.to(matrix)
 
     def from_sparse(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return F.linear(x, torch.sparse_coo_tensor(places, w, mask.shape, is_coalesced=True).to_dense(), b)
@@ -101,7 +101,8 @@ def _chain(case: Case, device: torch.device) -> dict[str, nn.Module]:
 
 
 def _stable(case: Case, device: torch.device) -> dict[str, nn.Module]:
-    mask, matrix = mask_of(case).float().to(device), torch.randn(case.n, case.n, device=device)
+    matrix = torch.randn(case.n, case.n, device=device)
+    mask = mask_of(case).to(matrix)
 
     def masked_and_scattered(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return F.linear(x, (w * mask).diagonal_scatter(-w.diagonal().exp()), b)

@@ -15,7 +15,7 @@ from benchmarks.cases import CHAIN, STABLE, Case, mask_of
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse
 from parametrizations.typing import Product
 
-__all__ = ["CONSTRAINTS", "OURS", "PLAIN", "REGISTERED", "STRUCTURED", "contestants", "registered"]
+__all__ = ["CONSTRAINTS", "OURS", "PLAIN", "REGISTERED", "STRUCTURED", "as_compiled", "contestants", "registered"]
 
 PLAIN = "nn.Linear"
 OURS = "ours, fused"
@@ -43,12 +43,13 @@ def contestants(case: Case, device: torch.device, compiled: bool) -> dict[str, n
     if case.constraint != "Diagonal" and 256 <= case.n <= 1024 and case.work == "step":  # around the crossovers
         made[STRUCTURED] = fuse(registered(case, device, "structured"))
     if compiled:
-        made |= {f"{name}, compiled": _compiled(made[name]) for name in COMPILED}
+        made |= {f"{name}, compiled": as_compiled(copy.deepcopy(made[name])) for name in COMPILED}
     return made
 
 
-def _compiled(layer: nn.Module) -> nn.Module:
-    compiled: Any = torch.compile(copy.deepcopy(layer), fullgraph=True)
+def as_compiled(layer: nn.Module) -> nn.Module:
+    """The layer, compiled whole."""
+    compiled: Any = torch.compile(layer, fullgraph=True)
     layer_like: nn.Module = compiled
     return layer_like
 

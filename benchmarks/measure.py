@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 import torch
@@ -13,7 +14,9 @@ from torch.nn.utils import parametrize
 
 from benchmarks.cases import Case
 
-__all__ = ["FORWARDS", "STEPS", "Timing", "step_of", "take_turns", "work_of"]
+__all__ = ["CPU", "FORWARDS", "STEPS", "Timing", "clock_of", "step_of", "take_turns", "work_of"]
+
+CPU = torch.device("cpu")
 
 STEPS = 100
 """Of a loop over time."""
@@ -44,8 +47,6 @@ def step_of(layer: nn.Module, n: int, batch: int, device: torch.device, *, adam:
         output.backward(grad)  # type: ignore[no-untyped-call]
         if optimizer is not None:
             optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
@@ -82,8 +83,14 @@ def _loop_of(layer: nn.Module, case: Case, device: torch.device) -> Callable[[],
     return loop
 
 
-def take_turns(steps: Mapping[str, Callable[[], object]], seconds: float, least: int = 7) -> dict[str, Timing]:
+Work = Callable[[], object]
+
+
+def take_turns(
+    steps: Mapping[str, Work], seconds: float, least: int = 7, device: torch.device = CPU
+) -> dict[str, Timing]:
     """Run every step in turn until the time is up, each a few times at least."""
+    clock = clock_of(device)
     for step in steps.values():
         step()
         step()
@@ -91,10 +98,36 @@ def take_turns(steps: Mapping[str, Callable[[], object]], seconds: float, least:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
         for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(clock(step))
     return {name: _timing(taken) for name, taken in times.items()}
+
+
+def clock_of(device: torch.device) -> Callable[[Work], float]:
+    """What tells how many milliseconds a device takes for some work, when it has nothing else to do."""
+    return _by_events if device.type == "cuda" else partial(_by_the_wall, device)
+
+
+def _by_events(work: Work) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def _by_the_wall(device: torch.device, work: Work) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _timing(taken: list[float]) -> Timing:

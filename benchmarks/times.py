@@ -11,7 +11,7 @@ from benchmarks.measure import FORWARDS, STEPS
 from benchmarks.results import Measured
 from benchmarks.tables import table
 
-__all__ = ["times"]
+__all__ = ["multiple", "times"]
 
 Cases = Mapping[Case, Measured]
 
@@ -66,11 +66,12 @@ def _work(case: Case) -> dict[str, str]:
 
 def _cells(measured: Measured, others: list[str]) -> list[str]:
     base = measured.timings[measured.base]
-    multiples = (_multiple(measured.multiple(name)) if name in measured.timings else "" for name in others)
+    multiples = (multiple(measured.multiple(name)) if name in measured.timings else "" for name in others)
     return [measured.path.name, f"{base.median:.3f} ({base.low:.3f} to {base.high:.3f})", *multiples]
 
 
-def _multiple(ratio: float) -> str:
+def multiple(ratio: float) -> str:
+    """As it is shown: two digits that tell something."""
     return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 

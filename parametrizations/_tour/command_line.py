@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from typing_extensions import override
 
-__all__ = ["main"]
+__all__ = ["device", "main"]
 
 CONSTRAINTS = ("Diagonal", "ZeroDiagonal", "NegExpDiagonal", "MaskedSparse")
 EXTRAS = {"sklearn": "scikit-learn", "rich": "rich", "matplotlib": "matplotlib", "safetensors": "safetensors"}
@@ -56,7 +56,7 @@ def _command_line() -> argparse.ArgumentParser:
         help=f"one of {', '.join(CONSTRAINTS)}; may be given more than once; all if not given",
     )
     parser.add_argument("--epochs", type=_epochs, default=15, metavar="N", help="to train on for; 15 if not given")
-    parser.add_argument("--device", type=_device, default="cpu", metavar="D", help="cpu (if not given), cuda, ...")
+    parser.add_argument("--device", type=device, default="cpu", metavar="D", help="cpu (if not given), cuda, ...")
     parser.add_argument("--out", type=_path, metavar="FOLDER", help="where to write weights.png and baked.safetensors")
     return parser
 
@@ -73,7 +73,8 @@ def _epochs(text: str) -> int:
     return int(text)
 
 
-def _device(name: str) -> torch.device:
+def device(name: str) -> torch.device:
+    """A device that is there, for an option of a command line."""
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
