@@ -45,7 +45,7 @@ def checkerboard(shape: tuple[int, int]) -> Tensor:
 def stairs(shape: tuple[int, int]) -> Tensor:
     """Rows that keep nested sets, out of order."""
     generator = torch.Generator().manual_seed(3)
-    rows, columns = (torch.randperm(size, generator=generator) for size in shape)
+    rows, columns = (torch.randperm(size, generator=generator, device="cpu") for size in shape)
     return torch.ones(shape).tril().bool()[rows][:, columns]
 
 
@@ -60,7 +60,7 @@ def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor
     """A weight with entries of both signs, the same at every call."""
     generator = torch.Generator().manual_seed(7)
     wide = torch.complex128 if dtype.is_complex else torch.float64
-    return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=wide, device="cpu").to(torch.get_default_device(), dtype)
 
 
 def _dtypes(kind: str, made: Parametrization) -> tuple[torch.dtype, ...]:

@@ -75,7 +75,7 @@ def cheaply_in_strips(weight: Tensor) -> Tensor:
 def shuffled_stairs(weight: Tensor) -> Tensor:
     """Rows that keep nested sets, out of order."""
     generator = torch.Generator().manual_seed(3)
-    rows, columns = (torch.randperm(size, generator=generator) for size in weight.shape)
+    rows, columns = (torch.randperm(size, generator=generator, device="cpu") for size in weight.shape)
     return torch.ones(weight.shape).tril().bool()[rows][:, columns]
 
 

@@ -60,7 +60,7 @@ def net(make: Callable[[], Any], fuse: bool = True, dtype: torch.dtype = torch.f
 
 
 def batch(dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(3, 4, 6, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    return torch.randn(3, 4, 6, dtype=dtype, generator=torch.Generator(torch.get_default_device()).manual_seed(1))
 
 
 def by_hand(made: Any, inputs: Tensor, passes: int = 1) -> Tensor:

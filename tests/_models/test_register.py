@@ -729,7 +729,7 @@ def closure_over(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
     ids=["rule", "closure", "object", "method", "default", "torch's own"],
 )
 def test_a_refusal_puts_generators_back(make: Callable[[torch.Generator], Any]) -> None:
-    made, generator = model(), torch.Generator().manual_seed(3)
+    made, generator = model(), torch.Generator(torch.get_default_device()).manual_seed(3)
     before = [generator.get_state(), torch.get_rng_state()]
     with pytest.raises(ValueError, match="cannot attach Refusing"):
         register(made, {"0.weight": [MaskedSparse(make(generator)), Refusing()]})

@@ -96,7 +96,7 @@ def loss_of(outputs: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "options"), WAYS, ids=lambda part: str(part))
 def test_training_goes_on_as_if_what_stays_had_never_been_touched(name: str, options: dict[str, Any]) -> None:
     for seed in range(20):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
         layer: Any = nn.Linear(6, 5, bias=False, dtype=torch.float64)
         mask = torch.rand(5, 6, generator=generator) < 0.5
         weight = layer.weight.detach().clone()
@@ -226,7 +226,7 @@ def test_a_layer_keeps_its_class_and_its_checkpoint_loads_into_the_first_mask() 
 
 RULES: dict[str, Any] = {
     "a mask": torch.eye(6).bool(),
-    "an array": torch.eye(6).bool().numpy(),
+    "an array": torch.eye(6, device="cpu").bool().numpy(),
     "a callable": lambda weight: weight > 0,
     "random": masks.random(0.3),
     "magnitude": masks.magnitude(0.3),
@@ -288,7 +288,7 @@ def test_a_rule_on_kept_entries_tells_those_that_are_zero() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_swap_is_the_move_between_what_was_kept_and_what_is(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     every = torch.randperm(30, generator=generator)
     old, comes = every[:seed].sort().values, every[seed : seed + seed // 2].sort().values
     stays = torch.rand(seed, generator=generator) < 0.6
@@ -724,7 +724,7 @@ def train_on(made: Any, optimizer: Optimizer, generator: torch.Generator, steps:
     """Steps with fixed data, and an update of the masks after every third."""
     schedule = masks.cosine(0.5, steps=18)
     for step in steps:
-        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        inputs = torch.randn(4, 6, generator=torch.Generator(torch.get_default_device()).manual_seed(step))
         optimizer.zero_grad()
         with dense_gradients(made, "[02].weight") as gradients:
             made(inputs).square().sum().backward()

@@ -20,7 +20,7 @@ class Endless(list[int]):
 
 
 def test_a_generator_beside_much_data_is_found_without_looking_through_the_data() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     before = generator.get_state()
     states = states_of([{"data": Endless(), "deeper": [[[generator]]]}])
     torch.rand(3, generator=generator)
