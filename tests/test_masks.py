@@ -50,6 +50,10 @@ def test_lower_triangular_is_tril(rows: int, columns: int, diagonal: int) -> Non
     assert torch.equal(mask_of(masks.lower_triangular(diagonal), rows, columns), expected)
 
 
+def test_lower_triangular_goes_up_to_the_main_diagonal_by_default() -> None:
+    assert torch.equal(mask_of(masks.lower_triangular(), 4, 5), torch.ones(4, 5).tril().bool())
+
+
 @given(SIZES, SIZES, st.integers(0, 13), st.integers(0, 13))
 def test_banded_counts_diagonals(rows: int, columns: int, lower: int, upper: int) -> None:
     mask = mask_of(masks.banded(lower, upper), rows, columns)
@@ -110,10 +114,14 @@ def test_rules_of_shape_make_a_real_mask_for_meta(rule: MaskRule) -> None:
     assert mask.dtype is torch.bool
 
 
-@pytest.mark.parametrize("rule", [masks.magnitude(0.5), masks.n_of_m(1, 2)], ids=repr)
+@pytest.mark.parametrize("rule", [masks.magnitude(0.5), masks.n_of_m(1, 2), masks.global_magnitude(0.5)], ids=repr)
 def test_rules_of_values_say_that_meta_has_none(rule: MaskRule) -> None:
+    weight = torch.empty(4, 4, device="meta")
     with pytest.raises(ValueError, match=r"needs the values of the weight. Got a weight on the meta device"):
-        rule(torch.empty(4, 4, device="meta"))
+        rule(weight)
+    if rule.move is not None:
+        with pytest.raises(ValueError, match=r"needs the values of the weight. Got a weight on the meta device"):
+            rule.move(Kept.whole(weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
@@ -130,6 +138,14 @@ def test_copies_share_the_generator_and_go_on_drawing() -> None:
     assert not torch.equal(first, second)
     again = masks.random(0.5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(mask_of(again, 8, 8), first)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.4, 0.6, 0.9])
+def test_a_seed_draws_the_same_whatever_else_is_drawn(density: float) -> None:
+    rules = [masks.random(density, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    first = mask_of(rules[0], 20, 20)
+    torch.manual_seed(1)
+    assert torch.equal(mask_of(rules[1], 20, 20), first)
 
 
 @pytest.mark.parametrize("rule", [masks.random(0.5), masks.banded(1, 0), masks.from_edges([(0, 1)])], ids=repr)
@@ -157,12 +173,14 @@ def test_rules_pickle(rule: MaskRule) -> None:
             lambda: masks.from_edges(torch.tensor([[0.5, 1.0]])),
             r"from_edges needs pairs .* Got torch.float32",
         ),
+        (lambda: masks.from_edges(torch.tensor([0, 1])), r"from_edges needs pairs .* Got torch.int64 of shape \(2,\)"),
         (
             lambda: masks.n_of_m(2, 3)(torch.ones(2, 4)),
             r"needs a number of inputs that 3 divides. Got 4 inputs",
         ),
         (lambda: masks.block_diagonal(2)(torch.ones(2, 3)), r"whose sides 2 divides. Got shape \(2, 3\)"),
         (lambda: masks.from_edges([(3, 0)])(torch.ones(2, 3)), r"Got 1 edges outside, the first \(3, 0\)"),
+        (lambda: masks.from_edges([(0, 2)])(torch.ones(2, 3)), r"Got 1 edges outside, the first \(0, 2\)"),
         (lambda: masks.from_edges([(0, -1)])(torch.ones(2, 3)), r"Got 1 edges outside, the first \(0, -1\)"),
         (lambda: masks.autoregressive([1], [1])(torch.ones(2, 3)), r"Got 1 output and 1 input degrees"),
     ],
@@ -224,6 +242,26 @@ def moved(rule: MaskRule, kept: Kept) -> set[int]:
     positions = rule.move(kept)
     assert positions.unique().numel() == positions.numel()  # type: ignore[no-untyped-call]
     return set(positions.tolist())
+
+
+def test_what_a_rule_writes_into_kept_entries_changes_no_weight() -> None:
+    values, positions = torch.ones(2), torch.tensor([1, 5])
+    kept = Kept("weight", torch.Size((2, 3)), values, positions)
+    kept.values.zero_()
+    kept.places.zero_()
+    assert (values.tolist(), positions.tolist()) == ([1, 1], [1, 5])
+
+
+def test_rules_of_values_keep_no_more_entries_than_there_are() -> None:
+    magnitude, spread = masks.magnitude(0.25), masks.global_magnitude(0.25).spread
+    assert magnitude.move is not None
+    assert spread is not None
+    enough, fewer = kept_of(4, 5, 5), kept_of(4, 5, 4)
+    assert moved(magnitude, enough) == set(enough.places.tolist())
+    assert len(spread([enough])) == 1
+    for choose in (magnitude.move, lambda kept: spread([kept])):
+        with pytest.raises(ValueError, match=r"\(0.25\) needs at least 5 kept entries to choose from. Got 4, as"):
+            choose(fewer)
 
 
 def smallest(kept: Kept, count: int) -> set[int]:
