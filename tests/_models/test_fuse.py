@@ -31,6 +31,18 @@ from parametrizations._products.choice import Product
 from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler, shuffled_stairs
 
 
+@pytest.mark.parametrize("steps", [[Diagonal()], [Diagonal(), NegExpDiagonal()]], ids=len)
+def test_a_weight_that_is_a_buffer_is_multiplied_with_too(steps: list[Parametrization]) -> None:
+    layer: Any = nn.Linear(6, 4)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    for step in steps:
+        register_parametrization(layer, "weight", step)
+    torch.testing.assert_close(fuse(layer)(INPUTS), dense_output(layer))
+    assert path(layer).name == "element-wise"
+
+
 @every
 def test_a_fused_layer_multiplies_through_its_parametrization(
     make: Callable[[], Parametrization], monkeypatch: pytest.MonkeyPatch
