@@ -127,6 +127,14 @@ def test_transforms_give_the_same(case: Chain, transform: Callable[..., Any]) ->
 
 
 @every
+def test_another_default_device_changes_nothing(case: Chain) -> None:
+    fused, plain, leaves = both(case)
+    expected = plain(*leaves)
+    with torch.device("meta"):
+        torch.testing.assert_close(fused(*leaves), expected)
+
+
+@every
 def test_many_gradients_at_once_are_the_same(case: Chain) -> None:
     fused, plain, leaves = both(case)
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
