@@ -16,8 +16,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, fuse, masks
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, fuse, masks, register
 from parametrizations._models import on_entries
 from parametrizations._products.skyline import Skyline
 from parametrizations._torch.loops import once
@@ -180,7 +181,7 @@ def test_what_has_changed_inside_the_block_counts(steps: Steps, change: Callable
     try:
         with parametrize.cached():
             with torch.no_grad():  # swap_tensors refuses what a graph is alive for
-                before = layer(inputs())
+                before, _ = layer(inputs()), layer.weight
                 change(layer)
                 output, weight = layer(inputs()), layer.weight
             assert not torch.equal(output, before)
@@ -222,19 +223,32 @@ def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
     torch.testing.assert_close(got, wanted)
 
 
-@every
-def test_a_transform_that_calls_with_other_numbers_takes_them(steps: Steps) -> None:
-    layer = fused(steps)
+class Reader(nn.Linear):
+    """Asks for its weight by itself."""
 
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
+
+
+def require_calls_with_other_numbers(layer: Any) -> None:
     def total(x: Tensor) -> Tensor:
-        return sum(
-            (functional_call(layer, {STORED: k * x}, (inputs(),)).square().sum() for k in (1, 2)), x.new_zeros(())
-        )
+        outputs = (functional_call(layer, {STORED: k * x}, (inputs(),)) for k in (1, 2))
+        return sum((output.square().sum() for output in outputs), x.new_zeros(()))
 
     x = layer.get_parameter(STORED).detach()
     expected = torch.func.grad(total)(x)
     with parametrize.cached():
         torch.testing.assert_close(torch.func.grad(total)(x), expected)
+
+
+@every
+def test_a_transform_that_calls_with_other_numbers_takes_them(steps: Steps) -> None:
+    require_calls_with_other_numbers(fused(steps))
+
+
+def test_a_transform_that_reads_the_weight_of_other_numbers_takes_them() -> None:
+    require_calls_with_other_numbers(register(Reader(N, N, dtype=torch.float64), {"weight": Diagonal()}))
 
 
 @every
@@ -333,6 +347,13 @@ def test_what_is_recorded_is_not_kept_for_others() -> None:
     doubled(layer)
     traced.load_state_dict(layer.state_dict())
     torch.testing.assert_close(traced(inputs()), layer(inputs()))
+
+
+def test_what_stands_in_for_a_weight_in_a_graph_is_not_kept() -> None:
+    layer = register(Reader(N, N, dtype=torch.float64), {"weight": Diagonal()})
+    with parametrize.cached():
+        graph: Callable[[Tensor], Tensor] = torch.fx.symbolic_trace(layer)
+        torch.testing.assert_close(layer(inputs()), graph(inputs()))
 
 
 def test_memory_that_is_used_again_is_told_from_what_was_there() -> None:
