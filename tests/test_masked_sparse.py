@@ -168,7 +168,15 @@ def test_a_rule_that_was_not_called_is_refused(rule: Any) -> None:
 
 def test_every_rule_of_shape_starts_on_meta_also_under_a_meta_default() -> None:
     makes: list[Callable[[], masks.MaskRule]]
-    makes = [lambda: masks.block_diagonal(2), lambda: masks.autoregressive(range(6), range(4))]
+    makes = [
+        lambda: masks.block_diagonal(2),
+        lambda: masks.autoregressive(range(6), range(4)),
+        lambda: masks.banded(1, 0),
+        lambda: masks.from_edges([(0, 1)]),
+        lambda: masks.random(0.6),
+        lambda: masks.random(0.2),
+        lambda: masks.erdos_renyi(0.04),  # one entry
+    ]
     for make in makes:
         with torch.device("meta"):
             layer = register_parametrization(nn.Linear(6, 4), "weight", MaskedSparse(make()))
