@@ -124,6 +124,35 @@ def test_rules_of_values_say_that_meta_has_none(rule: MaskRule) -> None:
             rule.move(Kept.whole(weight))
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        masks.magnitude(0.5),
+        masks.n_of_m(1, 2),
+        masks.global_magnitude(0.5),
+        masks.random(0.2),
+        masks.random(0.8),
+        masks.block_diagonal(2),
+        masks.lower_triangular(),
+        masks.autoregressive(range(4), range(4)),
+    ],
+    ids=repr,
+)
+def test_another_default_device_changes_no_mask(rule: MaskRule) -> None:
+    weight = torch.randn(4, 4)
+
+    def made() -> list[Tensor]:
+        torch.manual_seed(0)
+        kept = Kept.whole(weight)
+        return [rule(weight), kept.places if rule.move is None else rule.move(kept)]
+
+    expected = made()
+    with torch.device("meta"):
+        got = made()
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
 def test_rules_of_values_take_every_dtype(dtype: torch.dtype) -> None:
     weight = torch.tensor([[4.0, 1.0, 2.0, 3.0]]).to(dtype)
