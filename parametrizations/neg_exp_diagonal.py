@@ -147,12 +147,11 @@ def _plain_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_plain_exp(diagonal: Tensor) -> bool:
     """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
-    if not may_look_at_values(diagonal) or not diagonal.numel():
+    bound = positive.PLAIN.get(diagonal.dtype)
+    if bound is None or not may_look_at_values(diagonal) or not diagonal.numel():
         return False
-    bound, values = positive.PLAIN[diagonal.dtype], diagonal.detach()
-    if (
-        values.numel() <= FEW and torch.dot(values, values).item() < bound**2
-    ):  # none is larger than the root of this sum
+    values = diagonal.detach()
+    if values.numel() <= FEW and torch.dot(values, values).item() < bound**2:  # none is larger than the root of a sum
         return True  # in half of the time
     largest: float = torch.linalg.vector_norm(values, torch.inf).item()
     return largest < bound
