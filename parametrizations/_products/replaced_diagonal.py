@@ -104,11 +104,10 @@ class _TransformedProduct(_Product):
     """With what `torch.func` needs and `torch.compile` does not trace."""
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
         input, x, _, _, _, _ = ctx.saved_tensors
         weight, slope = _dense(x, ctx.diagonal)
-        parts = [] if tangents[0] is None else [(tangents[0], weight)]
-        parts += [] if tangents[1] is None else [(input, _with_diagonal_scaled(tangents[1], slope))]
+        parts = (tangents[0], weight), (input, _with_diagonal_scaled(tangents[1], slope))  # zeros where there is none
         output: Tensor = input.new_zeros(input.shape[0], x.shape[int(ctx.transposed)])
         for one, other in parts:
             output = output + (one @ other if ctx.transposed else one @ other.mT)
