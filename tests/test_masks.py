@@ -276,9 +276,14 @@ def moved(rule: MaskRule, kept: Kept) -> set[int]:
 def test_what_a_rule_writes_into_kept_entries_changes_no_weight() -> None:
     values, positions = torch.ones(2), torch.tensor([1, 5])
     kept = Kept("weight", torch.Size((2, 3)), values, positions)
+    assert kept.places.tolist() == [1, 5]
     kept.values.zero_()
     kept.places.zero_()
     assert (values.tolist(), positions.tolist()) == ([1, 1], [1, 5])
+
+
+def test_the_places_of_a_weight_on_meta_are_known() -> None:
+    assert Kept.whole(torch.empty(1, 3, device="meta")).places.tolist() == [0, 1, 2]
 
 
 def test_rules_of_values_keep_no_more_entries_than_there_are() -> None:
@@ -490,6 +495,7 @@ def test_schedules_begin_end_and_fall() -> None:
     assert masks.cosine(0.3, steps=50)(25) == pytest.approx(0.15)
     assert masks.gradual(1.0, 0.2, steps=10)(5) == pytest.approx(0.2 + 0.8 / 8)
     assert masks.gradual(0.1, 0.4, steps=10)(10) == pytest.approx(0.4)  # it may rise, too
+    assert [masks.cosine(0.3, steps=1)(step) for step in (0, 1)] == pytest.approx([0.3, 0])
 
 
 @pytest.mark.parametrize(
