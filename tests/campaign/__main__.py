@@ -31,7 +31,7 @@ def main() -> None:
         if finding is not None:
             findings.append(finding)
             tqdm.write(finding)
-    print(f"{total.sequences:,} sequences, {len(findings)} findings\n\n{counts(total, [])}")
+    print(f"{total.sequences:,} sequences, {len(findings)} findings\n\n{counts(total, findings)}")
     if arguments.write:
         write(f"python -m tests.campaign {' '.join(sys.argv[1:])}", total, findings)
 

@@ -21,28 +21,25 @@ def measured(run: Run, input: Tensor, stored: dict[str, Tensor]) -> dict[str, fl
     """How far dense results are off, at most, where what is stored is a unit in the last place away.
 
     Where sums of large terms cancel, as in a saturated attention or before a `tanh`, one run may be off by a twentieth
-    of what the next one is. Nothing is wider than double precision, so there what single precision is off by tells, in
-    proportion.
+    of what the next one is. Nothing is wider than double precision, so there the distance from what is stored tells.
     """
     wide = input.dtype == torch.float64
-    factor = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps if wide else 1.0
-    input, stored = (input.float(), {name: _single(x) for name, x in stored.items()}) if wide else (input, stored)
     generator, most = torch.Generator().manual_seed(0), dict[str, float]()
     for _ in range(PROBES):
         beside = {name: _beside(x, generator) for name, x in stored.items()}
-        exact = run(double(input), {name: double(x).requires_grad_(x.requires_grad) for name, x in beside.items()})
+        exact = run(input, stored) if wide else run(double(input), {name: _double(x) for name, x in beside.items()})
         for name, result in run(input, beside).items():
-            most[name] = max(most.get(name, 0.0), factor * _apart(result, exact[name]))
+            most[name] = max(most.get(name, 0.0), _apart(result, exact[name]))
     return most
 
 
-def _single(x: Tensor) -> Tensor:
-    return x.detach().float().requires_grad_(x.requires_grad)
+def _double(x: Tensor) -> Tensor:
+    return double(x).requires_grad_(x.requires_grad)
 
 
 def _beside(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each number a unit in the last place up or down."""
-    signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
+    signs = torch.randint(0, 2, x.shape, generator=generator, dtype=torch.float64) * 2 - 1
     return (x.detach() * (1 + torch.finfo(x.dtype).eps * signs).to(x.dtype)).requires_grad_(x.requires_grad)
 
 
