@@ -298,6 +298,5 @@ class MaskedSparse(Parametrization):
         return self._form().positions().long()
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        held = self._held
-        positions = held if isinstance(held, Tensor) else self._long_positions()
+        positions = self._long_positions()
         return positions if positions.device == tensor.device else positions.to(tensor.device)
