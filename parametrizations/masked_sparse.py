@@ -20,6 +20,7 @@ from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places, on_diagonal
 from parametrizations._products.scattered import scattered
+from parametrizations._products.spread import Spread
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.loops import once
@@ -89,9 +90,9 @@ class MaskedSparse(Parametrization):
         super().__init__(on_infeasible=on_infeasible, product=product)
         self._rule: MaskRule | None = as_rule(mask)
         self._origin: object = self._rule
-        # Where the entries are: as positions for the dense product (int64, which writes twice as fast as what
-        # would have to be converted at every step), or in the form that a cheaper one needs.
-        self._held: Tensor | Entries | None = None
+        # Where the entries are: in the form that the dense product needs, in that of a cheaper one, or in both.
+        self._whole: Spread | None = None
+        self._form: Entries | None = None
         self._path, self._least = UNREGISTERED, 0
         self._stored_shape = torch.Size()
         self._diagonal: Tensor | None = None
@@ -117,7 +118,7 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].positions
             tensor([0, 2, 3], dtype=torch.int32)
         """
-        return self._long_positions().to(index_dtype(self.known_shape.numel()))
+        return self._places().to(index_dtype(self.known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
@@ -153,13 +154,13 @@ class MaskedSparse(Parametrization):
     @override
     def forward(self, x: Tensor) -> Tensor:
         shape = self.require_stored(x)
-        return scattered(x, self._positions_for(x), shape)
+        return scattered(x, self._spread_for(x), shape)
 
     @override
     def path(self, x: Tensor) -> Path:
         path = entries_path(self._path, x)
         # A mask stays where it was while the layer is on the meta device, or is given values of another one.
-        return path if path.name == "dense" or self._form().device == x.device else OTHER_DEVICE
+        return path if path.name == "dense" or self._entries().device == x.device else OTHER_DEVICE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -168,7 +169,7 @@ class MaskedSparse(Parametrization):
         if not has_rows(input) or self.path(x).name == "dense" or self._is_small(input):
             return F.linear(input, once(self, x, lambda: self.forward(x)), bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
-        return entries_linear(input, x, bias, self._form())
+        return entries_linear(input, x, bias, self._entries())
 
     def _is_small(self, input: Tensor) -> bool:
         """Whether the batch is so small that the dense product is faster; compiled, one way serves every batch."""
@@ -253,8 +254,7 @@ class MaskedSparse(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
         if self.shape is not None:
-            assert self._held is not None
-            own = self._held.device
+            own = self._places().device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)
@@ -272,8 +272,7 @@ class MaskedSparse(Parametrization):
             self._hold(positions.to(device).clone())
 
     def _hold(self, positions: Tensor) -> None:
-        self._path, form, self._least = arranged(self.known_shape, positions, self.product)
-        self._held = positions.long() if form is None else form
+        self._path, self._form, self._whole, self._least = arranged(self.known_shape, positions, self.product)
         self._stored_shape = positions.shape
         self._diagonal = on_diagonal(positions, self.known_shape)
 
@@ -283,20 +282,22 @@ class MaskedSparse(Parametrization):
         build = None if self._rule is None else self._rule.build
         return build.mask if isinstance(build, Given) else None
 
-    def _form(self) -> Entries:
+    def _entries(self) -> Entries:
         """The places, where the dense product is not the one that was chosen."""
         _ = self.known_shape  # says that the object has to be registered first
-        assert self._held is not None
-        assert not isinstance(self._held, Tensor)
-        return self._held
+        assert self._form is not None
+        return self._form
 
-    def _long_positions(self) -> Tensor:
-        if isinstance(self._held, Tensor):
-            return self._held
-        if self._given is not None:
-            return from_mask(self._given).long()
-        return self._form().positions().long()
+    def _places(self) -> Tensor:
+        """The positions, int32 or int64."""
+        if self._whole is not None:
+            return self._whole.places
+        return from_mask(self._given) if self._given is not None else self._entries().positions()
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
-        positions = self._long_positions()
-        return positions if positions.device == tensor.device else positions.to(tensor.device)
+        return self._places().to(tensor.device, torch.long)
+
+    def _spread_for(self, x: Tensor) -> Spread:
+        if self._whole is not None and self._whole.places.device == x.device:
+            return self._whole
+        return Spread(self.known_shape.numel(), self._positions_for(x))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks
+from parametrizations._products import runs, small
 
 
 def constrained(parametrization: nn.Module, weight: Tensor) -> Any:
@@ -84,6 +86,28 @@ def equal_blocks(weight: Tensor) -> Tensor:
     blocks = 2 if weight.shape[0] % 2 == weight.shape[1] % 2 == 0 else 1
     rows, columns = (torch.arange(size) * blocks // max(size, 1) for size in weight.shape)
     return rows[:, None] == columns
+
+
+def parts_of(held: object) -> Iterator[object]:
+    """What a form of a mask's places is made of."""
+    yield held
+    parts: tuple[object, ...] = held if isinstance(held, tuple) else ()
+    if dataclasses.is_dataclass(held):
+        parts = tuple(getattr(held, field.name) for field in dataclasses.fields(held))
+    for part in parts:
+        yield from parts_of(part)
+
+
+def tensors_of(held: object) -> list[Tensor]:
+    return [part for part in parts_of(held) if isinstance(part, Tensor)]
+
+
+def everywhere_in_windows(monkeypatch: pytest.MonkeyPatch, width: int = 2) -> None:
+    """Numbers in places of any size and in runs of any length are brought by windows."""
+    monkeypatch.setattr(runs, "WIDTH", width)
+    monkeypatch.setattr(runs, "LEAST", -1)
+    monkeypatch.setattr(runs, "FEW", 100)
+    monkeypatch.setattr(small, "SMALL", -1)
 
 
 every = pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)

@@ -20,7 +20,7 @@ from parametrizations._products.choice import (
     Path,
     Product,
 )
-from parametrizations._products.csr import Pattern
+from parametrizations._products.csr import Pattern, index_dtype
 from parametrizations._products.entries import Entries
 from parametrizations._products.envelope import (
     CALL,
@@ -33,6 +33,7 @@ from parametrizations._products.envelope import (
     windows,
 )
 from parametrizations._products.skyline import Skyline
+from parametrizations._products.spread import Spread
 
 __all__ = ["Arranged", "arranged"]
 
@@ -45,8 +46,8 @@ CHEAPER = 0.9
 """Only what costs less than so much of a dense product is taken by itself, since machines differ."""
 LARGEST_BATCH = 512
 """Strips are taken by themselves if they are faster from a batch on that is no larger than this."""
-AS_ONE = 32
-"""Up to this batch a dense product takes about as long as for one row: reading the weight is what takes time."""
+FROM_ONE = 6
+"""Strips that are faster from such a batch on are about as fast for one row: reading the weight is what takes time."""
 SORTING = 0.85
 """To bring a value to its place costs as much as so many entries of a dense product with a batch of 128."""
 SAMPLED = 256
@@ -56,13 +57,18 @@ SORTED = 0.75
 
 
 class Arranged(NamedTuple):
-    """A way to multiply, and the places in the form that it needs: None where it is the dense product.
+    """A way to multiply, and the places in the form that it needs.
 
-    ``least`` is the smallest batch for which the way is faster than the dense product; 0 where it was asked for.
+    Args:
+        path: The way.
+        entries: What it multiplies with; None where it is the dense product.
+        whole: What the dense product needs where it is used, if for small batches alone; else None.
+        least: The smallest batch for which the way is faster than the dense product; 0 where it was asked for.
     """
 
     path: Path
     entries: Entries | None
+    whole: Spread | None
     least: int = 0
 
 
@@ -70,7 +76,7 @@ class _Way(NamedTuple):
     cost: float
     least: float
     path: Path
-    build: Callable[[bool], Entries]
+    build: Callable[[Tensor, bool], Entries]
 
 
 def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged:
@@ -83,7 +89,7 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
     """
     refused = _refused(positions.device, product) if shape.numel() else EMPTY
     if refused is not None:
-        return Arranged(refused, None)
+        return Arranged(refused, None, Spread.of(positions, shape.numel()))
     sparse = product != "skyline" and _refused(positions.device, "CSR") is None
     ways = [_csr(shape, positions)] if sparse else []
     if product != "CSR":
@@ -91,18 +97,20 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
         ways = _skyline(shape, positions, *known) + ways
     if product != "auto":
         best = min(ways, key=lambda way: way.cost)
-        return Arranged(best.path, best.build(False))
-    return _cheapest(shape.numel(), ways)
+        return Arranged(best.path, best.build(positions.to(index_dtype(shape.numel())), False), None)
+    return _cheapest(shape.numel(), ways, positions)
 
 
-def _cheapest(numel: int, ways: list[_Way]) -> Arranged:
+def _cheapest(numel: int, ways: list[_Way], positions: Tensor) -> Arranged:
     worth = [way for way in ways if way.cost < CHEAPER * numel or 0 < way.least < LARGEST_BATCH]
     if not worth:
-        return Arranged(SCATTERED, None)
+        return Arranged(SCATTERED, None, Spread.of(positions, numel))
     best = min(worth, key=lambda way: way.cost)
-    least = math.ceil(best.least) if best.least > AS_ONE else 0
-    why = f"{best.path.why}, from a batch of {least} on" if least else best.path.why
-    return Arranged(Path(best.path.name, why), best.build(least > 0), least)
+    if best.least <= FROM_ONE:
+        return Arranged(best.path, best.build(positions.to(index_dtype(numel)), False), None)
+    least, whole = math.ceil(best.least), Spread.of(positions, numel)
+    path = Path(best.path.name, f"{best.path.why}, from a batch of {least} on")
+    return Arranged(path, best.build(whole.places, True), whole, least)
 
 
 def _refused(device: torch.device, product: Product) -> Path | None:
@@ -114,7 +122,7 @@ def _refused(device: torch.device, product: Product) -> Path | None:
 
 def _csr(shape: torch.Size, positions: Tensor) -> _Way:
     cost = max(ENTRY_OF_CSR * positions.numel(), CSR_FROM)
-    return _Way(cost, 0, CSR, lambda _: Pattern.of(shape, positions))
+    return _Way(cost, 0, CSR, lambda positions, _: Pattern.of(shape, positions))
 
 
 def _skyline(shape: torch.Size, positions: Tensor, below: float = math.inf) -> list[_Way]:
@@ -124,7 +132,7 @@ def _skyline(shape: torch.Size, positions: Tensor, below: float = math.inf) -> l
     blocks = Blocks.of(envelope, positions.device)
     if blocks is not None:
         why = f"{_count(blocks.blocks, 'block')} at once"
-        return [_Way(CALL + blocks.count, 0, Path("skyline", why), lambda _: blocks)]
+        return [_Way(CALL + blocks.count, 0, Path("skyline", why), lambda *_: blocks)]
     envelope, order = _smallest(envelope, places, below)
     return [_in_strips(envelope, order, positions)] if envelope.area < below else []
 
@@ -137,7 +145,7 @@ def _smallest(own: Envelope, positions: Tensor, below: float) -> tuple[Envelope,
         rows, columns = positions.long() // own.shape[1], positions.long() % own.shape[1]
         for order in compress(orders(own, rows, columns), worth):
             reordered = _reordered(own.shape, order, rows, columns)
-            if reordered.area < SORTED * found[0].area:
+            if reordered.area_in_groups < SORTED * found[0].area_in_groups:
                 found = reordered, order
     return found
 
@@ -145,8 +153,9 @@ def _smallest(own: Envelope, positions: Tensor, below: float) -> tuple[Envelope,
 def _worth(envelope: Envelope, positions: Tensor, below: float) -> list[bool]:
     """Which orders leave little enough of some rows, with a tenth to spare, to be tried on all of them."""
     some, rows, columns = _some(envelope, positions)
-    most = 1.1 * min(SORTED * some.area, below * some.shape[0] / envelope.shape[0])
-    return [_reordered(some.shape, order, rows, columns).area < most for order in orders(some, rows, columns)]
+    most, in_groups = 1.1 * below * some.shape[0] / envelope.shape[0], 1.1 * SORTED * some.area_in_groups
+    tried = (_reordered(some.shape, order, rows, columns) for order in orders(some, rows, columns))
+    return [one.area < most and one.area_in_groups < in_groups for one in tried]
 
 
 def _some(envelope: Envelope, positions: Tensor) -> tuple[Envelope, Tensor, Tensor]:
@@ -168,12 +177,12 @@ def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _W
     strips, numel = windows(envelope), envelope.shape.numel()
     why = f"{_count(len(strips), 'strip')} over {area_of(strips) / numel:.0%} of the weight"
     why += "" if order is None else ", its rows and columns sorted"
-    sorting = 0 if order is None else int(SORTING * positions.numel())
+    sorting = 0 if order is None or order.keeps_columns else int(SORTING * positions.numel())
     return _Way(
         cost_of(strips) + sorting,
         batch_for(strips, numel, sorting),
         Path("skyline", why),
-        lambda dense_too: Skyline.of(envelope.shape, positions, strips, order, dense_too=dense_too),
+        lambda positions, rarely: Skyline.of(envelope.shape, positions, strips, order, rarely=rarely),
     )
 
 

@@ -12,15 +12,18 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["CALL", "Envelope", "Order", "Window", "area_of", "batch_for", "cost_of", "orders", "windows"]
+__all__ = ["CALL", "Envelope", "Order", "Window", "area_of", "batch_for", "cost_of", "is_natural", "orders", "windows"]
 
-# Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared AMD machine, 512 to 4096 features.
+# Measured 2026-11-22, torch 2.13.0 (CPU build, MKL), two threads of a shared AMD machine, 512 to 2048 features.
 BATCH = 128
-CALL = 32_768
+CALL = 16_384
 """So many entries of a dense product with a batch of `BATCH` take as long as the calls for one strip more."""
 GROUPS = 128
 """Strips end where one of at most so many groups of rows does."""
+EQUAL = 32
+"""Orders of rows are compared by so many groups of them, since the extent of a single row is the same in each."""
 
 
 class Window(NamedTuple):
@@ -37,6 +40,11 @@ class Order(NamedTuple):
 
     rows: Tensor
     columns: Tensor
+
+    @property
+    def keeps_columns(self) -> bool:
+        """Whether the columns stay where they are, so that what lies side by side in a row does so in this order."""
+        return is_natural(self.columns)
 
 
 class Envelope(NamedTuple):
@@ -72,6 +80,15 @@ class Envelope(NamedTuple):
     def area(self) -> int:
         """The number of places in it."""
         return int((self.last - self.first).clamp(min=0).sum())
+
+    @property
+    def area_in_groups(self) -> int:
+        """The same where neighbouring rows, in `EQUAL` groups, are as wide as all of them together: as strips are."""
+        rows = -(-self.shape[0] // EQUAL)
+        further = (0, -self.shape[0] % max(rows, 1))
+        first = F.pad(self.first, further, value=self.shape[1]).view(-1, max(rows, 1)).amin(1)
+        last = F.pad(self.last, further).view(-1, max(rows, 1)).amax(1)
+        return rows * int((last - first).clamp(min=0).sum())
 
 
 def orders(envelope: Envelope, rows: Tensor, columns: Tensor) -> list[Order]:
@@ -111,6 +128,11 @@ def windows(envelope: Envelope) -> list[Window]:
     return [_window(envelope, ends[start], ends[end]) for start, end in _steps(cuts)]
 
 
+def is_natural(order: Tensor) -> bool:
+    """Whether everything stays where it is."""
+    return torch.equal(order, torch.arange(order.numel(), device=order.device))
+
+
 def area_of(strips: list[Window]) -> int:
     """The entries of the matrix that the strips multiply."""
     return sum(strip.rows * strip.columns for strip in strips)
@@ -124,7 +146,8 @@ def cost_of(strips: list[Window]) -> int:
 def batch_for(strips: list[Window], numel: int, extra: int) -> float:
     """From which batch on the strips, and what costs as much as so many entries, are faster than the whole matrix."""
     saved = numel - area_of(strips)
-    return BATCH * (CALL * len(strips) + extra) / saved if saved else inf
+    calls = CALL / 2 * len(strips)  # the other half is a lower rate of the products, which small batches have anyway
+    return BATCH * (calls + extra) / saved if saved else inf
 
 
 def _groups(envelope: Envelope) -> tuple[list[int], list[int], list[int]]:

@@ -8,6 +8,7 @@ kernel, so it works in every dtype and on every device, and each output is one d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
@@ -15,76 +16,70 @@ from torch import Tensor
 
 from parametrizations._products.accumulate import add_product
 from parametrizations._products.csr import index_dtype
-from parametrizations._products.envelope import Order, Window
+from parametrizations._products.envelope import Order, Window, is_natural
+from parametrizations._products.panel import LARGEST, Panel, Strip, grouped, in_buffer
 from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["Skyline"]
 
 
-class Strip(NamedTuple):
-    """Where one strip has its entries.
-
-    Args:
-        window: Its rows and columns.
-        start: The place of its first value among all.
-        entries: The number of its values.
-        places: The row-major place of each of them in the window; None where they fill it.
-    """
-
-    window: Window
-    start: int
-    entries: int
-    places: Tensor | None
-
-
 class Sorting(NamedTuple):
-    """Another order of rows and columns, both ways, and the values' order by their place in it."""
+    """Another order of features, and the way back from it."""
 
-    rows: Tensor
-    rows_back: Tensor
-    columns: Tensor
-    columns_back: Tensor
-    values: Tensor
+    there: Tensor
+    back: Tensor
+
+    @classmethod
+    def of(cls, order: Tensor, device: torch.device) -> Self | None:
+        """None where each stays where it is."""
+        if is_natural(order):
+            return None
+        dtype = index_dtype(order.numel())
+        return cls(order.to(device, dtype), order.argsort().to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class Skyline:
     """The places of the entries of a matrix ``(out, in)``, by strips.
 
-    An entry costs 12 bytes: its position, its place in a strip, and where these are sorted its place among the values.
-    Where they are not, one of the first two has 8, since what is written to need not be converted then.
+    An entry costs at most 12 bytes: its position and its place in a strip, of which one has 8 where it is written by,
+    or less than 4 for how they are copied together.
 
     Args:
         shape: ``(out, in)``.
         kept: The entries' row-major positions, sorted: ``(entries,)``.
-        strips: From the first row to the last.
-        sorting: None where the strips follow the matrix's own order.
+        panels: The strips from the first row to the last, some in each.
+        of_rows: Another order of the rows, that is of the outputs, which the strips follow; None for their own.
+        of_columns: The same for the columns, that is for the inputs.
     """
 
     shape: torch.Size
     kept: Tensor
-    strips: tuple[Strip, ...]
-    sorting: Sorting | None
+    panels: tuple[Panel, ...]
+    of_rows: Sorting | None
+    of_columns: Sorting | None
 
     @classmethod
     def of(
-        cls, shape: torch.Size, positions: Tensor, windows: list[Window], order: Order | None, *, dense_too: bool
+        cls, shape: torch.Size, positions: Tensor, windows: list[Window], order: Order | None, *, rarely: bool
     ) -> Self:
         """The strips of a matrix with the given sorted positions, in another order of its rows and columns or not.
 
-        ``dense_too`` says that the dense product is used for small batches.
+        ``rarely`` says that the dense product is used for small batches.
         """
         rows, columns = positions.cpu().long() // max(shape[1], 1), positions.cpu().long() % max(shape[1], 1)
-        sorting = None
         if order is not None:
             rows, columns = order.rows.argsort()[rows], order.columns.argsort()[columns]
-            by_place = (rows * shape[1] + columns).argsort()
-            rows, columns = rows[by_place], columns[by_place]
-            sorting = _sorting(order, by_place, positions.device)
-        of_positions = torch.long if dense_too and order is None else index_dtype(shape.numel())
-        of_places = torch.long if not dense_too and order is None else torch.int32
-        strips = tuple(_strip(window, rows, columns, positions.device, of_places) for window in windows)
-        return cls(shape, positions.to(of_positions), strips, sorting)
+        groups = grouped(windows, LARGEST) if order is None else [windows]  # a strip's values lie together, or not
+        heads = torch.tensor([group[0].row for group in groups[1:]], dtype=torch.long, device="cpu")
+        cuts = [0, *torch.searchsorted(rows, heads).tolist(), rows.numel()]
+        panels = tuple(
+            _panel(group, first, rows[first:stop], columns[first:stop], positions.device, rarely=rarely)
+            for group, (first, stop) in zip(groups, pairwise(cuts), strict=True)
+        )
+        if order is None:
+            return cls(shape, positions, panels, None, None)
+        return cls(shape, positions, panels, *(Sorting.of(one, positions.device) for one in order))
 
     @property
     def count(self) -> int:
@@ -100,25 +95,28 @@ class Skyline:
     def laid_out(self, rows: Tensor) -> Tensor:
         return rows
 
+    @property
+    def strips(self) -> tuple[Strip, ...]:
+        """From the first row to the last."""
+        return tuple(strip for panel in self.panels for strip in panel.strips)
+
     def operands(self, values: Tensor) -> tuple[Tensor, ...]:
-        """The strips' buffers."""
-        if self.sorting is not None:
-            values = values.index_select(0, self.sorting.values)
-        return tuple(_filled(strip, values) for strip in self.strips)
+        """The strips' parts of the weight."""
+        return tuple(part for panel in self.panels for part in panel.filled(values))
 
     def product(self, input: Tensor, values: Tensor, operands: tuple[Tensor, ...], transposed: bool) -> Tensor:  # noqa: ARG002
-        if self.sorting is not None:
-            input = input.index_select(1, self.sorting.rows if transposed else self.sorting.columns)
-        output = self._onto_columns(input, operands) if transposed else self._onto_rows(input, operands)
-        if self.sorting is not None:
-            output = output.index_select(1, self.sorting.columns_back if transposed else self.sorting.rows_back)
-        return output
+        if transposed:
+            return _back(self._onto_columns(_there(input, self.of_rows), operands), self.of_columns)
+        return _back(self._onto_rows(_there(input, self.of_columns), operands), self.of_rows)
 
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
-        if self.sorting is None:
-            return self._sampled(left, right)
-        sampled = self._sampled(left.index_select(1, self.sorting.rows), right.index_select(1, self.sorting.columns))
-        return torch.empty_like(sampled).index_copy_(0, self.sorting.values.long(), sampled)
+        left, right = _there(left, self.of_rows), _there(right, self.of_columns)
+        if is_recorded():
+            return torch.cat([_taken(panel, left, right) for panel in self.panels])
+        values = left.new_empty(self.count)
+        for panel in self.panels:
+            _write_taken(panel.own(values), panel, left, right)
+        return values
 
     def _onto_rows(self, input: Tensor, buffers: tuple[Tensor, ...]) -> Tensor:
         parts = [
@@ -138,29 +136,29 @@ class Skyline:
             add_product(_columns_of(output, strip.window), _rows_of(grad, strip.window), buffer)
         return output.to(grad.dtype)
 
-    def _sampled(self, left: Tensor, right: Tensor) -> Tensor:
-        parts = [(_rows_of(left, strip.window).mT, _columns_of(right, strip.window)) for strip in self.strips]
-        if is_recorded():
-            pairs = zip(self.strips, parts, strict=True)
-            return torch.cat([_taken(strip, one @ other) for strip, (one, other) in pairs])
-        values = left.new_empty(self.count)
-        for strip, (one, other) in zip(self.strips, parts, strict=True):
-            _write_taken(values.narrow(0, strip.start, strip.entries), strip, one, other)
-        return values
+
+def _there(features: Tensor, sorting: Sorting | None) -> Tensor:
+    """``(batch, features)`` in the order of the strips."""
+    return features if sorting is None else features.index_select(1, sorting.there)
 
 
-def _sorting(order: Order, by_place: Tensor, device: torch.device) -> Sorting:
-    every = (order.rows, order.rows.argsort(), order.columns, order.columns.argsort(), by_place)
-    return Sorting(*(one.to(device, index_dtype(max(one.numel(), 1))) for one in every))
+def _back(features: Tensor, sorting: Sorting | None) -> Tensor:
+    return features if sorting is None else features.index_select(1, sorting.back)
 
 
-def _strip(window: Window, rows: Tensor, columns: Tensor, device: torch.device, dtype: torch.dtype) -> Strip:
-    start, stop = torch.searchsorted(rows, torch.tensor([window.row, window.row + window.rows], device="cpu")).tolist()
-    if stop - start == window.rows * window.columns:
-        return Strip(window, start, stop - start, None)
-    places = (rows[start:stop] - window.row) * window.columns + columns[start:stop] - window.column
-    largest = index_dtype(window.rows * window.columns)
-    return Strip(window, start, stop - start, places.to(device, max(dtype, largest, key=lambda kind: kind.itemsize)))
+def _panel(
+    windows: list[Window], first: int, rows: Tensor, columns: Tensor, device: torch.device, *, rarely: bool
+) -> Panel:
+    """The panel of windows that follow one another, for the entries in their rows, the first of all in a place."""
+    strips = in_buffer(windows)
+    starts = torch.cat([_starts(strip) for strip in strips])  # where column 0 of each row would be in the buffer
+    places = starts[rows - windows[0].row] + columns
+    return Panel.of(strips, first, places.to(device), rarely=rarely)
+
+
+def _starts(strip: Strip) -> Tensor:
+    window, start = strip
+    return torch.arange(window.rows, device="cpu") * window.columns + start - window.column
 
 
 def _rows_of(tensor: Tensor, window: Window) -> Tensor:
@@ -172,23 +170,16 @@ def _columns_of(tensor: Tensor, window: Window) -> Tensor:
     return tensor.narrow(1, window.column, window.columns)
 
 
-def _filled(strip: Strip, values: Tensor) -> Tensor:
-    """The strip's part of the weight."""
-    _, rows, _, columns = strip.window
-    values = values.narrow(0, strip.start, strip.entries)
-    if strip.places is None:
-        return values.view(rows, columns)
-    return values.new_zeros(rows * columns).index_copy(0, strip.places.long(), values).view(rows, columns)
+def _taken(panel: Panel, left: Tensor, right: Tensor) -> Tensor:
+    parts = [_rows_of(left, window).mT @ _columns_of(right, window) for window, _ in panel.strips]
+    buffer = torch.cat([part.flatten() for part in parts])
+    return buffer if panel.spread is None else panel.spread.values(buffer)
 
 
-def _taken(strip: Strip, matrix: Tensor) -> Tensor:
-    return matrix.flatten() if strip.places is None else matrix.flatten().index_select(0, strip.places)
-
-
-def _write_taken(values: Tensor, strip: Strip, one: Tensor, other: Tensor) -> None:
-    """``one @ other`` at the strip's places, into its part of the values; in their dtype, under autocast too."""
-    size = strip.window.rows, strip.window.columns
-    full = values.view(size) if strip.places is None else values.new_empty(size)
-    torch.mm(one, other, out=full)
-    if strip.places is not None:
-        torch.index_select(full.view(-1), 0, strip.places, out=values)
+def _write_taken(values: Tensor, panel: Panel, left: Tensor, right: Tensor) -> None:
+    """``left.mT @ right`` at the panel's places, into its part of the values; in their dtype, under autocast too."""
+    buffer = values if panel.spread is None else values.new_empty(panel.spread.size)
+    for window, part in panel.parts(buffer):
+        torch.mm(_rows_of(left, window).mT, _columns_of(right, window), out=part)
+    if panel.spread is not None:
+        panel.spread.write_values(buffer, values)

@@ -156,7 +156,7 @@ def chained(*steps: nn.Module) -> Any:
         (
             fused(lambda: MaskedSparse(masks.banded(9, 9)), 1024, 1024),
             "skyline",
-            r"\d+ dense strips over \d+% of the weight$",
+            r"\d+ dense strips over \d+% of the weight, from a batch of \d+ on$",
         ),
         (
             fused(lambda: MaskedSparse(shuffled_stairs), 512, 512),

@@ -95,7 +95,7 @@ class OnOneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def moved(layer: Any) -> Any:
     memo: dict[int, Any] = {id(own): nn.Parameter(torch.empty(own.shape, device=NAME)) for own in layer.parameters()}
-    home = getattr(getattr(layer.parametrizations.weight[0], "_held", None), "__dict__", {}).get("device")
+    home = getattr(getattr(layer.parametrizations.weight[0], "_form", None), "__dict__", {}).get("device")
     if home is not None:  # equal blocks keep no tensor
         memo[id(home)] = torch.device(NAME, 0)
     with Moved():

@@ -16,15 +16,26 @@ from parametrizations import Diagonal, NegExpDiagonal, Parametrization, fuse
 from parametrizations._products import envelope
 from parametrizations._products import replaced_diagonal as strips
 from parametrizations.neg_exp_diagonal import _diagonal
-from tests.layers import INPUTS, PRODUCTS, constrained, dense_output, every, fused, of_the_compiler
+from tests.layers import (
+    INPUTS,
+    PRODUCTS,
+    constrained,
+    dense_output,
+    every,
+    everywhere_in_windows,
+    fused,
+    of_the_compiler,
+)
 
 PARTS = strips._parts
 
 
-@pytest.fixture(autouse=True)
-def _many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small matrices have several strips, too."""
+@pytest.fixture(autouse=True, params=["one by one", "windows"])
+def _many_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices have several strips, too, and what large ones have of runs."""
     monkeypatch.setattr(envelope, "CALL", 4)
+    if request.param == "windows":
+        everywhere_in_windows(monkeypatch)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, None])
