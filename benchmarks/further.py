@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from benchmarks.cases import Case
 from benchmarks.contestants import OURS, PLAIN, contestants
+from benchmarks.goals import BY_MASK
 from benchmarks.measure import Timing, step_of, take_turns
 from parametrizations import ZeroDiagonal, register
 
@@ -22,7 +23,11 @@ Timings = Mapping[Case, Mapping[str, Timing]]
 SMALL, LARGE = Case("Diagonal", 2**17, 8), Case("Diagonal", 2**20, 8)
 FEW, MANY = Case("MaskedSparse", 4096, 128, 0.01), Case("MaskedSparse", 4096, 128, 0.1)
 NEEDED = (SMALL, LARGE, FEW, MANY)
-WITH_ADAM = (Case("Diagonal", 4096, 32), Case("ZeroDiagonal", 4096, 32), Case("MaskedSparse", 4096, 32, 0.01))
+WITH_ADAM = (
+    *(Case(constraint, 4096, 32) for constraint in ("Diagonal", "ZeroDiagonal")),
+    Case("MaskedSparse", 4096, 32, 0.01),
+    *(Case("MaskedSparse", n, batch, 0.5) for n, batch in ((256, 1), (256, 32), (1024, 1), (1024, 32))),
+)
 
 
 def further(timings: Timings) -> dict[str, str]:
@@ -57,9 +62,10 @@ def _exponent(timings: Timings, small: Case, large: Case, growth: float) -> floa
 def _adam_step(case: Case, _: Timings) -> str:
     device = torch.device("cpu")
     layers = contestants(case, device, compiled=False)
-    steps = {name: step_of(layers[name], case.n, case.batch, device, adam=True) for name in (PLAIN, OURS)}
+    beside = [name for name in (PLAIN, BY_MASK[0]) if name in layers]
+    steps = {name: step_of(layers[name], case.n, case.batch, device, adam=True) for name in (*beside, OURS)}
     timings = take_turns(steps, 1.0)
-    return f"{timings[OURS].median / timings[PLAIN].median:.3f} of {PLAIN}"
+    return ", ".join(f"{timings[OURS].median / timings[name].median:.3f} of `{name}`" for name in beside)
 
 
 def _registering(_: Timings) -> str:

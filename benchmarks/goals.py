@@ -10,7 +10,7 @@ from benchmarks.cases import CHAIN, STABLE, Case
 from benchmarks.contestants import OURS, PLAIN, REGISTERED
 from benchmarks.measure import Timing
 
-__all__ = ["GOALS", "Goal"]
+__all__ = ["BY_MASK", "GOALS", "Goal"]
 
 
 @dataclass(frozen=True)

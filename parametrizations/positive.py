@@ -68,7 +68,8 @@ def log(size: Tensor) -> Tensor:
     bound = _bound(size)
     unit = size.new_full((), bound).exp()
     beyond = bound - 1 + (size / unit - 1).exp()
-    return torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
+    found = torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
+    return found.to(size.dtype)  # autocast on CUDA computes log and exp in float32
 
 
 def limits(like: Tensor) -> tuple[Tensor, Tensor]:

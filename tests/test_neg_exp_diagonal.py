@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
-from parametrizations import NegExpDiagonal
+from parametrizations import NegExpDiagonal, positive
 from parametrizations.neg_exp_diagonal import FLOOR
 from parametrizations.parametrization import FLOATING
 from tests.layers import constrained, every_number, stored
@@ -146,3 +149,23 @@ def test_the_forum_example_trains_for_18_epochs() -> None:
     assert losses[-1] < losses[0]
     assert isinstance(layer.weight, Tensor)
     assert bool((layer.weight.diagonal() < 0).all())
+
+
+class InFloat32(TorchFunctionMode):
+    """Computes exp and log as autocast on CUDA does."""
+
+    @override
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        wide = function in (Tensor.exp, Tensor.log, Tensor.log1p)
+        taken = [one.float() if wide and isinstance(one, Tensor) else one for one in arguments]
+        return function(*taken, **(named or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_map_and_its_inverse_keep_their_dtype_under_an_autocast_that_widens(dtype: torch.dtype) -> None:
+    size = torch.tensor([1e-3, 1.0, torch.finfo(dtype).max / 2], dtype=dtype)
+    with InFloat32():
+        stored = positive.log(size)
+        again = positive.exp(stored)
+    assert (stored.dtype, again.dtype) == (dtype, dtype)
+    assert bool(stored.isfinite().all())

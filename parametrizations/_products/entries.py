@@ -128,8 +128,9 @@ class _TransformedProduct(_Product):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        input, values, *_ = ctx.saved_tensors
-        along = _bilinear(lambda i, v: _dense_product(i, v, ctx.entries, ctx.transposed), (input, values), tangents[:2])
+        (input, values, *_), (along_input, along_values, *_) = ctx.saved_tensors, tangents  # zeros where there is none
+        by_input = _dense_product(along_input, values, ctx.entries, ctx.transposed)
+        along = by_input + _dense_product(input, along_values, ctx.entries, ctx.transposed)
         laid_out: Tensor = ctx.entries.laid_out(along)  # as the output is
         return laid_out
 
@@ -165,7 +166,8 @@ class _Sampled(torch.autograd.Function):
 class _TransformedSampled(_Sampled):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _bilinear(lambda a, b: _dense_sampled(a, b, ctx.entries), ctx.saved_tensors, tangents[:2])
+        (left, right), (along_left, along_right, *_) = ctx.saved_tensors, tangents
+        return _dense_sampled(along_left, right, ctx.entries) + _dense_sampled(left, along_right, ctx.entries)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
@@ -176,15 +178,6 @@ class _TransformedSampled(_Sampled):
 
 PRODUCTS = _Product, _TransformedProduct, eager_form(_TransformedProduct)
 SAMPLES = _Sampled, _TransformedSampled, eager_form(_TransformedSampled)
-
-
-def _bilinear(function: Any, point: tuple[Tensor, Tensor], tangents: tuple[Tensor | None, ...]) -> Tensor:
-    """The derivative of a bilinear function along tangents, at least one of which is there."""
-    (one, other), (along_one, along_other) = point, tangents
-    parts = [] if along_one is None else [function(along_one, other)]
-    parts += [] if along_other is None else [function(one, along_other)]
-    total: Tensor = sum(parts[1:], start=parts[0])
-    return total
 
 
 def _dense_product(input: Tensor, values: Tensor, entries: Entries, transposed: bool) -> Tensor:
