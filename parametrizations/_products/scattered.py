@@ -22,11 +22,11 @@ def scattered(x: Tensor, spread: Spread, shape: torch.Size) -> Tensor:
     to twice here.
     """
     if is_small(x, shape) and not torch.are_deterministic_algorithms_enabled():
-        return zeros(shape, x.dtype).put(spread.places.long(), x)  # one operation
+        return zeros(shape, x.dtype).put(spread.places, x)  # one operation
     if not may_look_at_values(x):
         return x.new_zeros(shape.numel()).scatter(0, spread.places.long(), x).view(shape)
     if spread.runs is None:
-        return x.new_zeros(shape.numel()).index_copy_(0, spread.places.long(), x).view(shape)  # zeros are not copied
+        return x.new_zeros(shape.numel()).index_copy_(0, spread.places, x).view(shape)  # zeros are not copied
     weight: Tensor = _Scattered.apply(x, spread, shape)  # type: ignore[no-untyped-call]
     return weight
 

@@ -45,9 +45,11 @@ class Spread:
 
     def buffer(self, values: Tensor) -> Tensor:
         """The buffer, ``(size,)``, with these values, ``(entries,)``."""
-        if self.runs is not None and _may_be_copied(values):
-            return self.runs[0].gather(values, values.new_empty(self.size))
-        return values.new_zeros(self.size).index_copy(0, self.places.long(), values)
+        if not _may_be_copied(values):
+            return values.new_zeros(self.size).index_copy(0, self.places.long(), values)
+        if self.runs is None:
+            return values.new_zeros(self.size).index_copy_(0, self.places.long(), values)  # zeros are not copied
+        return self.runs[0].gather(values, values.new_empty(self.size))
 
     def values(self, buffer: Tensor) -> Tensor:
         """The values, ``(entries,)``, from a buffer, ``(size,)``."""
