@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations import Diagonal, fuse
-from tests.layers import constrained, dense_output, stored
+from tests.layers import constrained, dense_output, fused, stored
 
 N = 512
 
@@ -69,3 +69,13 @@ def test_autocast_leaves_a_complex_product_as_it_is() -> None:
         output = layer(inputs)
     assert output.dtype is torch.complex64
     torch.testing.assert_close(output, dense_output(layer, inputs))
+
+
+def test_a_wide_layer_trains_without_the_pass_that_addcmul_adds_to_its_gradient() -> None:
+    inputs = torch.randn(2, 512, requires_grad=True)
+    wide, narrow = (fused(Diagonal, size, size) for size in (512, 511))
+    assert wide(inputs).grad_fn.name() == "AddBackward0"
+    assert narrow(inputs[:, :511]).grad_fn.name() == "AddcmulBackward0"
+    with torch.no_grad():
+        torch.testing.assert_close(wide(inputs), dense_output(wide, inputs))
+    torch.testing.assert_close(wide(inputs), dense_output(wide, inputs))

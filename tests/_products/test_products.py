@@ -13,7 +13,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.flop_counter import FlopCounterMode
 
 from parametrizations import Diagonal, NegExpDiagonal, Parametrization, fuse
-from parametrizations._products import envelope
+from parametrizations._products import diagonal, envelope
 from parametrizations._products import replaced_diagonal as strips
 from parametrizations.neg_exp_diagonal import _diagonal
 from tests.layers import (
@@ -36,6 +36,7 @@ def _many_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(envelope, "CALL", 4)
     if request.param == "windows":
         everywhere_in_windows(monkeypatch)
+        monkeypatch.setattr(diagonal, "WIDE", 0)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, None])
