@@ -43,4 +43,4 @@ class _Scattered(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return as_own(ctx.spread.buffer(tangent), ctx.shape)
+        return scattered(tangent, ctx.spread, ctx.shape)  # which may have a gradient of its own
