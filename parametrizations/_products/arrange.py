@@ -108,9 +108,22 @@ def _cheapest(numel: int, ways: list[_Way], positions: Tensor) -> Arranged:
     best = min(worth, key=lambda way: way.cost)
     if best.least <= FROM_ONE:
         return Arranged(best.path, best.build(positions.to(index_dtype(numel)), False), None)
-    least, whole = math.ceil(best.least), Spread.of(positions, numel)
+    least = math.ceil(best.least)
     path = Path(best.path.name, f"{best.path.why}, from a batch of {least} on")
-    return Arranged(path, best.build(whole.places, True), whole, least)
+    return Arranged(path, *_for_both(best, positions, numel), least)
+
+
+def _for_both(way: _Way, positions: Tensor, numel: int) -> tuple[Entries, Spread]:
+    """The form that a way needs, and what the dense product needs; the positions serve both.
+
+    They have 4 bytes where windows bring values to the form's places: with what these take, 8 would be above 12 in all.
+    """
+    whole = Spread.of(positions, numel)
+    form = way.build(whole.places, True)
+    if whole.runs is not None or not (isinstance(form, Skyline) and form.has_runs):
+        return form, whole
+    whole = Spread(numel, positions.to(index_dtype(numel)))
+    return way.build(whole.places, True), whole
 
 
 def _refused(device: torch.device, product: Product) -> Path | None:

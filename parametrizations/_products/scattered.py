@@ -26,7 +26,7 @@ def scattered(x: Tensor, spread: Spread, shape: torch.Size) -> Tensor:
     if not may_look_at_values(x):
         return x.new_zeros(shape.numel()).scatter(0, spread.places.long(), x).view(shape)
     if spread.runs is None:
-        return x.new_zeros(shape.numel()).index_copy_(0, spread.places, x).view(shape)  # zeros are not copied
+        return x.new_zeros(shape.numel()).index_copy_(0, spread.places.long(), x).view(shape)  # zeros are not copied
     weight: Tensor = _Scattered.apply(x, spread, shape)  # type: ignore[no-untyped-call]
     return weight
 

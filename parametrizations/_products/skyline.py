@@ -100,6 +100,11 @@ class Skyline:
         """From the first row to the last."""
         return tuple(strip for panel in self.panels for strip in panel.strips)
 
+    @property
+    def has_runs(self) -> bool:
+        """Whether windows bring values to the places of a panel."""
+        return any(panel.spread is not None and panel.spread.runs is not None for panel in self.panels)
+
     def operands(self, values: Tensor) -> tuple[Tensor, ...]:
         """The strips' parts of the weight."""
         return tuple(part for panel in self.panels for part in panel.filled(values))
