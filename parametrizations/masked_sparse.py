@@ -254,7 +254,7 @@ class MaskedSparse(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
         if self.shape is not None:
-            own = self._places().device
+            own = self._entries().device if self._whole is None else self._whole.places.device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)

@@ -24,6 +24,8 @@ WIDTH = 32
 # numbers one by one, and each of these that is left twice its own.
 FEW = 1 / 12
 """Up to so many of the numbers may be left."""
+TOGETHER = 2**15
+"""Windows that are looked for together: what that takes in memory is small beside the index."""
 LEAST = 2**18
 """Up to so many places the calls take longer than what they save."""
 
@@ -53,12 +55,14 @@ class Runs:
         whole = index.numel() // WIDTH * WIDTH
         if not whole or size + zeros < WIDTH:
             return None
-        starts, wrong = _windows(index[:whole].view(-1, WIDTH), zeros, size - WIDTH)
-        singles = torch.cat([wrong, torch.arange(whole, index.numel(), device="cpu")])
+        parts = torch.split(index[:whole].view(-1, WIDTH), TOGETHER)
+        starts, wrong = zip(*(_windows(part, zeros, size - WIDTH) for part in parts), strict=True)
+        behind = torch.arange(whole, index.numel(), device="cpu")
+        singles = torch.cat([torch.cat(wrong).flatten().nonzero().flatten(), behind])
         if singles.numel() > FEW * min(index.numel(), size):
             return None
         small = index_dtype(size + zeros)
-        return cls(zeros, (starts + zeros).to(small), singles, _behind(zeros, index[singles]).to(small))
+        return cls(zeros, (torch.cat(starts) + zeros).to(small), singles, _behind(zeros, index[singles]).to(small))
 
     def gather(self, source: Tensor, output: Tensor) -> Tensor:
         """The output, ``(outputs,)``, written from the source, ``(numbers,)``."""
@@ -96,7 +100,7 @@ def _behind(zeros: int, index: Tensor) -> Tensor:
 
 
 def _windows(index: Tensor, zeros: int, last: int) -> tuple[Tensor, Tensor]:
-    """For each row of an index the start of its window, from ``-zeros`` to ``last``, and the places left wrong.
+    """For each row of an index the start of its window, from ``-zeros`` to ``last``, and which places it leaves wrong.
 
     A row that spans two runs is served by the one that its first or its last number belongs to.
     """
@@ -104,7 +108,7 @@ def _windows(index: Tensor, zeros: int, last: int) -> tuple[Tensor, Tensor]:
     ends = kept.int().argmax(1), WIDTH - 1 - kept.flip(1).int().argmax(1)
     starts, wrong = zip(*(_served(index, kept, within, end, zeros, last) for end in ends), strict=True)
     by_last = wrong[1].sum(1) < wrong[0].sum(1)
-    return starts[1].where(by_last, starts[0]), wrong[1].where(by_last[:, None], wrong[0]).flatten().nonzero().flatten()
+    return starts[1].where(by_last, starts[0]), wrong[1].where(by_last[:, None], wrong[0])
 
 
 def _served(index: Tensor, kept: Tensor, within: Tensor, end: Tensor, zeros: int, last: int) -> tuple[Tensor, Tensor]:
