@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,6 +46,9 @@ def some_places(draw: st.DrawFn) -> tuple[Tensor, int]:
 
 
 @given(some_places(), st.integers(1, 6))
+@example((torch.arange(3), 3), 3)  # no more than one window
+@example((torch.tensor([4, 5, 6, 0, 1, 2, 3]), 7), 6)  # the first number is behind the last window
+@example((torch.tensor([3, 5, 6, 7]), 8), 4)  # a window would bring the first number into a hole
 def test_windows_bring_what_is_brought_one_by_one(places: tuple[Tensor, int], width: int) -> None:
     index, size = places
     with pytest.MonkeyPatch.context() as patch:
@@ -70,13 +73,15 @@ def test_of_a_triangle_almost_all_is_in_windows() -> None:
     there, back = found
     assert there.singles.numel() <= 1024 * windows.WIDTH / 1.5
     assert back.singles.numel() <= 1024 * windows.WIDTH / 3
+    assert (there.zeros, back.zeros) == (windows.WIDTH, 0)  # without zeros in front nothing is copied to have them
     values, buffer = torch.randn(places.numel()), torch.randn(1024**2)
     assert torch.equal(there.gather(values, torch.empty(1024**2)), torch.zeros(1024**2).index_copy(0, places, values))
     assert torch.equal(back.gather(buffer, torch.empty(places.numel())), buffer[places])
 
 
 @pytest.mark.parametrize("keep", [0.01, 0.5, 0.9])
-def test_of_places_without_runs_there_are_no_windows(keep: float) -> None:
+def test_places_without_runs_are_told_at_one_look(keep: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Runs, "of")
     kept = torch.rand(1024**2, generator=torch.Generator().manual_seed(0)) < keep
     assert runs(kept.nonzero().flatten(), 1024**2) is None
 
@@ -87,13 +92,12 @@ def test_few_places_and_few_among_many_are_brought_one_by_one() -> None:
     assert runs(torch.arange(2**18), 2**20) is not None
 
 
-def test_what_belongs_elsewhere_is_no_more_than_a_twelfth() -> None:
-    """Two windows of three have a hole, each of which costs as much as two numbers one by one."""
+@pytest.mark.parametrize(("apart", "found"), [(48, False), (64, False), (128, True), (256, True)])
+def test_what_belongs_elsewhere_is_no_more_than_a_twelfth(apart: int, found: bool) -> None:
+    """A window with a hole leaves what is before the hole: 9 numbers of 64, or of 128."""
     holes = torch.ones(2**20, dtype=torch.bool)
-    holes[::256] = False
-    assert runs(holes.nonzero().flatten(), 2**20) is not None
-    holes[::48] = False
-    assert runs(holes.nonzero().flatten(), 2**20) is None
+    holes[8::apart] = False
+    assert (runs(holes.nonzero().flatten(), 2**20) is not None) == found
 
 
 @pytest.mark.parametrize("mask", [masks.lower_triangular(), masks.autoregressive(range(768), [*range(1, 769, 2)] * 2)])
@@ -205,3 +209,9 @@ def test_places_have_four_bytes_where_windows_bring_or_steps_are_rare() -> None:
     assert Spread.of(few, 9, rarely=True).places.dtype is torch.int32
     assert Spread.of(few, 2**32, rarely=True).places.dtype is torch.long
     assert Spread.of(triangle(768), 768**2).places.dtype is torch.int32
+
+
+@pytest.mark.parametrize(("rarely", "dtype"), [(False, torch.long), (True, torch.int32)])
+def test_on_another_device_no_runs_are_looked_for(rarely: bool, dtype: torch.dtype) -> None:
+    spread = Spread.of(torch.arange(2**19, device="meta"), 2**19, rarely=rarely)  # to look at it would fail
+    assert (spread.places.dtype, spread.places.is_meta, spread.runs) == (dtype, True, None)
