@@ -85,9 +85,9 @@ class Envelope(NamedTuple):
     def area_in_groups(self) -> int:
         """The same where neighbouring rows, in `EQUAL` groups, are as wide as all of them together: as strips are."""
         rows = -(-self.shape[0] // EQUAL)
-        further = (0, -self.shape[0] % max(rows, 1))
-        first = F.pad(self.first, further, value=self.shape[1]).view(-1, max(rows, 1)).amin(1)
-        last = F.pad(self.last, further).view(-1, max(rows, 1)).amax(1)
+        further = (0, -self.shape[0] % rows)
+        first = F.pad(self.first, further, value=self.shape[1]).view(-1, rows).amin(1)
+        last = F.pad(self.last, further).view(-1, rows).amax(1)
         return rows * int((last - first).clamp(min=0).sum())
 
 

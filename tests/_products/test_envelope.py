@@ -13,6 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
@@ -24,7 +25,7 @@ from parametrizations._products.choice import Product
 from parametrizations._products.csr import Pattern
 from parametrizations._products.entries import Entries
 from parametrizations._products.envelope import BATCH, Envelope, Window, area_of, batch_for, cost_of, windows
-from parametrizations._products.panel import grouped
+from parametrizations._products.panel import Panel, grouped, in_buffer
 from parametrizations._products.skyline import Skyline
 from tests.layers import (
     INPUTS,
@@ -129,6 +130,7 @@ def test_sorted_entries_have_the_envelope_that_they_have_in_any_sequence(mask: T
     st.sampled_from([1, 10, 1000]),
 )
 @example(torch.tensor([[True], [False], [False], [True]]), "skyline", None, 1)
+@example(F.pad(torch.ones(8, 8).tril().bool()[:, [0, 2, 4, 6, 7, 5, 3, 1]], (0, 2)), "skyline", None, 1)
 def test_every_form_is_the_matrix(mask: Tensor, product: Product, width: int | None, largest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "CALL", 1)
@@ -157,6 +159,16 @@ def test_a_buffer_of_several_strips_has_a_largest_size() -> None:
     strips = [Window(row, 2, 0, columns) for row, columns in [(0, 0), (2, 3), (4, 2), (6, 9), (8, 1), (10, 0)]]
     assert grouped(strips, 10) == [strips[:3], strips[3:4], strips[4:]]
     assert grouped(strips, 1000) == [strips]
+
+
+@pytest.mark.parametrize(
+    ("places", "copied"), [([0, 1, 2, 3], False), ([2, 0, 3, 1], True), ([0, 1, 2], True), ([], True)]
+)
+def test_values_that_fill_their_strip_in_order_are_not_copied(places: list[int], copied: bool) -> None:
+    panel = Panel.of(in_buffer([Window(0, 2, 0, 2)]), 1, torch.tensor(places, dtype=torch.long), rarely=False)
+    (part,) = panel.filled(torch.arange(10, 10 + 6))
+    assert part.flatten()[places].tolist() == list(range(11, 11 + len(places)))
+    assert (panel.spread is not None) == copied
 
 
 def shuffled(mask: Tensor, seed: int) -> Tensor:
@@ -223,6 +235,8 @@ def test_the_area_in_groups_is_that_of_rows_as_wide_as_their_neighbours() -> Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "EQUAL", 5)  # groups of 13 rows, the last of 12
         assert found.area_in_groups == 5 * 13 * 8
+        mask[52:, :7] = False
+        assert envelope_of(mask).area_in_groups == 13 * (4 * 8 + 1)
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1])
