@@ -93,7 +93,7 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
     sparse = product != "skyline" and _refused(positions.device, "CSR") is None
     ways = [_csr(shape, positions)] if sparse else []
     if product != "CSR":
-        known = [way.cost for way in ways if product == "auto" and way.cost < CHEAPER * shape.numel()]
+        known = [way.cost for way in ways if way.cost < CHEAPER * shape.numel()]
         ways = _skyline(shape, positions, *known) + ways
     if product != "auto":
         best = min(ways, key=lambda way: way.cost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from parametrizations import MaskedSparse, masks, path
 from parametrizations._products import arrange, envelope, skyline
 from parametrizations._products.arrange import arranged
 from parametrizations._products.blocks import Blocks
-from parametrizations._products.choice import Product
+from parametrizations._products.choice import FORCED, OTHER_DEVICE, Path, Product
 from parametrizations._products.csr import Pattern
 from parametrizations._products.entries import Entries
 from parametrizations._products.envelope import BATCH, Envelope, Window, area_of, batch_for, cost_of, windows
@@ -141,6 +142,9 @@ def test_every_form_is_the_matrix(mask: Tensor, product: Product, width: int | N
         form = arranged(mask.shape, positions, product).entries
         if form is not None:
             require_the_matrix(form, mask, positions)
+        if isinstance(form, Skyline) and form.of_rows is form.of_columns is None:
+            areas = [[strip.window.rows * strip.window.columns for strip in panel.strips] for panel in form.panels]
+            assert all(sum(areas_of_one) <= max(largest, areas_of_one[0]) for areas_of_one in areas)
 
 
 def require_the_matrix(form: Entries, mask: Tensor, positions: Tensor) -> None:
@@ -239,6 +243,68 @@ def test_the_area_in_groups_is_that_of_rows_as_wide_as_their_neighbours() -> Non
         assert envelope_of(mask).area_in_groups == 13 * (4 * 8 + 1)
 
 
+def band_with_holes(size: int, width: int) -> Tensor:
+    mask = torch.ones(size, size, dtype=torch.bool).triu(-width).tril(width)
+    mask[::4, ::3] = False
+    return mask
+
+
+KEPT: dict[str, Callable[[], Tensor]] = {
+    "few": lambda: masks.random(0.01)(torch.empty(1024, 1024)),
+    "blocks": lambda: masks.block_diagonal(8)(torch.empty(1024, 1024)),
+    "all": lambda: torch.ones(1024, 1024, dtype=torch.bool),
+    "narrow": lambda: band_with_holes(4096, 200),
+    "wide": lambda: band_with_holes(512, 40),
+}
+
+
+@pytest.mark.parametrize(
+    ("mask", "product", "why"),
+    [
+        ("few", "auto", "the cost follows the kept entries"),
+        ("blocks", "auto", "8 dense blocks at once"),
+        ("all", "auto", "so many entries are kept, .*"),
+        ("narrow", "auto", r"\d\d dense strips over \d\d% of the weight"),
+        ("wide", "auto", r"\d dense strips over \d\d% of the weight, from a batch of \d\d on"),
+        ("few", "skyline", r"\d* dense strips? over \d*% of the weight"),
+        ("blocks", "skyline", "8 dense blocks at once"),
+        ("few", "CSR", "the cost follows the kept entries"),
+        ("blocks", "CSR", "the cost follows the kept entries"),
+        ("few", "structured", "the cost follows the kept entries"),
+        ("blocks", "structured", "8 dense blocks at once"),
+    ],
+)
+def test_the_way_is_the_cheapest_of_those_that_were_asked_for(mask: str, product: Product, why: str) -> None:
+    kept = KEPT[mask]()
+    found = arranged(kept.shape, kept.flatten().nonzero().flatten(), product)
+    assert re.fullmatch(why, found.path.why)
+    assert (found.least > 0) == ("from a batch" in why)
+    assert (found.whole is not None) == (found.least > 0 or mask == "all")
+    if isinstance(found.entries, Skyline):  # what is written by at each step is not converted then
+        (dtype,) = {panel.spread.places.dtype for panel in found.entries.panels if panel.spread is not None}
+        assert dtype is (torch.int32 if found.least else torch.long)
+
+
+@pytest.mark.parametrize(
+    ("product", "path"), [("auto", OTHER_DEVICE), ("CSR", OTHER_DEVICE), ("dense", FORCED)], ids=str
+)
+def test_on_another_device_no_cheaper_way_is_looked_for(product: Product, path: Path) -> None:
+    found = arranged(torch.Size((4, 4)), torch.arange(4, device="meta"), product)  # to look at it would fail
+    assert (found.path, found.entries, found.least) == (path, None, 0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_values_that_are_brought_to_other_columns_cost(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope, "CALL", 16)
+    mask = torch.ones(256, 256).tril().bool()[torch.randperm(256)]
+    mask = mask.mT if turned else mask
+    (way,) = arrange._skyline(mask.shape, positions := mask.flatten().nonzero().flatten())
+    form = way.build(positions, False)
+    assert isinstance(form, Skyline)
+    strips = cost_of([strip.window for strip in form.strips])
+    assert way.cost == strips + (int(arrange.SORTING * positions.numel()) if turned else 0)
+
+
 @pytest.mark.parametrize("density", [0.01, 0.1])
 def test_of_a_mask_without_structure_only_some_rows_are_looked_at(
     density: float, monkeypatch: pytest.MonkeyPatch
@@ -251,6 +317,7 @@ def test_of_a_mask_without_structure_only_some_rows_are_looked_at(
 
     original = Envelope.of
     monkeypatch.setattr(Envelope, "of", of)
+    monkeypatch.delattr(arrange, "windows")  # nor are strips sought
     mask = torch.rand(2048, 1024, generator=torch.Generator().manual_seed(0)) < density
     assert arranged(mask.shape, mask.flatten().nonzero().flatten(), "auto").path.name == "CSR"
     assert 0 < max(looked_at) < mask.sum() / 7  # one row of eight
@@ -312,6 +379,7 @@ def test_a_form_gives_the_same_where_each_operation_is_recorded(
     mask: Any, product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(envelope, "CALL", 0)  # several strips, full, partly full and empty
+    monkeypatch.setattr(skyline, "LARGEST", 1)  # each in a buffer of its own
     layer = fused(lambda: MaskedSparse(mask, product=product))
     inputs = INPUTS.clone().requires_grad_()
 
@@ -388,5 +456,5 @@ def test_what_is_not_finite_reaches_the_outputs_of_its_own_strip_or_block(value:
     blocks: nn.Module = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="skyline"), 4, 4)
     assert blocks(inputs).isfinite().tolist() == [[True, True, False, False], [True] * 4]
     strip: nn.Module = fused(lambda: MaskedSparse(masks.lower_triangular(), product="skyline"), 4, 4)
-    assert path(strip).why.startswith("1 dense strip ")
+    assert path(strip).why == "1 dense strip over 100% of the weight"
     assert strip(inputs).isfinite().tolist() == [[False] * 4, [True] * 4]
