@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from parametrizations import MaskedSparse, masks
 from parametrizations._products import runs as windows
+from parametrizations._products import small
 from parametrizations._products.runs import Runs, runs
 from parametrizations._products.scattered import scattered
 from parametrizations._products.spread import Spread
@@ -178,6 +179,19 @@ def test_a_matrix_from_windows_is_that_from_places(spread: Spread, monkeypatch: 
     with Recorded():  # type: ignore[no-untyped-call]
         assert torch.equal(scattered(x, spread, shape), expected)
     assert len(gathered) == 2  # functional_call is nothing but a call
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_small_matrix_starts_from_zeros_that_are_kept(deterministic: bool) -> None:
+    """PyTorch refuses the one operation that this is for where it is asked for deterministic algorithms."""
+    small.zeros.cache_clear()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        matrix = scattered(torch.ones(2), Spread(6, torch.tensor([1, 4])), torch.Size((2, 3)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert matrix.tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert small.zeros.cache_info().currsize == (0 if deterministic else 1)
 
 
 class Matrix(nn.Module):
