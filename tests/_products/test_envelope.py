@@ -255,6 +255,7 @@ KEPT: dict[str, Callable[[], Tensor]] = {
     "all": lambda: torch.ones(1024, 1024, dtype=torch.bool),
     "narrow": lambda: band_with_holes(4096, 200),
     "wide": lambda: band_with_holes(512, 40),
+    "shuffled": lambda: shuffled(masks.block_diagonal(8)(torch.empty(256, 2048)), 0),
 }
 
 
@@ -266,6 +267,11 @@ KEPT: dict[str, Callable[[], Tensor]] = {
         ("all", "auto", "so many entries are kept, .*"),
         ("narrow", "auto", r"\d\d dense strips over \d\d% of the weight"),
         ("wide", "auto", r"\d dense strips over \d\d% of the weight, from a batch of \d\d on"),
+        (
+            "shuffled",
+            "auto",
+            r"\d dense strips over \d\d% of the weight, its rows and columns sorted, from a batch of \d\d on",
+        ),
         ("few", "skyline", r"\d* dense strips? over \d*% of the weight"),
         ("blocks", "skyline", "8 dense blocks at once"),
         ("few", "CSR", "the cost follows the kept entries"),
