@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import compress
 from typing import NamedTuple
 
@@ -120,10 +121,10 @@ def _for_both(way: _Way, positions: Tensor, numel: int) -> tuple[Entries, Spread
     """
     whole = Spread.of(positions, numel)
     form = way.build(whole.places, True)
-    if whole.runs is not None or not (isinstance(form, Skyline) and form.has_runs):
-        return form, whole
-    whole = Spread(numel, positions.to(index_dtype(numel)))
-    return way.build(whole.places, True), whole
+    if whole.runs is None and isinstance(form, Skyline) and form.has_runs:
+        whole = Spread(numel, positions.to(index_dtype(numel)))
+        form = replace(form, kept=whole.places)
+    return form, whole
 
 
 def _refused(device: torch.device, product: Product) -> Path | None:
