@@ -249,12 +249,20 @@ def band_with_holes(size: int, width: int) -> Tensor:
     return mask
 
 
+def without_a_corner() -> Tensor:
+    """So many entries that a CSR product is no faster than a dense one, and strips are a little."""
+    mask = masks.random(0.144)(torch.empty(1024, 1024))
+    mask[:512, 960:] = False
+    return mask
+
+
 KEPT: dict[str, Callable[[], Tensor]] = {
     "few": lambda: masks.random(0.01)(torch.empty(1024, 1024)),
     "blocks": lambda: masks.block_diagonal(8)(torch.empty(1024, 1024)),
     "all": lambda: torch.ones(1024, 1024, dtype=torch.bool),
     "narrow": lambda: band_with_holes(4096, 200),
     "wide": lambda: band_with_holes(512, 40),
+    "without a corner": without_a_corner,
     "shuffled": lambda: shuffled(masks.block_diagonal(8)(torch.empty(256, 2048)), 0),
 }
 
@@ -272,6 +280,7 @@ KEPT: dict[str, Callable[[], Tensor]] = {
             "auto",
             r"\d dense strips over \d\d% of the weight, its rows and columns sorted, from a batch of \d\d on",
         ),
+        ("without a corner", "auto", r"2 dense strips over 97% of the weight, from a batch of \d\d on"),
         ("few", "skyline", r"\d* dense strips? over \d*% of the weight"),
         ("blocks", "skyline", "8 dense blocks at once"),
         ("few", "CSR", "the cost follows the kept entries"),

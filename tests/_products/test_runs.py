@@ -194,6 +194,14 @@ def test_a_small_matrix_starts_from_zeros_that_are_kept(deterministic: bool) -> 
     assert small.zeros.cache_info().currsize == (0 if deterministic else 1)
 
 
+def test_a_buffer_from_windows_follows_transforms(spread: Spread) -> None:
+    x, along = torch.randn(2, 8)
+    expected = Spread(12, spread.places.long()).buffer
+    for one, other in zip(torch.func.jvp(spread.buffer, (x,), (along,)), (expected(x), expected(along)), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.func.vmap(spread.buffer)(x[None]), expected(x)[None])
+
+
 class Matrix(nn.Module):
     def __init__(self, spread: Spread, shape: torch.Size) -> None:
         super().__init__()
