@@ -24,6 +24,7 @@ from parametrizations._products.choice import (
 from parametrizations._products.csr import Pattern, index_dtype
 from parametrizations._products.entries import Entries
 from parametrizations._products.envelope import (
+    BATCH,
     CALL,
     Envelope,
     Order,
@@ -49,6 +50,9 @@ LARGEST_BATCH = 512
 """Strips are taken by themselves if they are faster from a batch on that is no larger than this."""
 FROM_ONE = 6
 """Strips that are faster from such a batch on are about as fast for one row: reading the weight is what takes time."""
+FRESH = 2**23
+"""A weight of more numbers, 32 MB of float32, and its gradient, are memory that the system gives anew for each dense
+product, page by page: strips that are faster for `BATCH` rows are faster for one."""
 SORTING = 0.85
 """To bring a value to its place costs as much as so many entries of a dense product with a batch of 128."""
 SAMPLED = 256
@@ -107,7 +111,7 @@ def _cheapest(numel: int, ways: list[_Way], positions: Tensor) -> Arranged:
     if not worth:
         return Arranged(SCATTERED, None, Spread.of(positions, numel))
     best = min(worth, key=lambda way: way.cost)
-    if best.least <= FROM_ONE:
+    if best.least <= (FROM_ONE if numel <= FRESH else BATCH):
         return Arranged(best.path, best.build(positions.to(index_dtype(numel)), False), None)
     least = math.ceil(best.least)
     path = Path(best.path.name, f"{best.path.why}, from a batch of {least} on")

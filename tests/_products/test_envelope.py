@@ -230,6 +230,19 @@ def test_rows_out_of_order_are_sorted_and_what_lies_side_by_side_in_them_stays_s
     assert found.least < turned.least / 3  # where the columns are sorted, each value has to be brought to its place
 
 
+@pytest.mark.parametrize(("fresh", "batch", "used"), [(2**23, 128, True), (0, 128, False), (0, 8, True)])
+def test_of_a_weight_whose_memory_is_given_anew_strips_are_taken_for_every_batch(
+    fresh: int, batch: int, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envelope, "CALL", 16)
+    monkeypatch.setattr(arrange, "FRESH", fresh)
+    monkeypatch.setattr(arrange, "BATCH", batch)
+    mask = shuffled_stairs(torch.empty(256, 256))
+    found = arranged(mask.shape, mask.flatten().nonzero().flatten(), "auto")
+    assert isinstance(found.entries, Skyline)
+    assert (found.least > 0, found.whole is not None) == (used, used)
+
+
 def test_the_area_in_groups_is_that_of_rows_as_wide_as_their_neighbours() -> None:
     mask = torch.zeros(64, 8, dtype=torch.bool)
     mask[::2, 0], mask[1::2, 7], mask[10:12] = True, True, False
