@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,15 +90,18 @@ Work = Callable[[], object]
 def take_turns(
     steps: Mapping[str, Work], seconds: float, least: int = 7, device: torch.device = CPU
 ) -> dict[str, Timing]:
-    """Run every step in turn until the time is up, each a few times at least."""
+    """Run every step in turn until the time is up, each a few times at least.
+
+    Each round has another order: what comes after a step that fills the cache, or gives back memory, takes longer.
+    """
     clock = clock_of(device)
     for step in steps.values():
         step()
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds
+    end, orders = time.perf_counter() + seconds, random.Random(0)
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
-        for name, step in steps.items():
+        for name, step in orders.sample([*steps.items()], len(steps)):
             times[name].append(clock(step))
     return {name: _timing(taken) for name, taken in times.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from benchmarks.cases import LOOPS, SMALL, Case, cases
 from benchmarks.contestants import OURS, PLAIN, STRUCTURED, contestants
 from benchmarks.further import NEEDED
 from benchmarks.goals import GOALS, Goal
-from benchmarks.measure import FORWARDS, STEPS, Timing, work_of
+from benchmarks.measure import FORWARDS, STEPS, Timing, take_turns, work_of
 from benchmarks.picture import picture
 from benchmarks.profiles import PROFILED, Profile
 from benchmarks.report import report
@@ -135,3 +136,13 @@ def test_the_picture_names_its_batches_and_sizes_and_draws_who_takes_part_at_eve
     assert panel.get_title() == "ZeroDiagonal, batch 32 or 128"
     assert [label.get_text() for label in panel.get_xticklabels()] == ["256", "4096"]
     assert panel.get_legend_handles_labels()[1] == ["by hand", OURS]
+
+
+def test_no_contestant_always_comes_after_the_same_one() -> None:
+    seen: list[str] = []
+    taken = take_turns({name: partial(seen.append, name) for name in "abc"}, 0, least=7)
+    rounds = ["".join(seen[start : start + 3]) for start in range(6, len(seen), 3)]
+    assert len(rounds) == 7
+    assert len(set(rounds)) > 1
+    assert {frozenset(turn) for turn in rounds} == {frozenset("abc")}
+    assert all(len(timing.times) == 7 for timing in taken.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -153,16 +154,19 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any,
 
 
 def _timed(layer: nn.Module, seen: _Seen) -> dict[str, float]:
-    """Milliseconds for each way that the layer can multiply in: medians, the ways in turn."""
+    """Milliseconds for each way that the layer can multiply in: medians, the ways in turn.
+
+    Each round has another order, since what ran before has left its memory in the cache.
+    """
     ways = {name: _step(twin, seen) for name, twin in _twins(layer).items()}
     if len(ways) < 2:
         return {}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for step in ways.values():
         step()  # the first time allocates
-    end = time.perf_counter() + SECONDS
+    end, orders = time.perf_counter() + SECONDS, random.Random(0)
     while time.perf_counter() < end or len(taken[next(iter(ways))]) < ROUNDS:
-        for name, step in ways.items():
+        for name, step in orders.sample([*ways.items()], len(ways)):
             taken[name].append(_seconds(step, seen.input.device))
     return {name: 1000 * statistics.median(times) for name, times in taken.items()}
 

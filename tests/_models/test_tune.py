@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
@@ -47,6 +48,23 @@ def slowest_first(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
     given: Iterator[float] = cycle(seconds)
     monkeypatch.setattr(module, "SECONDS", 0)
     monkeypatch.setattr(module, "_seconds", lambda step, device: step() or next(given))  # noqa: ARG005
+    monkeypatch.setattr(random.Random, "sample", lambda self, ways, count: ways[:count])  # noqa: ARG005
+
+
+def test_no_way_always_comes_after_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[object] = []
+
+    def seconds(step: object, _: torch.device) -> float:
+        taken.append(step)
+        return 1.0
+
+    monkeypatch.setattr(module, "SECONDS", 0)
+    monkeypatch.setattr(module, "_seconds", seconds)
+    tune(register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.3))}), BATCH)
+    rounds = [tuple(map(id, taken[start : start + 3])) for start in range(0, len(taken), 3)]
+    assert len(rounds) == module.ROUNDS
+    assert len(set(rounds)) > 1
+    assert {frozenset(turn) for turn in rounds} == {frozenset(rounds[0])}
 
 
 def test_every_way_of_every_layer_is_timed_and_the_fastest_is_taken() -> None:
@@ -78,9 +96,9 @@ def test_nothing_else_changes() -> None:
     model[6].eval()
     before = copy.deepcopy(model)
     gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
-    parameters, random = list(model.parameters()), torch.random.get_rng_state()
+    parameters, state_of_random = list(model.parameters()), torch.random.get_rng_state()
     tune(model, BATCH)
-    assert torch.equal(torch.random.get_rng_state(), random)
+    assert torch.equal(torch.random.get_rng_state(), state_of_random)
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
     assert all(torch.equal(one, other.grad) for one, other in zip(gradients, parameters, strict=True))
     for one, other in zip(model.modules(), before.modules(), strict=True):
