@@ -31,6 +31,7 @@ from parametrizations._products.envelope import (
     area_of,
     batch_for,
     cost_of,
+    is_natural,
     orders,
     windows,
 )
@@ -194,8 +195,9 @@ def _reordered(shape: torch.Size, order: Order, rows: Tensor, columns: Tensor) -
 def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _Way:
     strips, numel = windows(envelope), envelope.shape.numel()
     why = f"{_count(len(strips), 'strip')} over {area_of(strips) / numel:.0%} of the weight"
-    why += "" if order is None else ", its rows and columns sorted"
-    sorting = 0 if order is None or order.keeps_columns else int(SORTING * positions.numel())
+    moved = [] if order is None else [name for name, one in order._asdict().items() if not is_natural(one)]
+    why += f", its {' and '.join(moved)} sorted" if moved else ""
+    sorting = int(SORTING * positions.numel()) if "columns" in moved else 0  # else what lies side by side stays so
     return _Way(
         cost_of(strips) + sorting,
         batch_for(strips, numel, sorting),

@@ -41,11 +41,6 @@ class Order(NamedTuple):
     rows: Tensor
     columns: Tensor
 
-    @property
-    def keeps_columns(self) -> bool:
-        """Whether the columns stay where they are, so that what lies side by side in a row does so in this order."""
-        return is_natural(self.columns)
-
 
 class Envelope(NamedTuple):
     """For each row its first column with an entry, the column behind its last, and its number of entries.

@@ -224,6 +224,7 @@ def test_rows_out_of_order_are_sorted_and_what_lies_side_by_side_in_them_stays_s
     assert isinstance(form, Skyline)
     assert form.of_rows is not None
     assert form.of_columns is None
+    assert ", its rows sorted" in found.path.why
     assert sum(strip.window.rows * strip.window.columns for strip in form.strips) <= 0.6 * mask.numel()
     assert [panel.spread is not None and panel.spread.runs is not None for panel in form.panels] == [True]
     turned = arranged(mask.mT.shape, mask.mT.flatten().nonzero().flatten(), "auto")
