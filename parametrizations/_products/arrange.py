@@ -195,7 +195,7 @@ def _reordered(shape: torch.Size, order: Order, rows: Tensor, columns: Tensor) -
 def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _Way:
     strips, numel = windows(envelope), envelope.shape.numel()
     why = f"{_count(len(strips), 'strip')} over {area_of(strips) / numel:.0%} of the weight"
-    moved = [] if order is None else [name for name, one in order._asdict().items() if not is_natural(one)]
+    moved = _moved(order)
     why += f", its {' and '.join(moved)} sorted" if moved else ""
     sorting = int(SORTING * positions.numel()) if "columns" in moved else 0  # else what lies side by side stays so
     return _Way(
@@ -204,6 +204,10 @@ def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _W
         Path("skyline", why),
         lambda positions, rarely: Skyline.of(envelope.shape, positions, strips, order, rarely=rarely),
     )
+
+
+def _moved(order: Order | None) -> list[str]:
+    return [name for name in Order._fields if order is not None and not is_natural(getattr(order, name))]
 
 
 def _count(number: int, what: str) -> str:
