@@ -66,7 +66,7 @@ class Runs:
 
     def gather(self, source: Tensor, output: Tensor) -> Tensor:
         """The output, ``(outputs,)``, written from the source, ``(numbers,)``."""
-        source = source.resolve_conj().contiguous()  # or a window would be a copy of all of it
+        source = source.resolve_conj().resolve_neg().contiguous()  # or a window would be a copy of all of it
         padded = F.pad(source, (self.zeros, 0)) if self.zeros else source
         windows = padded.as_strided((padded.numel() - WIDTH + 1, WIDTH), (1, 1))
         whole = self.starts.numel() * WIDTH

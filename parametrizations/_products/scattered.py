@@ -25,8 +25,6 @@ def scattered(x: Tensor, spread: Spread, shape: torch.Size) -> Tensor:
         return zeros(shape, x.dtype).put(spread.places, x)  # one operation
     if not may_look_at_values(x):
         return x.new_zeros(shape.numel()).scatter(0, spread.places.long(), x).view(shape)
-    if spread.runs is None:
-        return x.new_zeros(shape.numel()).index_copy_(0, spread.places.long(), x).view(shape)  # zeros are not copied
     weight: Tensor = _Scattered.apply(x, spread, shape)  # type: ignore[no-untyped-call]
     return weight
 

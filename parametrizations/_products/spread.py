@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from parametrizations._products.csr import index_dtype
+from parametrizations._products.one_by_one import read, write
 from parametrizations._products.runs import Runs, runs
 from parametrizations._torch.transforms import may_look_at_values
 
@@ -48,21 +49,25 @@ class Spread:
         if not _may_be_copied(values):
             return values.new_zeros(self.size).index_copy(0, self.places.long(), values)
         if self.runs is None:
-            return values.new_zeros(self.size).index_copy_(0, self.places.long(), values)  # zeros are not copied
+            return write(values.new_zeros(self.size), self.places.long(), values)
         return self.runs[0].gather(values, values.new_empty(self.size))
 
     def values(self, buffer: Tensor) -> Tensor:
         """The values, ``(entries,)``, from a buffer, ``(size,)``."""
-        if self.runs is None or torch.is_grad_enabled() or not _may_be_copied(buffer):
+        if torch.is_grad_enabled() or not _may_be_copied(buffer):
             return buffer.index_select(0, self.places)
-        return self.runs[1].gather(buffer, buffer.new_empty(self.places.shape))
+        values = buffer.new_empty(self.places.shape)
+        self.write_values(buffer, values)
+        return values
 
     def write_values(self, buffer: Tensor, output: Tensor) -> None:
-        """The same into an output, ``(entries,)``."""
-        if self.runs is not None and _may_be_copied(buffer):
-            self.runs[1].gather(buffer, output)
-        else:
+        """The same into an output, ``(entries,)``, without a record of it."""
+        if not _may_be_copied(buffer):
             torch.index_select(buffer, 0, self.places, out=output)
+        elif self.runs is None:
+            read(buffer, self.places, output)
+        else:
+            self.runs[1].gather(buffer, output)
 
 
 def _may_be_copied(numbers: Tensor) -> bool:
