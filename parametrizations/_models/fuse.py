@@ -33,6 +33,7 @@ def fuse(model: Model) -> Model:
     `path` is ``"element-wise"`` or ``"CSR"``: what is not stored is not multiplied. Where it is ``"skyline"`` it also
     reaches the other outputs of each strip or block that its column lies in, and where it is ``"dense"`` or
     ``"strips"`` every output of its row, since ``0 * inf`` is NaN: under `ZeroDiagonal` the one of its own index, too.
+    In batches below the one that `path` names, ``"skyline"`` is dense as well.
     Likewise for gradients, from an output to the inputs. Other rows stay as they are.
 
     Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
