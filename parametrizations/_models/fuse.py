@@ -23,9 +23,9 @@ def fuse(model: Model) -> Model:
     """Make every `nn.Linear` in the model whose weight has one parametrization multiply through it.
 
     The output and every gradient stay what they are; the weight is not built where its structure makes
-    something cheaper. A layer takes part that was registered with PyTorch's own function, and whose
-    parametrization is a `Parametrization`: its ``linear`` multiplies. With any other one the layer multiplies
-    densely. A subclass of `nn.Linear` that overrides ``forward`` keeps its own. A further
+    something cheaper. A layer takes part that was registered with PyTorch's own function, or by `register` with
+    ``fuse=False``, and whose parametrization is a `Parametrization`: its ``linear`` multiplies. With any other one the
+    layer multiplies densely. A subclass of `nn.Linear` that overrides ``forward`` keeps its own. A further
     parametrization on the weight that acts on the stored entries alone, by ``on_entries``, changes these; with any
     other one the layer multiplies densely again. PyTorch's `remove_parametrizations` gives back the plain layer.
 
