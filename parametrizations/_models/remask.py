@@ -47,8 +47,8 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None = None
     `parametrizations.masks` that look at more than a shape work on the kept entries alone, but for `masks.n_of_m`.
 
     Call ``backward`` on earlier losses before: their graph refers to the entries as they were. On several machines
-    every rank has to call it, with generators seeded alike; give the model that is wrapped by
-    ``DistributedDataParallel``, and the masks are compared before anything changes.
+    every rank has to call it, with generators seeded alike; give it the ``DistributedDataParallel`` object, not the
+    model inside, and the masks are compared before anything changes.
 
     Args:
         model: Changed in place.
