@@ -1249,8 +1249,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries to choose "
-            "from. Got 4, as the others have no values. Lower the density, or let entries grow by another rule,"
-            " such as random or rigl."
+            "from. Got 4, as the others have no values. Lower the density, or give a rule that also keeps others,"
+            " such as random."
         ),
     ),
     "remask: another's optimizer": (
@@ -1408,7 +1408,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4, as the others have no "
-            "values. Lower the density, or let entries grow by another rule, such as random or rigl."
+            "values. Lower the density, or give a rule that also keeps others, such as random."
         ),
     ),
     "masks.global_magnitude: meta": (

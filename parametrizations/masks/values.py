@@ -75,7 +75,7 @@ def _prune(density: float, kept: Kept) -> Swapped:
     if count > kept.count:
         raise ValueError(
             f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.count}, as "
-            "the others have no values. Lower the density, or let entries grow by another rule, such as random or rigl."
+            "the others have no values. Lower the density, or give a rule that also keeps others, such as random."
         )
     none = kept.places[:0]
     return Swapped(largest(f"magnitude({density})", kept, count), none, none)

@@ -138,7 +138,7 @@ def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
     if entries > sum(there):
         raise ValueError(
             f"{name} needs at least {entries} kept entries to choose from. Got {sum(there)}, as the others have no "
-            "values. Lower the density, or let entries grow by another rule, such as random or rigl."
+            "values. Lower the density, or give a rule that also keeps others, such as random."
         )
     sizes = torch.cat([kept.values.abs().to(weights[0].values.device) for kept in weights])
     owners = torch.arange(len(there), device=sizes.device).repeat_interleave(torch.tensor(there, device=sizes.device))
