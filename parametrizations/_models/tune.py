@@ -130,7 +130,7 @@ def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
 def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: Any) -> dict[str, _Seen]:
     """What each layer gets when the model is called, on copies of its buffers, with torch's generators put back."""
     seen: dict[str, _Seen] = {}
-    hooks = [layer.register_forward_pre_hook(_watch(name, seen)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(_watch(name, seen), with_kwargs=True) for name, layer in layers.items()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     try:
@@ -142,10 +142,11 @@ def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: 
     return seen
 
 
-def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def watch(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if name not in seen and arguments:
-            input = arguments[0].detach().requires_grad_(arguments[0].requires_grad)
+def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def watch(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given: Tensor | None = arguments[0] if arguments else named.get("input")
+        if name not in seen and given is not None:  # without one the layer says so
+            input = given.detach().requires_grad_(given.requires_grad)
             seen[name] = _Seen(input, in_loop=answered_from_cache() is not None)
         if name in seen:
             seen[name].calls += 1

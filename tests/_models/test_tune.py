@@ -145,6 +145,12 @@ def test_a_layer_that_the_model_does_not_call_is_named_and_stays() -> None:
     assert (spare.name, spare.milliseconds, spare.chosen) == ("spare.weight", {}, "dense")
 
 
+def test_a_layer_that_is_called_by_name_is_timed() -> None:
+    layer = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
+    (row,) = tune(layer, input=BATCH).rows
+    assert row.milliseconds.keys() == {"dense", "strips"}
+
+
 def test_layers_that_are_not_fused_are_no_rows() -> None:
     layer: Any = register_parametrization(nn.Linear(8, 8), "weight", ZeroDiagonal())
     assert tune(nn.Sequential(layer, nn.Linear(8, 8)), BATCH).rows == ()
