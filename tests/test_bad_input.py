@@ -926,7 +926,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "plain_state_dict needs a checkpoint of this model, with its constraints. Got 1 constrained "
             "entries that it does not have, such as '0.parametrizations.weight.original'. Register the same "
-            "rules first, and strip what a wrapper puts before the names."
+            "rules first; where a wrapper puts something before the names, pass the model inside it, or strip that."
         ),
     ),
     "plain_state_dict: values without their mask": (

@@ -181,8 +181,8 @@ def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:
     if strange:
         raise ValueError(
             f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} constrained "
-            f"entries that it does not have, such as {min(strange)!r}. Register the same rules first, and strip what a "
-            "wrapper puts before the names."
+            f"entries that it does not have, such as {min(strange)!r}. Register the same rules first; where a wrapper "
+            "puts something before the names, pass the model inside it, or strip that."
         )
 
 
