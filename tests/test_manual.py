@@ -39,6 +39,10 @@ ONE_PROCESS = """
         def forward(self, input):
             return self.layers(input)
 
+    def train(model, optimizer):
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     model, rules = Model(), {"layers.0.weight": Diagonal(), "layers.1.weight": MaskedSparse(masks.random(0.5))}
 """
@@ -62,9 +66,15 @@ def test_what_is_no_doctest_is_python_all_the_same(page: Path) -> None:
         compile(code, str(page), "exec")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_line_of_code_without_prompts_looks_like_one(page: Path) -> None:
+    # What copies an example takes the lines with prompts alone, if there are any.
+    lines = [line for kind in ("python", "sh", "diff") for code in blocks(page, kind) for line in code.splitlines()]
+    assert [line for line in lines if line.startswith((">>>", "...", "$ "))] == []
+
+
 def test_the_code_for_many_machines_runs(tmp_path: Path) -> None:
     [code] = blocks(ROOT / "docs/guides/many_machines.md", "python")
-    code = code.replace("\n...  # train", "\nmodel(torch.ones(2, 4)).sum().backward()\noptimizer.step()")
     (tmp_path / "code.py").write_text(dedent(ONE_PROCESS) + code + dedent(AFTERWARDS))
     ran = subprocess.run(
         [sys.executable, "code.py"],
