@@ -1,30 +1,31 @@
 """Numbers that are brought to their places, and back, one by one: where these are no runs.
 
-On a CPU, PyTorch's kernels that do this differ: `scatter_` takes a third of the time of `index_copy_` for a number, but
-goes through a vector in one thread; `index_select` has one thread too, and `gather` shares the rows of a matrix.
+On a CPU, PyTorch's kernels that do this differ. To scatter or gather in a row of a matrix takes a third of the time of
+`index_copy_` and `put` for a number, but has one thread for a row; to select by index takes as little, with one thread.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["read", "write"]
+__all__ = ["MANY", "read", "written"]
 
 # Measured 2026-11-22, torch 2.13.0, one and two threads of a shared x86-64 machine.
-ALONE = 2
-"""Up to so many threads, one that scatters is as fast as all that copy by index."""
 ROWS = 64
 """What is shared among threads, in so many parts."""
-LEAST = 2**17
+MANY = 2**18
 """Fewer numbers take less time than to share them."""
 
 
-def write(buffer: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """The buffer, ``(size,)``, with values, ``(numbers,)``, written at places that differ, of int64."""
-    if _has_both(buffer) and torch.get_num_threads() <= ALONE:
-        return buffer.scatter_(0, places, values)
-    return buffer.index_copy_(0, places, values)
+def written(values: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of a shape with values, ``(numbers,)``, at row-major places that differ, of int64."""
+    size = math.prod(shape)
+    if _has_both(values) and torch.get_num_threads() == 1:
+        return values.new_zeros(1, size).scatter_(1, places[None], values[None]).view(shape)
+    return values.new_zeros(size).index_copy_(0, places, values).view(shape)
 
 
 def read(buffer: Tensor, places: Tensor, output: Tensor) -> None:
@@ -37,7 +38,7 @@ def read(buffer: Tensor, places: Tensor, output: Tensor) -> None:
 
 
 def _is_shared(buffer: Tensor, places: Tensor) -> bool:
-    worth = places.numel() >= LEAST and torch.get_num_threads() > 1
+    worth = places.numel() >= MANY and torch.get_num_threads() > 1
     return worth and places.dtype == torch.int64 and _has_both(buffer)  # to convert them would take what is saved
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from parametrizations._products.csr import index_dtype
-from parametrizations._products.one_by_one import read, write
+from parametrizations._products.one_by_one import read, written
 from parametrizations._products.runs import Runs, runs
 from parametrizations._torch.transforms import may_look_at_values
 
@@ -49,7 +49,7 @@ class Spread:
         if not _may_be_copied(values):
             return values.new_zeros(self.size).index_copy(0, self.places.long(), values)
         if self.runs is None:
-            return write(values.new_zeros(self.size), self.places.long(), values)
+            return written(values, self.places.long(), (self.size,))
         return self.runs[0].gather(values, values.new_empty(self.size))
 
     def values(self, buffer: Tensor) -> Tensor:
