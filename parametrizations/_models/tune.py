@@ -204,7 +204,8 @@ def _step(layer: nn.Module, seen: _Seen) -> Callable[[], None]:
         with block:
             outputs = [layer.forward(seen.input) for _ in range(calls)]
             if outputs[0].requires_grad:
-                torch.autograd.grad(outputs, leaves, [torch.ones_like(output) for output in outputs])
+                ones = [torch.ones_like(output) for output in outputs]
+                torch.autograd.grad(outputs, leaves, ones, allow_unused=True)  # a layer may have further parameters
 
     return step
 

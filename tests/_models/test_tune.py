@@ -191,9 +191,22 @@ def test_a_loop_is_timed_as_a_loop(steps: int, timed: int, monkeypatch: pytest.M
     assert products.calls == steps + timed * loops
 
 
+class Scaled(nn.Linear):
+    """With a parameter that its product does not use."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def test_a_parameter_that_the_product_does_not_use_is_no_hindrance() -> None:
+    (row,) = tune(register(Scaled(), {"weight": ZeroDiagonal()}), BATCH).rows
+    assert set(row.milliseconds) == {"dense", "strips"}
+
+
 def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     backward: list[int] = []
-    monkeypatch.setattr(torch.autograd, "grad", lambda *_: backward.append(1))
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
     model = one_of_each()
     with torch.no_grad():
         tune(model, BATCH)
