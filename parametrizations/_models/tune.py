@@ -174,7 +174,8 @@ def _timed(layer: nn.Module, seen: _Seen) -> dict[str, float]:
 
 def _twins(layer: nn.Module) -> dict[str, nn.Module]:
     """A copy of the layer for each way that it can multiply in; what is stored is not copied."""
-    ways: tuple[Product, ...] = ("dense", *_first(layer).ways)
+    first = steps(chain_of(layer, "weight"))[0]
+    ways: tuple[Product, ...] = ("dense", *first.ways) if isinstance(first, Parametrization) else ()
     twins = {way: _twin(layer, way) for way in ways}
     return {way: twin for way, twin in twins.items() if path(twin).name == way}
 

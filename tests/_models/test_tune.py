@@ -204,6 +204,21 @@ def test_a_parameter_that_the_product_does_not_use_is_no_hindrance() -> None:
     assert set(row.milliseconds) == {"dense", "strips"}
 
 
+class Twice(nn.Module):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def test_a_layer_with_a_foreign_parametrization_has_one_way() -> None:
+    layer = register(nn.Linear(8, 8), {"weight": Twice()})
+    (row,) = tune(layer, BATCH).rows
+    assert (row.milliseconds, row.chosen) == ({}, "dense")
+
+
 def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     backward: list[int] = []
     monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
