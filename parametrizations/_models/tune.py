@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from parametrizations._models.fuse import path
 from parametrizations._models.layer import has_fused_forward
 from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
-from parametrizations._products.choice import Product
+from parametrizations._products.choice import AUTOCAST, Product
 from parametrizations._torch.chains import chain_of, steps
 from parametrizations._torch.private import answered_from_cache
 from parametrizations.parametrization import Parametrization
@@ -68,11 +68,32 @@ class Tuning:
 
 @dataclass
 class _Seen:
-    """A layer's first input, whether that came in a loop inside `parametrize.cached`, and the number of calls."""
+    """A layer's first input, what that call was inside of, and the number of calls.
+
+    Args:
+        input: The first one.
+        in_loop: Whether that came inside of `parametrize.cached`.
+        with_graph: Whether gradients were wanted.
+        autocast: What switches autocast on or off as it was.
+        calls: How many.
+    """
 
     input: Tensor
     in_loop: bool
+    with_graph: bool
+    autocast: AbstractContextManager[object]
     calls: int = 0
+
+    @classmethod
+    def now(cls, input: Tensor) -> Self:
+        own = input.detach().requires_grad_(input.requires_grad)
+        return cls(own, answered_from_cache() is not None, torch.is_grad_enabled(), _autocast(input.device.type))
+
+
+def _autocast(kind: str) -> AbstractContextManager[object]:
+    if kind not in AUTOCAST:
+        return nullcontext()
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
 
 def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
@@ -81,8 +102,8 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     Which way is fastest depends on the machine, the device, the batch and the dtype. What is built in holds on every
     machine and is careful; this measures, as ``torch.backends.cudnn.benchmark`` does for convolutions. The model is
     called once, as you would call it; then each of its layers runs on the input that it got, forward and backward,
-    or forward alone under ``torch.no_grad()``; and under autocast, where you call it there. A layer that is called in
-    a loop inside `torch.nn.utils.parametrize.cached` is timed in such a loop.
+    or forward alone under ``torch.no_grad()``; and under autocast, where you call it there, or the model its layer.
+    A layer that is called in a loop inside `torch.nn.utils.parametrize.cached` is timed in such a loop.
 
     Nothing else about the model changes: not its values, gradients, buffers or modes, nor torch's generators. What is
     taken is kept by the model and its copies, as ``product`` of their parametrizations, and by no checkpoint.
@@ -146,8 +167,7 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any,
     def watch(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         given: Tensor | None = arguments[0] if arguments else named.get("input")
         if name not in seen and given is not None:  # without one the layer says so
-            input = given.detach().requires_grad_(given.requires_grad)
-            seen[name] = _Seen(input, in_loop=answered_from_cache() is not None)
+            seen[name] = _Seen.now(given)
         if name in seen:
             seen[name].calls += 1
 
@@ -155,20 +175,24 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any,
 
 
 def _timed(layer: nn.Module, seen: _Seen) -> dict[str, float]:
-    """Milliseconds for each way that the layer can multiply in: medians, the ways in turn.
+    """Milliseconds for each way that the layer can multiply in, where it was called."""
+    with torch.set_grad_enabled(seen.with_graph), seen.autocast:
+        ways = {name: _step(twin, seen) for name, twin in _twins(layer).items()}
+        return _medians(ways, seen.input.device) if len(ways) > 1 else {}
+
+
+def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
+    """Milliseconds for each step, the steps in turn.
 
     Each round has another order, since what ran before has left its memory in the cache.
     """
-    ways = {name: _step(twin, seen) for name, twin in _twins(layer).items()}
-    if len(ways) < 2:
-        return {}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for step in ways.values():
         step()  # the first time allocates
     end, orders = time.perf_counter() + SECONDS, random.Random(0)
     while time.perf_counter() < end or len(taken[next(iter(ways))]) < ROUNDS:
         for name, step in orders.sample([*ways.items()], len(ways)):
-            taken[name].append(_seconds(step, seen.input.device))
+            taken[name].append(_seconds(step, device))
     return {name: 1000 * statistics.median(times) for name, times in taken.items()}
 
 

@@ -14,6 +14,7 @@ from parametrizations._torch.private import is_autocast_anywhere
 from parametrizations._torch.transforms import is_traced_for_a_file
 
 __all__ = [
+    "AUTOCAST",
     "CSR",
     "ELEMENT_WISE",
     "EMPTY",

@@ -219,6 +219,47 @@ def test_a_layer_with_a_foreign_parametrization_has_one_way() -> None:
     assert (row.milliseconds, row.chosen) == ({}, "dense")
 
 
+def calling(call: Callable[[Any, Tensor], Tensor], step: nn.Module | None = None) -> Any:
+    """A model whose forward calls its one constrained layer in a way of its own."""
+    model: Any = nn.ModuleDict({"step": nn.Linear(8, 8)})
+    model.forward = lambda x: call(model["step"], x)
+    return register(model, {"step.weight": ZeroDiagonal() if step is None else step})
+
+
+def under_autocast(layer: nn.Module, input: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        halved: Tensor = layer(nn.functional.linear(input, torch.eye(8)))
+    return halved
+
+
+def test_a_layer_is_timed_under_the_autocast_that_the_model_itself_switches_on() -> None:
+    (row,) = tune(calling(under_autocast, MaskedSparse(masks.lower_triangular())), BATCH).rows
+    assert set(row.milliseconds) == {"dense", "skyline"}  # CSR has no half precision
+
+
+def without_gradients(layer: nn.Module, input: Tensor) -> Tensor:
+    with torch.no_grad():
+        output: Tensor = layer(input)
+    return output
+
+
+def in_inference_mode(layer: nn.Module, input: Tensor) -> Tensor:
+    with torch.inference_mode():
+        output: Tensor = layer(2 * input)
+    return output
+
+
+@pytest.mark.parametrize("call", [without_gradients, in_inference_mode])
+def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
+    call: Callable[[nn.Module, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward: list[int] = []
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
+    (row,) = tune(calling(call), BATCH).rows
+    assert set(row.milliseconds) == {"dense", "strips"}
+    assert not backward
+
+
 def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     backward: list[int] = []
     monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
