@@ -23,7 +23,7 @@ from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
 from parametrizations._products.choice import AUTOCAST, Product
 from parametrizations._torch.chains import chain_of, steps
-from parametrizations._torch.private import answered_from_cache
+from parametrizations._torch.private import answered_from_cache, are_transforms_active
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Tuned", "Tuning", "tune"]
@@ -39,7 +39,7 @@ CALLS = 16
 class Tuned(NamedTuple):
     """One fused layer: its weight's name, the median time of each way in milliseconds, and the way that is taken now.
 
-    Without times where the model did not call the layer, or it has one way alone.
+    Without times where the model did not call the layer, or in a transform of `torch.func` alone; or it has one way.
     """
 
     name: str
@@ -165,6 +165,8 @@ def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: 
 
 def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def watch(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if are_transforms_active():  # whose tensors mean nothing outside of them
+            return
         given: Tensor | None = arguments[0] if arguments else named.get("input")
         if name not in seen and given is not None:  # without one the layer says so
             seen[name] = _Seen.now(given)

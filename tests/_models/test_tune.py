@@ -260,6 +260,11 @@ def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
     assert not backward
 
 
+def test_a_layer_that_is_called_in_a_transform_alone_is_named_and_stays() -> None:
+    (row,) = tune(calling(lambda layer, x: torch.func.vmap(layer)(x)), BATCH).rows
+    assert (row.milliseconds, row.chosen) == ({}, "dense")
+
+
 def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     backward: list[int] = []
     monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
