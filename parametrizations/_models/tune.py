@@ -23,7 +23,7 @@ from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
 from parametrizations._products.choice import AUTOCAST, Product
 from parametrizations._torch.chains import chain_of, steps
-from parametrizations._torch.private import answered_from_cache, are_transforms_active
+from parametrizations._torch.private import answered_from_cache, are_transforms_active, hooks_of
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Tuned", "Tuning", "tune"]
@@ -199,7 +199,7 @@ def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> di
 
 
 def _twins(layer: nn.Module) -> dict[str, nn.Module]:
-    """A copy of the layer for each way that it can multiply in; what is stored is not copied."""
+    """A copy of the layer for each way that it can multiply in; what is stored, or held by hooks, is not copied."""
     first = steps(chain_of(layer, "weight"))[0]
     ways: tuple[Product, ...] = ("dense", *first.ways) if isinstance(first, Parametrization) else ()
     twins = {way: _twin(layer, way) for way in ways}
@@ -210,6 +210,7 @@ def _twin(layer: nn.Module, way: Product) -> nn.Module:
     memo: dict[int, Any] = {
         id(tensor): nn.Parameter(tensor.detach(), tensor.requires_grad) for tensor in layer.parameters()
     }
+    memo |= {id(hooks): {} for part in layer.modules() for hooks in hooks_of(part)}
     twin = copy.deepcopy(layer, memo)
     _first(twin).product = way
     return twin

@@ -25,6 +25,7 @@ __all__ = [
     "dispatch_modes",
     "forget_size",
     "give_versions",
+    "hooks_of",
     "is_autocast_anywhere",
     "is_legacy_batched",
     "is_placeholder",
@@ -68,6 +69,11 @@ def buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def load_hooks(module: nn.Module) -> dict[Any, Any]:
     """The hooks that run before a module loads, to be the last of them, or to drop one without its handle."""
     return module._load_state_dict_pre_hooks
+
+
+def hooks_of(module: nn.Module) -> list[dict[Any, Any]]:
+    """What a module has of each kind of hook, to copy it without them: a hook may hold all of a model, or a file."""
+    return [held for name, held in vars(module).items() if name.endswith("_hooks") and isinstance(held, dict)]
 
 
 def recurrent_names(module: nn.RNNBase) -> list[str]:

@@ -265,6 +265,20 @@ def test_a_layer_that_is_called_in_a_transform_alone_is_named_and_stays() -> Non
     assert (row.milliseconds, row.chosen) == ({}, "dense")
 
 
+def test_what_hooks_hold_is_not_copied() -> None:
+    class Holder:
+        def __deepcopy__(self, memo: object) -> Holder:
+            raise AssertionError("a copy of what may be a whole model")
+
+        def see(self, *_: object) -> None: ...
+
+    layer: Any = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
+    layer.register_forward_hook(Holder().see)
+    layer.parametrizations.weight.register_forward_pre_hook(Holder().see)
+    (row,) = tune(layer, BATCH).rows
+    assert set(row.milliseconds) == {"dense", "strips"}
+
+
 def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     backward: list[int] = []
     monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
