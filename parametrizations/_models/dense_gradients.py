@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.chains import chain_of, originals
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active
+from parametrizations._torch.uncompiled import uncompiled
 
 __all__ = ["DenseGradient", "dense_gradients"]
 
@@ -129,7 +129,7 @@ def dense_gradients(
     places = constrained_by("dense_gradients", model, patterns)
     wrapper = wrapper_in(model)
     with ExitStack() as stack:
-        stack.enter_context(_uncompiled())
+        stack.enter_context(uncompiled())
         watched = [_Watched(place, stack) for place in places]
         for one in watched:
             one.gradient.group = None if wrapper is None else wrapper.process_group
@@ -196,13 +196,3 @@ class _Watched:
             if wrapper is not None:
                 self.gradient.group = wrapper.process_group
             self._enter(tensor.register_hook(add))  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Let compiled code run as it was written, since it does not look for hooks."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the compiler takes seconds to import
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -24,6 +24,7 @@ from parametrizations._models.tables import as_html, as_text
 from parametrizations._products.choice import AUTOCAST, Product
 from parametrizations._torch.chains import chain_of, steps
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, hooks_of
+from parametrizations._torch.uncompiled import uncompiled
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Tuned", "Tuning", "tune"]
@@ -103,7 +104,8 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     machine and is careful; this measures, as ``torch.backends.cudnn.benchmark`` does for convolutions. The model is
     called once, as you would call it; then each of its layers runs on the input that it got, forward and backward,
     or forward alone under ``torch.no_grad()``; and under autocast, where you call it there, or the model its layer.
-    A layer that is called in a loop inside `torch.nn.utils.parametrize.cached` is timed in such a loop.
+    A layer that is called in a loop inside `torch.nn.utils.parametrize.cached` is timed in such a loop. What is
+    compiled is timed as it was written.
 
     Nothing else about the model changes: not its values, gradients, buffers or modes, nor torch's generators. What is
     taken is kept by the model and its copies, as ``product`` of their parametrizations, and by no checkpoint.
@@ -155,7 +157,7 @@ def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: 
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with torch.random.fork_rng(devices=list(devices)), uncompiled():
             functional_call(model, buffers, inputs, named)
     finally:
         for hook in hooks:

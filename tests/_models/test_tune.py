@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, path, register, tune
 from parametrizations._models import tune as module
+from tests.layers import of_the_compiler
 
 BATCH = torch.linspace(-1, 1, 5 * 8).view(5, 8)
 
@@ -276,6 +277,15 @@ def test_what_hooks_hold_is_not_copied() -> None:
     layer.register_forward_hook(Holder().see)
     layer.parametrizations.weight.register_forward_pre_hook(Holder().see)
     (row,) = tune(layer, BATCH).rows
+    assert set(row.milliseconds) == {"dense", "strips"}
+
+
+@of_the_compiler
+def test_a_model_that_is_compiled_already_is_looked_into() -> None:
+    model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": ZeroDiagonal()})
+    compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(BATCH)
+    (row,) = tune(compiled, BATCH).rows
     assert set(row.milliseconds) == {"dense", "strips"}
 
 
