@@ -20,9 +20,9 @@ Built = TypeVar("Built")
 def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Built], *kind: object) -> Built:
     """What ``build`` makes of stored tensors: inside ``cached()`` of before, for as long as they are the same.
 
-    Anew where one was changed, or gradients are switched on or off, since what is built may carry a graph. PyTorch's
-    own cache goes on answering with what was built first. What is recorded is built each time: a compiler sees what
-    is the same, and nothing that it has recorded may be met outside.
+    Anew where one was changed, frozen or not any more, or gradients are switched on or off, since what is built may
+    carry a graph. PyTorch's own cache goes on answering with what was built first. What is recorded is built each time:
+    a compiler sees what is the same, and nothing that it has recorded may be met outside.
 
     Args:
         owner: For whom: one thing is kept for each.

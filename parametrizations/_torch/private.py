@@ -113,12 +113,13 @@ def is_placeholder(entry: object) -> bool:
     return (kind.__module__, kind.__name__) == ("torch.distributed.checkpoint.state_dict", "_EXTRA_STATE")
 
 
-def contents(tensor: Tensor) -> tuple[int, int]:
-    """Tells a tensor from what it is after a change: of its numbers, or of the memory that they are in.
+def contents(tensor: Tensor) -> tuple[int, int, bool]:
+    """Tells a tensor from what it is after a change: of its numbers, of their memory, or of whether it is trained.
 
     How often numbers were changed in place is not counted in inference mode.
     """
-    return 0 if tensor.is_inference() else tensor._version, 0 if are_transforms_active() else tensor.data_ptr()
+    version = 0 if tensor.is_inference() else tensor._version
+    return version, 0 if are_transforms_active() else tensor.data_ptr(), tensor.requires_grad
 
 
 def is_traced() -> bool:

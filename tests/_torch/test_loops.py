@@ -210,6 +210,18 @@ def test_gradients_are_there_after_a_pass_without_them(steps: Steps) -> None:
 
 
 @every
+def test_what_is_frozen_for_a_while_is_trained_afterwards(steps: Steps) -> None:
+    layer = fused(steps)
+    with parametrize.cached():
+        for trained in (True, False, True):
+            layer.requires_grad_(trained)
+            assert layer(inputs()).requires_grad == trained
+            assert layer.weight.requires_grad == trained
+        got = torch.autograd.grad(layer(inputs()).square().sum(), layer.get_parameter(STORED))
+    torch.testing.assert_close(got, torch.autograd.grad(layer(inputs()).square().sum(), layer.get_parameter(STORED)))
+
+
+@every
 def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
     layer = fused(steps)
     other = {STORED: layer.get_parameter(STORED).detach() * 2}
