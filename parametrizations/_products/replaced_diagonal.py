@@ -20,7 +20,13 @@ from parametrizations._products.accumulate import add_product
 from parametrizations._products.operands import rows_of
 from parametrizations._products.transposed import transposed
 from parametrizations._torch.private import as_own
-from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, may_look_at_values
+from parametrizations._torch.transforms import (
+    eager_form,
+    function_for,
+    has_tangent,
+    is_batched_by_autograd,
+    may_look_at_values,
+)
 
 __all__ = ["BLOCK", "COPIED", "DiagonalMap", "replaced_diagonal_linear", "times"]
 
@@ -57,7 +63,7 @@ def replaced_diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, diag
 def _whole(x: Tensor, true: Tensor) -> Tensor | None:
     """The weight, where it is the stored matrix itself or small enough to copy."""
     if may_look_at_values(x) and torch.equal(true, x.diagonal()):
-        return x.detach()
+        return x  # not detached, which would take a dual number's tangent away
     if x.numel() > COPIED:
         return None
     weight = x.clone()
@@ -132,7 +138,7 @@ def _backward(grad: Tensor, x: Tensor, true: Tensor, slope: Tensor | None, weigh
     if is_batched_by_autograd(grad):
         dense, transposed = _dense(x, rest[0])[0], rest[1]
         return grad @ (dense if transposed else dense.mT)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or has_tangent(grad, x)):
         return _Product.forward(grad, x, None, true, slope, weight, *rest)
     return function_for(*FUNCTIONS)(grad, x, None, true, slope, weight, *rest)
 

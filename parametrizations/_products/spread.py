@@ -7,12 +7,11 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from parametrizations._products.csr import index_dtype
 from parametrizations._products.one_by_one import read, written
 from parametrizations._products.runs import Runs, runs
-from parametrizations._torch.transforms import may_look_at_values
+from parametrizations._torch.transforms import has_tangent, may_look_at_values
 
 __all__ = ["Spread"]
 
@@ -72,4 +71,4 @@ class Spread:
 
 def _may_be_copied(numbers: Tensor) -> bool:
     """Whether nothing but the numbers is asked for: no record of what is done, and no tangent."""
-    return may_look_at_values(numbers) and forward_ad.unpack_dual(numbers).tangent is None  # type: ignore[no-untyped-call]
+    return may_look_at_values(numbers) and not has_tangent(numbers)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from parametrizations._torch.private import are_transforms_active, dispatch_modes, is_legacy_batched, is_traced
 
 __all__ = [
     "eager_form",
     "function_for",
+    "has_tangent",
     "is_batched_by_autograd",
     "is_recorded",
     "is_traced_for_a_file",
@@ -38,6 +39,11 @@ def may_look_at_values(x: Tensor) -> bool:
     if type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or torch.compiler.is_compiling():
         return False
     return not (dispatch_modes() or is_traced() or are_transforms_active() or is_legacy_batched(x))
+
+
+def has_tangent(*tensors: Tensor) -> bool:
+    """Whether one of them is a dual number, whose operations need a forward derivative, whether recorded or not."""
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)  # type: ignore[no-untyped-call]
 
 
 def is_recorded() -> bool:
