@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parametrizations._products.replaced_diagonal import DiagonalMap, times
 from parametrizations._torch.private import are_transforms_active, is_traced
-from parametrizations._torch.transforms import is_recorded
+from parametrizations._torch.transforms import has_tangent, is_recorded
 
 __all__ = ["replaced_entries"]
 
@@ -35,19 +35,20 @@ class _Replaced(torch.autograd.Function):
         true, slope = change(x.index_select(0, index))
         ctx.change = change
         ctx.save_for_backward(x, index, slope)
-        ctx.save_for_forward(index, slope)
+        ctx.save_for_forward(x, index)
         return x.index_copy(0, index, true)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, index, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted, and is the slope's
+        if torch.is_grad_enabled() or has_tangent(x):  # a second derivative is wanted, and is the slope's
             slope = ctx.change(x.index_select(0, index))[1]
         return _scaled(grad, index, slope), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return _scaled(tangent, *ctx.saved_tensors)
+        x, index = ctx.saved_tensors
+        return _scaled(tangent, index, ctx.change(x.index_select(0, index))[1])  # which may have a gradient of its own
 
 
 def _scaled(gradient: Tensor, index: Tensor, slope: Tensor | None) -> Tensor:

@@ -24,6 +24,8 @@ CHAINS: dict[str, Chain] = {
     **PRODUCTS,
     "MaskedSparse-dense": lambda: MaskedSparse(masks.random(0.5), product="dense"),
     "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
+    "dense, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="dense"), NegExpDiagonal()],
+    "strips, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="skyline"), NegExpDiagonal()],
 }
 every = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 
