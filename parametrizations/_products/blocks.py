@@ -67,7 +67,8 @@ class Blocks:
     def product(self, input: Tensor, values: Tensor, operands: tuple[Tensor, ...], transposed: bool) -> Tensor:  # noqa: ARG002
         blocks = values.view(self.blocks, *self.size)
         output = torch.bmm(self._split(input), blocks if transposed else blocks.mT)
-        return output.transpose(0, 1).reshape(input.shape[0], self.shape[int(transposed)])
+        together = output.transpose(0, 1).reshape(input.shape[0], self.shape[int(transposed)])
+        return together.contiguous()  # for blocks of one row it is a view, whose layout no tangent has
 
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
         return torch.bmm(self._split(left).mT, self._split(right)).view(self.count)

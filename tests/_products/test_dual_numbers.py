@@ -22,6 +22,7 @@ Chain = Callable[[], nn.Module | Sequence[nn.Module]]
 
 CHAINS: dict[str, Chain] = {
     **PRODUCTS,
+    "one by one": lambda: MaskedSparse(masks.banded(0, 0), product="skyline"),
     "MaskedSparse-dense": lambda: MaskedSparse(masks.random(0.5), product="dense"),
     "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
     "dense, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="dense"), NegExpDiagonal()],
