@@ -14,7 +14,7 @@ from torch import Tensor
 from parametrizations._products.choice import product_dtype
 from parametrizations._products.operands import rows_of
 from parametrizations._products.transposed import transposed as copied_transposed
-from parametrizations._torch.loops import once
+from parametrizations._torch.loops import once, went_backward
 from parametrizations._torch.private import are_transforms_active, as_own
 from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd
 
@@ -115,6 +115,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, values, *operands = map(torch.conj, ctx.saved_tensors)  # of a real tensor, itself
         for_input, for_values, *_ = ctx.needs_input_grad
+        went_backward(ctx.entries)
         grad = ctx.entries.laid_out(grad)
         left, right = (input, grad) if ctx.transposed else (grad, input)
         back = (grad, values, ctx.entries, not ctx.transposed, tuple(operands))

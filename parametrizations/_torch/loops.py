@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from parametrizations._torch.private import answered_from_cache, contents, is_traced
+from parametrizations._torch.private import answered_from_cache, are_transforms_active, contents, is_traced
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["forget", "once"]
+__all__ = ["forget", "once", "went_backward"]
 
 Built = TypeVar("Built")
 
@@ -21,8 +22,10 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
     """What ``build`` makes of stored tensors: inside ``cached()`` of before, for as long as they are the same.
 
     Anew where one was changed, frozen or not any more, or gradients are switched on or off, since what is built may
-    carry a graph. PyTorch's own cache goes on answering with what was built first. What is recorded is built each time:
-    a compiler sees what is the same, and nothing that it has recorded may be met outside.
+    carry a graph; and after a backward pass through it, whose graph is gone, and which a step of an optimizer may
+    follow: PyTorch does not count those of fused ones as changes. PyTorch's own cache goes on answering with what was
+    built first. What is recorded is built each time: a compiler sees what is the same, and nothing that it has recorded
+    may be met outside.
 
     Args:
         owner: For whom: one thing is kept for each.
@@ -43,6 +46,13 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
     return built
 
 
+def went_backward(owner: object) -> None:
+    """Have what is kept for an owner built anew, after a backward pass by what it has no graph for."""
+    cache: Any = answered_from_cache()
+    if cache and not is_recorded():
+        cache.pop(owner, None)
+
+
 def forget() -> None:
     """Have everything built anew inside of ``cached()``: all, since one tensor may be built into what is kept."""
     cache = answered_from_cache()
@@ -57,12 +67,28 @@ class _Known:
         self.x, self.kind, self.built, self.with_graph = x, kind, built, torch.is_grad_enabled()
         self.contents = contents(x) if isinstance(x, Tensor) else tuple(map(contents, x))
         self.memory = [one.detach() for one in ((x,) if isinstance(x, Tensor) else x)]
+        self.is_spent = False
+        if not are_transforms_active():
+            for part in built if isinstance(built, tuple) else (built,):
+                if isinstance(part, Tensor) and part.grad_fn is not None:
+                    part.register_hook(_spend(weakref.ref(self)))  # type: ignore[no-untyped-call]
 
     def is_of(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...]) -> bool:
         """In few steps, since the time of a small layer is that of such questions."""
-        if kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
+        if self.is_spent or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
             return False
         if isinstance(x, Tensor):
             return x is self.x and contents(x) == self.contents
         same = len(x) == len(self.x) and all(map(operator.is_, x, self.x))
         return same and tuple(map(contents, x)) == self.contents
+
+
+def _spend(known: weakref.ref[_Known]) -> Callable[[Tensor], None]:
+    """A hook that knows of what is kept, and does not keep it."""
+
+    def spend(_: Tensor) -> None:
+        one = known()
+        if one is not None:
+            one.is_spent = True
+
+    return spend

@@ -210,6 +210,39 @@ def test_gradients_are_there_after_a_pass_without_them(steps: Steps) -> None:
 
 
 @every
+def test_training_in_one_block_is_training_without_it(steps: Steps) -> None:
+    within, without = (fused(steps) for _ in range(2))
+    without.load_state_dict(within.state_dict())
+
+    def train(layer: Any) -> None:
+        optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)  # PyTorch does not count its steps
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(layer(inputs())).square().sum().backward()
+            optimizer.step()
+
+    with parametrize.cached():
+        train(within)
+    train(without)
+    for one, other in zip(within.parameters(), without.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@every
+def test_what_is_kept_goes_with_the_block_and_the_graph(steps: Steps) -> None:
+    layer = fused(steps)
+    gc.disable()
+    try:
+        with parametrize.cached():
+            loss, weight = layer(inputs()).sum(), weakref.ref(layer.weight)
+        loss.backward()
+        del loss
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+@every
 def test_what_is_frozen_for_a_while_is_trained_afterwards(steps: Steps) -> None:
     layer = fused(steps)
     with parametrize.cached():
