@@ -33,7 +33,7 @@ class Blocks:
     def of(cls, envelope: Envelope, device: torch.device) -> Blocks | None:
         """The form of a matrix with this envelope; None if it is not one of equal full blocks."""
         rows, columns = envelope.shape
-        width = int(envelope.counts[0]) if rows else 0
+        width = int(envelope.counts[0])
         if not width or columns % width or rows % (columns // width):
             return None
         blocks = columns // width

@@ -67,7 +67,8 @@ class Skyline:
 
         ``rarely`` says that the dense product is used for small batches.
         """
-        rows, columns = positions.cpu().long() // max(shape[1], 1), positions.cpu().long() % max(shape[1], 1)
+        places = positions.cpu().long()
+        rows, columns = places // shape[1], places % shape[1]
         if order is not None:
             rows, columns = order.rows.argsort()[rows], order.columns.argsort()[columns]
         groups = grouped(windows, LARGEST) if order is None else [windows]  # a strip's values lie together, or not
