@@ -20,7 +20,6 @@ __all__ = [
     "identity",
     "owners",
     "parameter_places",
-    "plain_modules",
 ]
 
 

@@ -14,7 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CALL", "Envelope", "Order", "Window", "area_of", "batch_for", "cost_of", "is_natural", "orders", "windows"]
+__all__ = [
+    "BATCH",
+    "CALL",
+    "Envelope",
+    "Order",
+    "Window",
+    "area_of",
+    "batch_for",
+    "cost_of",
+    "is_natural",
+    "orders",
+    "windows",
+]
 
 # Measured 2026-11-22, torch 2.13.0 (CPU build, MKL), two threads of a shared AMD machine, 512 to 2048 features.
 BATCH = 128
