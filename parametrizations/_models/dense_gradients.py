@@ -28,8 +28,8 @@ __all__ = ["DenseGradient", "dense_gradients"]
 class DenseGradient:
     """The gradient by a whole weight, ``(out, in)``, computed when its rows are asked for: ``gradient[first:last]``.
 
-    Kept are the inputs of the layer and the gradients of its outputs, or what PyTorch has computed, until this object
-    is gone.
+    Kept are the inputs of the layer and the gradients of its outputs, or the sum of what PyTorch has computed, until
+    this object is gone.
 
     Args:
         name: The weight's, in the plain model.
@@ -42,7 +42,7 @@ class DenseGradient:
         self.name = name
         self.group: dist.ProcessGroup | None = None
         self._like = like.detach().new_empty(0)
-        self._whole: list[Tensor] = []
+        self._whole: Tensor | None = None
         self._factors: list[tuple[Tensor, Tensor]] = []
 
     def __getitem__(self, rows: slice) -> Tensor:
@@ -54,7 +54,7 @@ class DenseGradient:
         """
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"A dense gradient needs rows, as in gradient[0:64]. Got {rows!r}. Take [:] for all.")
-        if not (self._whole or self._factors):
+        if self._whole is None and not self._factors:
             raise RuntimeError(
                 f"dense_gradients needs a forward pass with {self.name!r} and its backward pass inside of the block. "
                 "Got none. Move both there; leave out a weight that takes no part in the loss."
@@ -63,8 +63,10 @@ class DenseGradient:
         return self._average(self._sum(first, max(first, last)))
 
     def add_whole(self, gradient: Tensor) -> None:
-        """Add what autograd has computed for a weight that was built."""
-        self._whole.append(gradient.detach())
+        """Add what autograd has computed for a weight that was built; a copy, since it may be what ``grad`` holds."""
+        if self._whole is None:
+            self._whole = self._like.new_zeros(self.shape)
+        self._whole += gradient.detach()
 
     def add_factors(self, input: Tensor, gradient: Tensor) -> None:
         """Add one use of a weight that was not built: its input ``(*, in)``, and its output's gradient ``(*, out)``."""
@@ -72,8 +74,8 @@ class DenseGradient:
 
     def _sum(self, first: int, last: int) -> Tensor:
         total = self._like.new_zeros(last - first, self.shape[1])
-        for gradient in self._whole:
-            total += gradient[first:last]
+        if self._whole is not None:
+            total += self._whole[first:last]
         for input, gradient in self._factors:
             total.addmm_(gradient[:, first:last].mT.to(total), input.to(total).conj())
         return total

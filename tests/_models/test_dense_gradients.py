@@ -193,6 +193,27 @@ def test_other_modules_and_users_hooks() -> None:
     assert gradients["weight"][:].tolist() == [[2.0] * 4] * 4
 
 
+class Same(nn.Module):
+    """Hands the gradient of the weight on as it is."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+def test_what_is_added_up_is_no_part_of_the_gradient_that_is_trained_with() -> None:
+    layer: Any = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": Same()})
+    with dense_gradients(layer) as gradients:
+        for _ in range(2):
+            layer(batch()).square().sum().backward()
+        expected = layer.parametrizations.weight.original.grad.clone()
+        layer.zero_grad(set_to_none=False)
+    torch.testing.assert_close(gradients["weight"][:], expected)
+
+
 def test_complex_weights() -> None:
     layer: Any = nn.Linear(4, 4, dtype=torch.complex128)
     register(layer, {"weight": MaskedSparse(masks.random(0.5))})
