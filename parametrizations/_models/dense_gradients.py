@@ -19,7 +19,7 @@ from parametrizations._models.weights import dense_shape
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.chains import chain_of, originals
 from parametrizations._torch.loops import forget
-from parametrizations._torch.private import active_wrapper, are_transforms_active
+from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
 from parametrizations._torch.uncompiled import uncompiled
 
 __all__ = ["DenseGradient", "dense_gradients"]
@@ -43,14 +43,14 @@ class DenseGradient:
         self.group: dist.ProcessGroup | None = None
         self._like = like.detach().new_empty(0)
         self._whole: Tensor | None = None
-        self._factors: list[tuple[Tensor, Tensor]] = []
+        self._factors: list[tuple[Tensor, object, Tensor]] = []
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Some rows of the gradient, as a fresh tensor; averaged over the ranks, each of which has to ask for them.
 
         Raises:
             TypeError: If this is no slice of rows.
-            RuntimeError: If no backward pass has reached the weight.
+            RuntimeError: If no backward pass has reached the weight, or an input was changed in place since its use.
         """
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"A dense gradient needs rows, as in gradient[0:64]. Got {rows!r}. Take [:] for all.")
@@ -68,16 +68,27 @@ class DenseGradient:
             self._whole = self._like.new_zeros(self.shape)
         self._whole += gradient.detach()
 
-    def add_factors(self, input: Tensor, gradient: Tensor) -> None:
-        """Add one use of a weight that was not built: its input ``(*, in)``, and its output's gradient ``(*, out)``."""
-        self._factors.append((rows_of(input.detach()), rows_of(gradient.detach())))
+    def add_factors(self, input: Tensor, before: object, gradient: Tensor) -> None:
+        """Add one use of a weight that was not built.
+
+        Args:
+            input: ``(*, in)``.
+            before: Its `contents` when it was used.
+            gradient: The output's, ``(*, out)``.
+        """
+        self._factors.append((input, before, rows_of(gradient.detach())))
 
     def _sum(self, first: int, last: int) -> Tensor:
         total = self._like.new_zeros(last - first, self.shape[1])
         if self._whole is not None:
             total += self._whole[first:last]
-        for input, gradient in self._factors:
-            total.addmm_(gradient[:, first:last].mT.to(total), input.to(total).conj())
+        for input, before, gradient in self._factors:
+            if contents(input) != before:
+                raise RuntimeError(
+                    f"dense_gradients needs the inputs of {self.name!r} as they were. Got some that were changed in "
+                    "place since. Change them after the gradient is asked for, or give the layer a copy."
+                )
+            total.addmm_(gradient[:, first:last].mT.to(total), rows_of(input).to(total).conj())
         return total
 
     def _average(self, rows: Tensor) -> Tensor:
@@ -190,7 +201,8 @@ class _Watched:
                 f"dense_gradients needs dense inputs of {self.gradient.name!r}. Got one of layout {input.layout}. Pad "
                 "it, or leave the layer out."
             )
-        self._watch(output, partial(self.gradient.add_factors, input.detach()))
+        kept = input.detach()
+        self._watch(output, partial(self.gradient.add_factors, kept, contents(kept)))
 
     def _watch(self, tensor: Tensor, add: Callable[[Tensor], None]) -> None:
         if tensor.requires_grad and not are_transforms_active():  # whose gradients are not this pass's

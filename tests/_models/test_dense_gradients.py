@@ -214,6 +214,17 @@ def test_what_is_added_up_is_no_part_of_the_gradient_that_is_trained_with() -> N
     torch.testing.assert_close(gradients["weight"][:], expected)
 
 
+def test_inputs_that_have_changed_are_refused() -> None:
+    layer = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(0.5), product="CSR")})
+    inputs = batch()
+    with dense_gradients(layer) as gradients:
+        layer(inputs).square().sum().backward()
+    assert gradients["weight"][:].any()
+    inputs.zero_()
+    with pytest.raises(RuntimeError, match="needs the inputs of 'weight' as they were"):
+        gradients["weight"][:]
+
+
 def test_complex_weights() -> None:
     layer: Any = nn.Linear(4, 4, dtype=torch.complex128)
     register(layer, {"weight": MaskedSparse(masks.random(0.5))})
