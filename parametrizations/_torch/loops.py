@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -22,10 +21,10 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
     """What ``build`` makes of stored tensors: inside ``cached()`` of before, for as long as they are the same.
 
     Anew where one was changed, frozen or not any more, or gradients are switched on or off, since what is built may
-    carry a graph; and after a backward pass through it, whose graph is gone, and which a step of an optimizer may
-    follow: PyTorch does not count those of fused ones as changes. PyTorch's own cache goes on answering with what was
-    built first. What is recorded is built each time: a compiler sees what is the same, and nothing that it has recorded
-    may be met outside.
+    carry a graph; and after a backward pass through what was built for the owner, whose graph is gone, and which a step
+    of an optimizer may follow: PyTorch does not count those of fused ones as changes. PyTorch's own cache goes on
+    answering with what was built first. What is recorded is built each time: a compiler sees what is the same, and
+    nothing that it has recorded may be met outside.
 
     Args:
         owner: For whom: one thing is kept for each.
@@ -42,7 +41,7 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
         return cast(Built, known.built)
     built = build()
     if built is None or isinstance(built, Tensor | tuple):
-        cache[owner] = _Known(x, kind, built)
+        cache[owner] = _Known(x, kind, built, _Passes() if known is None else known.passes)
     return built
 
 
@@ -60,35 +59,40 @@ def forget() -> None:
         cache.clear()
 
 
+class _Passes:
+    """The number of backward passes through what was built for an owner, of which one thing at a time is kept.
+
+    A graph holds this, which holds nothing.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, _: Tensor) -> None:
+        """A hook on what was built."""
+        self.count += 1
+
+
 class _Known:
     """Holds the tensors and their memory, too, so that no others take their place."""
 
-    def __init__(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...], built: object) -> None:
+    def __init__(
+        self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...], built: object, passes: _Passes
+    ) -> None:
         self.x, self.kind, self.built, self.with_graph = x, kind, built, torch.is_grad_enabled()
         self.contents = contents(x) if isinstance(x, Tensor) else tuple(map(contents, x))
         self.memory = [one.detach() for one in ((x,) if isinstance(x, Tensor) else x)]
-        self.is_spent = False
+        self.passes, self.passed = passes, passes.count
         if not are_transforms_active():
             for part in built if isinstance(built, tuple) else (built,):
                 if isinstance(part, Tensor) and part.grad_fn is not None:
-                    part.register_hook(_spend(weakref.ref(self)))  # type: ignore[no-untyped-call]
+                    part.register_hook(passes.add)  # type: ignore[no-untyped-call]
 
     def is_of(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...]) -> bool:
         """In few steps, since the time of a small layer is that of such questions."""
-        if self.is_spent or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
+        if self.passed != self.passes.count or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
             return False
         if isinstance(x, Tensor):
             return x is self.x and contents(x) == self.contents
         same = len(x) == len(self.x) and all(map(operator.is_, x, self.x))
         return same and tuple(map(contents, x)) == self.contents
-
-
-def _spend(known: weakref.ref[_Known]) -> Callable[[Tensor], None]:
-    """A hook that knows of what is kept, and does not keep it."""
-
-    def spend(_: Tensor) -> None:
-        one = known()
-        if one is not None:
-            one.is_spent = True
-
-    return spend

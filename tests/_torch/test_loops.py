@@ -229,6 +229,20 @@ def test_training_in_one_block_is_training_without_it(steps: Steps) -> None:
 
 
 @every
+def test_what_was_built_without_gradients_goes_with_a_step_after_it(steps: Steps) -> None:
+    layer = fused(steps)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, fused=True)
+    with parametrize.cached():
+        loss = layer(inputs()).square().sum()
+        with torch.no_grad():
+            layer(inputs())
+            loss.backward()
+            optimizer.step()
+            after = layer(inputs())
+    torch.testing.assert_close(after, F.linear(inputs(), layer.weight, layer.bias))
+
+
+@every
 def test_what_is_kept_goes_with_the_block_and_the_graph(steps: Steps) -> None:
     layer = fused(steps)
     gc.disable()
