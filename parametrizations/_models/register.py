@@ -239,6 +239,11 @@ def _require_plain_class(place: Place) -> None:
             f"register needs a module that is no container for {place.name!r}. Got {type(place.module).__name__}, "
             "which would take the parametrization for one of its children. Move the parameter to a module of its own."
         )
+    if isinstance(place.module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"register needs a module that runs in Python for {place.name!r}. Got a scripted or traced one, whose "
+            "tensors are fixed. Register before, and script or trace a baked copy."
+        )
     if chains(place.module) and not can_share(place.module):
         raise ValueError(
             f"register needs a module with the class that register_parametrization gives for {place.name!r}. "

@@ -34,7 +34,8 @@ def chain_of(module: nn.Module, name: str) -> ParametrizationList:
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:
     """The parametrizations of each tensor of one module, by the tensor's name."""
-    holder = children(module).get("parametrizations")  # not by attribute: wrappers may pass on what they wrap
+    held = children(module)  # not by attribute: wrappers may pass on what they wrap
+    holder = held["parametrizations"] if "parametrizations" in held else None  # noqa: SIM401 (no dict where scripted)
     if not isinstance(holder, nn.ModuleDict):
         return {}
     return {name: chain for name, chain in children(holder).items() if isinstance(chain, ParametrizationList)}

@@ -26,6 +26,7 @@ from parametrizations import (
     bake,
     masks,
     path,
+    plain_state_dict,
     register,
     summary,
 )
@@ -877,6 +878,21 @@ def test_the_momentum_of_an_optimizer_of_others_is_forgotten_not_made() -> None:
     optimizer = Momentum(made.parameters())
     register(made, {"weight": Diagonal()}, optimizer=optimizer)
     assert list(optimizer.state) == [made.bias]
+
+
+def test_a_model_may_have_a_scripted_part_that_is_not_constrained() -> None:
+    made = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4))))
+    register(made, {"0.weight": Diagonal()})
+    assert [row.name for row in summary(made).rows] == ["0.weight"]
+    inputs = torch.ones(2, 4)
+    torch.testing.assert_close(bake(made)(inputs), made(inputs))
+    assert list(plain_state_dict(made)) == ["0.weight", "0.bias", "1.0.weight", "1.0.bias"]
+
+
+def test_what_is_scripted_cannot_be_constrained() -> None:
+    made = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4))))
+    with pytest.raises(ValueError, match=r"runs in Python for '1\.0\.weight'. Got a scripted or traced one"):
+        register(made, {"*.weight": Diagonal()})
 
 
 class FreezesThenRefuses(nn.Module):

@@ -30,6 +30,10 @@ def test_a_child_of_that_name_which_holds_something_else_is_no_chain() -> None:
     assert chains(module) == {}
 
 
+def test_what_is_scripted_has_no_chain() -> None:
+    assert chains(torch.jit.script(nn.Sequential(nn.Linear(2, 2)))) == {}
+
+
 def test_what_is_stored_is_not_copied() -> None:
     layer = register_parametrization(nn.Linear(2, 2), "weight", nn.Identity())
     chain = chain_of(layer, "weight")
