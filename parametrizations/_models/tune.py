@@ -201,7 +201,7 @@ def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> di
 
 
 def _twins(layer: nn.Module) -> dict[str, nn.Module]:
-    """A copy of the layer for each way that it can multiply in; what is stored, or held by hooks, is not copied."""
+    """A copy of the layer for each way that it can multiply in; of what it holds, only its parametrizations are."""
     first = steps(chain_of(layer, "weight"))[0]
     ways: tuple[Product, ...] = ("dense", *first.ways) if isinstance(first, Parametrization) else ()
     twins = {way: _twin(layer, way) for way in ways}
@@ -209,13 +209,18 @@ def _twins(layer: nn.Module) -> dict[str, nn.Module]:
 
 
 def _twin(layer: nn.Module, way: Product) -> nn.Module:
-    memo: dict[int, Any] = {
-        id(tensor): nn.Parameter(tensor.detach(), tensor.requires_grad) for tensor in layer.parameters()
-    }
+    memo: dict[int, Any] = {id(value): value for value in _attributes(layer)}
+    memo |= {id(tensor): nn.Parameter(tensor.detach(), tensor.requires_grad) for tensor in layer.parameters()}
     memo |= {id(hooks): {} for part in layer.modules() for hooks in hooks_of(part)}
     twin = copy.deepcopy(layer, memo)
     _first(twin).product = way
     return twin
+
+
+def _attributes(layer: nn.Module) -> list[object]:
+    """What others have put on the layer, which may hold all of a model, or what cannot be copied."""
+    own, parts = vars(nn.Module()), {id(part) for part in layer.modules()}
+    return [value for name, value in vars(layer).items() if name not in own and id(value) not in parts]
 
 
 def _first(layer: nn.Module) -> Parametrization:
@@ -225,14 +230,15 @@ def _first(layer: nn.Module) -> Parametrization:
 
 
 def _step(layer: nn.Module, seen: _Seen) -> Callable[[], None]:
-    """A forward pass past the layer's hooks, or a loop of some, and the backward pass where there is one."""
+    """A forward pass past what others have put on the layer, or a loop of some; the backward pass if there is one."""
+    forward: Any = type(layer).forward
     calls = min(seen.calls, CALLS) if seen.in_loop else 1
     leaves = [tensor for tensor in (seen.input, *layer.parameters()) if tensor.requires_grad]
 
     def step() -> None:
         block: AbstractContextManager[None] = parametrize.cached() if seen.in_loop else nullcontext()
         with block:
-            outputs = [layer.forward(seen.input) for _ in range(calls)]
+            outputs = [forward(layer, seen.input) for _ in range(calls)]
             if outputs[0].requires_grad:
                 ones = [torch.ones_like(output) for output in outputs]
                 torch.autograd.grad(outputs, leaves, ones, allow_unused=True)  # a layer may have further parameters

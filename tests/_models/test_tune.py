@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -278,6 +280,14 @@ def test_what_hooks_hold_is_not_copied() -> None:
     layer.parametrizations.weight.register_forward_pre_hook(Holder().see)
     (row,) = tune(layer, BATCH).rows
     assert set(row.milliseconds) == {"dense", "strips"}
+
+
+def test_what_others_have_put_on_a_layer_is_not_copied() -> None:
+    layer: Any = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
+    layer.lock, layer.forward = threading.Lock(), Mock(wraps=layer.forward)
+    (row,) = tune(layer, BATCH).rows
+    assert set(row.milliseconds) == {"dense", "strips"}
+    assert layer.forward.call_count == 1
 
 
 @of_the_compiler
