@@ -6,8 +6,8 @@ import copy
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -151,18 +151,31 @@ def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: Any) -> dict[str, _Seen]:
-    """What each layer gets when the model is called, on copies of its buffers, with torch's generators put back."""
+    """What each layer gets when the model is called, on copies of its buffers; the rest is put back."""
     seen: dict[str, _Seen] = {}
     hooks = [layer.register_forward_pre_hook(_watch(name, seen), with_kwargs=True) for name, layer in layers.items()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=list(devices)), uncompiled():
+        with torch.random.fork_rng(devices=list(devices)), uncompiled(), _own_gradients(model):
             functional_call(model, buffers, inputs, named)
     finally:
         for hook in hooks:
             hook.remove()
     return seen
+
+
+@contextmanager
+def _own_gradients(model: nn.Module) -> Iterator[None]:
+    """Give parameters back the gradients that they have, of which backward passes inside of the block see nothing."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:

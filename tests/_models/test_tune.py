@@ -290,6 +290,31 @@ def test_what_others_have_put_on_a_layer_is_not_copied() -> None:
     assert layer.forward.call_count == 1
 
 
+class Learner(nn.Module):
+    """Goes backward whenever it is called, as models of energies do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.linear(inputs)
+        output.square().sum().backward()  # type: ignore[no-untyped-call]
+        return output.detach()
+
+
+def test_gradients_of_a_model_that_goes_backward_itself_stay() -> None:
+    model = register(Learner(), {"linear.weight": ZeroDiagonal()})
+    for _ in range(2):
+        gradients = [parameter.grad for parameter in model.parameters()]
+        before = copy.deepcopy(gradients)
+        tune(model, BATCH)
+        assert all(parameter.grad is one for parameter, one in zip(model.parameters(), gradients, strict=True))
+        assert str(gradients) == str(before)
+        model(BATCH)
+
+
 @of_the_compiler
 def test_a_model_that_is_compiled_already_is_looked_into() -> None:
     model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": ZeroDiagonal()})
