@@ -23,6 +23,7 @@ from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
 from parametrizations._products.choice import AUTOCAST, Product
 from parametrizations._torch.chains import chain_of, steps
+from parametrizations._torch.loops import forget
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, hooks_of
 from parametrizations._torch.uncompiled import uncompiled
 from parametrizations.parametrization import Parametrization
@@ -255,6 +256,7 @@ def _step(layer: nn.Module, seen: _Seen) -> Callable[[], None]:
             if outputs[0].requires_grad:
                 ones = [torch.ones_like(output) for output in outputs]
                 torch.autograd.grad(outputs, leaves, ones, allow_unused=True)  # a layer may have further parameters
+            forget()  # inside of another block this one would leave what it has built
 
     return step
 

@@ -194,6 +194,16 @@ def test_a_loop_is_timed_as_a_loop(steps: int, timed: int, monkeypatch: pytest.M
     assert products.calls == steps + timed * loops
 
 
+def test_each_loop_builds_where_tune_is_called_inside_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
+    builds = Counted(ZeroDiagonal.forward)
+    monkeypatch.setattr(ZeroDiagonal, "forward", lambda self, x: builds(self, x))
+    slowest_first(monkeypatch, 1)
+    with torch.no_grad(), parametrize.cached():
+        tune(layer, BATCH)
+    assert builds.calls == 1 + 2 * (module.ROUNDS + 1)
+
+
 class Scaled(nn.Linear):
     """With a parameter that its product does not use."""
 
