@@ -74,9 +74,9 @@ class DenseGradient:
         Args:
             input: ``(*, in)``.
             before: Its `contents` when it was used.
-            gradient: The output's, ``(*, out)``.
+            gradient: The output's, ``(*, out)``; copied, since it may be what the bias has as its own.
         """
-        self._factors.append((input, before, rows_of(gradient.detach())))
+        self._factors.append((input, before, rows_of(gradient.detach()).clone()))
 
     def _sum(self, first: int, last: int) -> Tensor:
         total = self._like.new_zeros(last - first, self.shape[1])

@@ -214,6 +214,17 @@ def test_what_is_added_up_is_no_part_of_the_gradient_that_is_trained_with() -> N
     torch.testing.assert_close(gradients["weight"][:], expected)
 
 
+def test_the_gradient_of_an_output_is_kept_apart_from_that_of_the_bias() -> None:
+    layer: Any = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": Diagonal()})
+    vector = torch.arange(6, dtype=torch.float64)
+    with dense_gradients(layer) as gradients:
+        for _ in range(2):
+            layer(vector).square().sum().backward()
+        expected = torch.outer(layer.bias.grad, vector)
+        layer.zero_grad(set_to_none=False)
+    torch.testing.assert_close(gradients["weight"][:], expected)
+
+
 def test_inputs_that_have_changed_are_refused() -> None:
     layer = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(0.5), product="CSR")})
     inputs = batch()
