@@ -80,6 +80,7 @@ class _Known:
         self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...], built: object, passes: _Passes
     ) -> None:
         self.x, self.kind, self.built, self.with_graph = x, kind, built, torch.is_grad_enabled()
+        self.in_inference = torch.is_inference_mode_enabled()  # what is built there cannot be trained with
         self.contents = contents(x) if isinstance(x, Tensor) else tuple(map(contents, x))
         self.memory = [one.detach() for one in ((x,) if isinstance(x, Tensor) else x)]
         self.passes, self.passed = passes, passes.count
@@ -91,6 +92,8 @@ class _Known:
     def is_of(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...]) -> bool:
         """In few steps, since the time of a small layer is that of such questions."""
         if self.passed != self.passes.count or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
+            return False
+        if self.in_inference and not torch.is_inference_mode_enabled():
             return False
         if isinstance(x, Tensor):
             return x is self.x and contents(x) == self.contents

@@ -192,11 +192,12 @@ def test_what_has_changed_inside_the_block_counts(steps: Steps, change: Callable
 
 
 @every
-def test_gradients_are_there_after_a_pass_without_them(steps: Steps) -> None:
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_there_after_a_pass_without_them(steps: Steps, without: type[torch.no_grad]) -> None:
     layer = fused(steps)
     with parametrize.cached():
         for _ in range(2):
-            with torch.no_grad():
+            with without():
                 layer(inputs())
                 assert not layer.weight.requires_grad
         got = torch.autograd.grad(layer(inputs()).square().sum(), list(layer.parameters()))
