@@ -115,7 +115,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, values, *operands = map(torch.conj, ctx.saved_tensors)  # of a real tensor, itself
         for_input, for_values, *_ = ctx.needs_input_grad
-        went_backward(ctx.entries)
+        went_backward()
         grad = ctx.entries.laid_out(grad)
         left, right = (input, grad) if ctx.transposed else (grad, input)
         back = (grad, values, ctx.entries, not ctx.transposed, tuple(operands))

@@ -21,8 +21,8 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
     """What ``build`` makes of stored tensors: inside ``cached()`` of before, for as long as they are the same.
 
     Anew where one was changed, frozen or not any more, or gradients are switched on or off, since what is built may
-    carry a graph; and after a backward pass through what was built for the owner, whose graph is gone, and which a step
-    of an optimizer may follow: PyTorch does not count those of fused ones as changes. PyTorch's own cache goes on
+    carry a graph; and after a backward pass through anything that was built, whose graph is gone, and which a step of
+    an optimizer may follow: PyTorch does not count those of fused ones as changes. PyTorch's own cache goes on
     answering with what was built first. What is recorded is built each time: a compiler sees what is the same, and
     nothing that it has recorded may be met outside.
 
@@ -41,15 +41,14 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Buil
         return cast(Built, known.built)
     built = build()
     if built is None or isinstance(built, Tensor | tuple):
-        cache[owner] = _Known(x, kind, built, _Passes() if known is None else known.passes)
+        cache[owner] = _Known(x, kind, built)
     return built
 
 
-def went_backward(owner: object) -> None:
-    """Have what is kept for an owner built anew, after a backward pass by what it has no graph for."""
-    cache: Any = answered_from_cache()
-    if cache and not is_recorded():
-        cache.pop(owner, None)
+def went_backward() -> None:
+    """Have all built anew inside of ``cached()``, after a backward pass that leaves no mark on what was built."""
+    if answered_from_cache() and not is_recorded():
+        _PASSES.count += 1
 
 
 def forget() -> None:
@@ -60,38 +59,36 @@ def forget() -> None:
 
 
 class _Passes:
-    """The number of backward passes through what was built for an owner, of which one thing at a time is kept.
-
-    A graph holds this, which holds nothing.
-    """
+    """The number of backward passes through what was built, by whomever: a step of an optimizer changes all of it."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def add(self, _: Tensor) -> None:
-        """A hook on what was built."""
+        """A hook on what was built, which holds nothing of it."""
         self.count += 1
+
+
+_PASSES = _Passes()
 
 
 class _Known:
     """Holds the tensors and their memory, too, so that no others take their place."""
 
-    def __init__(
-        self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...], built: object, passes: _Passes
-    ) -> None:
+    def __init__(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...], built: object) -> None:
         self.x, self.kind, self.built, self.with_graph = x, kind, built, torch.is_grad_enabled()
         self.in_inference = torch.is_inference_mode_enabled()  # what is built there cannot be trained with
         self.contents = contents(x) if isinstance(x, Tensor) else tuple(map(contents, x))
         self.memory = [one.detach() for one in ((x,) if isinstance(x, Tensor) else x)]
-        self.passes, self.passed = passes, passes.count
+        self.passes = _PASSES.count
         if not are_transforms_active():
             for part in built if isinstance(built, tuple) else (built,):
                 if isinstance(part, Tensor) and part.grad_fn is not None:
-                    part.register_hook(passes.add)  # type: ignore[no-untyped-call]
+                    part.register_hook(_PASSES.add)  # type: ignore[no-untyped-call]
 
     def is_of(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...]) -> bool:
         """In few steps, since the time of a small layer is that of such questions."""
-        if self.passed != self.passes.count or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
+        if self.passes != _PASSES.count or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
             return False
         if self.in_inference and not torch.is_inference_mode_enabled():
             return False

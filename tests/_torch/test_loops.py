@@ -244,6 +244,23 @@ def test_what_was_built_without_gradients_goes_with_a_step_after_it(steps: Steps
 
 
 @every
+def test_a_weight_that_is_looked_at_goes_with_a_step_of_its_layer(steps: Steps) -> None:
+    if steps is LAYERS["Diagonal"]:
+        pytest.skip("what it multiplies with is the parameter itself, on which no hook is left")
+    layer = fused(steps)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, fused=True)
+    with parametrize.cached():
+        with torch.no_grad():
+            before = layer.weight
+        layer(inputs()).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            after = layer.weight
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, layer.weight.detach())
+
+
+@every
 def test_what_is_kept_goes_with_the_block_and_the_graph(steps: Steps) -> None:
     layer = fused(steps)
     gc.disable()
