@@ -9,7 +9,7 @@ from benchmarks.cases import Case
 from benchmarks.goals import Goal
 from benchmarks.measure import Timing
 from benchmarks.profiles import Profile
-from parametrizations.typing import Path
+from parametrizations.typing import Explanation as Path
 
 __all__ = ["Measured", "Results"]
 

@@ -18,7 +18,7 @@ from benchmarks.memory import memory
 from benchmarks.profiles import profiles
 from benchmarks.remasking import remasking
 from benchmarks.results import Measured, Results
-from parametrizations import path
+from parametrizations import explain as path
 
 __all__ = ["run"]
 

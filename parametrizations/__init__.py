@@ -13,7 +13,7 @@ Calls, each on a layer or a whole model:
 - `register` attaches constraints by name, `bake` takes them off again and gives a plain model
 - `remask` moves the mask of `MaskedSparse` while a model is trained, with its optimizer; `dense_gradients` has, for one
   pass, the gradient by the whole weight
-- `summary` shows what is constrained, `path` how a layer multiplies
+- `summary` shows what is constrained, `explain` how a layer multiplies
 - `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
 - `tune` measures how each layer multiplies fastest on this machine, and makes it so
 - `fuse` does for layers of PyTorch's own ``register_parametrization`` what `register` does by itself
@@ -46,7 +46,7 @@ Example:
 from parametrizations import masks, positive
 from parametrizations._models.bake import bake
 from parametrizations._models.dense_gradients import dense_gradients
-from parametrizations._models.fuse import fuse, path
+from parametrizations._models.fuse import explain, fuse
 from parametrizations._models.plain_state_dict import plain_state_dict
 from parametrizations._models.register import register
 from parametrizations._models.remask import remask
@@ -66,9 +66,9 @@ __all__ = [
     "ZeroDiagonal",
     "bake",
     "dense_gradients",
+    "explain",
     "fuse",
     "masks",
-    "path",
     "plain_state_dict",
     "positive",
     "register",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations._products.choice import ELEMENT_WISE, FORCED, Path
+from parametrizations._products.choice import ELEMENT_WISE, FORCED, Explanation
 from parametrizations._products.diagonal import diagonal_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
@@ -31,8 +31,8 @@ class Diagonal(Parametrization):
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; ``"structured"``, without it wherever that is possible; or ``"element-wise"``, a way that
-            `path` names. May be set later, too; `tune` measures which is fastest.
+            the built weight; or ``"elementwise"``, a way that
+            `explain` names. May be set later, too; `tune` measures which is fastest.
 
     Raises:
         TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
@@ -50,7 +50,7 @@ class Diagonal(Parametrization):
     """
 
     needs = "every entry off the main diagonal to be 0"
-    ways = ("element-wise",)
+    products = ("elementwise",)
     selects = True
     _stored_shape = torch.Size()
 
@@ -65,7 +65,7 @@ class Diagonal(Parametrization):
         return with_diagonal(x.new_zeros(self.require_stored(x)), x)
 
     @override
-    def path(self, x: Tensor) -> Path:
+    def explain(self, x: Tensor) -> Explanation:
         return FORCED if self.product == "dense" else ELEMENT_WISE
 
     @override

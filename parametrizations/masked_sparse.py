@@ -14,7 +14,7 @@ from typing_extensions import override
 from parametrizations._given_mask import Given, Name, as_mask, as_rule
 from parametrizations._mask_checkpoint import NO_MASK, from_mask, is_no_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.arrange import arranged
-from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Path, Product, entries_path
+from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, entries_path
 from parametrizations._products.csr import index_dtype
 from parametrizations._products.entries import Entries, entries_linear
 from parametrizations._products.operands import has_rows, require_operands
@@ -56,8 +56,8 @@ class MaskedSparse(Parametrization):
             that is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; ``"structured"``, without it wherever that is possible; or a way
-            that `path` names, ``"skyline"`` or ``"CSR"``. May be set later, too; `tune` measures which is fastest.
+            the built weight; or a way
+            that `explain` names, ``"strips"`` or ``"csr"``. May be set later, too; `tune` measures which is fastest.
 
     Raises:
         TypeError: If ``mask`` is neither, or its dtype is not bool.
@@ -77,7 +77,7 @@ class MaskedSparse(Parametrization):
     """
 
     needs = "every entry outside the mask to be 0"
-    ways = ("skyline", "CSR")
+    products = ("strips", "csr")
     selects = True
 
     def __init__(
@@ -157,16 +157,16 @@ class MaskedSparse(Parametrization):
         return scattered(x, self._spread_for(x), shape)
 
     @override
-    def path(self, x: Tensor) -> Path:
+    def explain(self, x: Tensor) -> Explanation:
         path = entries_path(self._path, x)
         # A mask stays where it was while the layer is on the meta device, or is given values of another one.
-        return path if path.name == "dense" or self._entries().device == x.device else OTHER_DEVICE
+        return path if path.product == "dense" or self._entries().device == x.device else OTHER_DEVICE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self._path.name == "dense":  # first, since small layers take as long as what is asked
+        if self._path.product == "dense":  # first, since small layers take as long as what is asked
             return F.linear(input, self.forward(x), bias)
-        if not has_rows(input) or self.path(x).name == "dense" or self._is_small(input):
+        if not has_rows(input) or self.explain(x).product == "dense" or self._is_small(input):
             return F.linear(input, once(self, x, lambda: self.forward(x)), bias)
         require_operands(input, x, bias, self.require_stored(x)[1])
         return entries_linear(input, x, bias, self._entries())

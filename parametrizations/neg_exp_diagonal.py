@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import positive
-from parametrizations._products.choice import Path, is_copied, replaced_diagonal_path
+from parametrizations._products.choice import Explanation, is_copied, replaced_diagonal_path
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
@@ -54,8 +54,8 @@ class NegExpDiagonal(Parametrization):
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; ``"structured"``, without it wherever that is possible; or ``"strips"``, a way that
-            `path` names. May be set later, too; `tune` measures which is fastest.
+            the built weight; or ``"replaced-diagonal"``, a way that
+            `explain` names. May be set later, too; `tune` measures which is fastest.
 
     Raises:
         TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
@@ -74,7 +74,7 @@ class NegExpDiagonal(Parametrization):
     """
 
     needs = "every entry on the main diagonal to be negative, and no larger than its dtype can train"
-    ways = ("strips",)
+    products = ("replaced-diagonal",)
     dtypes = FLOATING
 
     @override
@@ -83,14 +83,14 @@ class NegExpDiagonal(Parametrization):
         return _weight(x, diagonal, plain=_is_plain_exp(diagonal))
 
     @override
-    def path(self, x: Tensor) -> Path:
+    def explain(self, x: Tensor) -> Explanation:
         return replaced_diagonal_path(x, self.product)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         diagonal = x.diagonal()
         plain = _is_plain_exp(diagonal)
-        if (plain and is_copied(x, self.product)) or not has_rows(input) or self.path(x).name == "dense":
+        if (plain and is_copied(x, self.product)) or not has_rows(input) or self.explain(x).product == "dense":
             return F.linear(input, _weight(x, diagonal, plain=plain), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)

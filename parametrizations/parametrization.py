@@ -13,7 +13,7 @@ from typing_extensions import override
 from parametrizations._admission import asked, is_finite, outside, require_choice, require_finite, require_kind
 from parametrizations._names import require_free
 from parametrizations._options import options_of
-from parametrizations._products.choice import OWN, PLAIN, Path, Product
+from parametrizations._products.choice import OWN, PLAIN, Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
 from parametrizations._torch.owners import Owners
@@ -55,7 +55,7 @@ class Parametrization(nn.Module):
             `ValueError`, or ``"project"`` it. Registering always projects.
         product: How a fused layer multiplies: ``"auto"``, by the path that was measured to be fastest;
             ``"dense"``; ``"structured"``, without building the weight wherever that is possible; or one of
-            ``ways``, by name. See `path` and `tune`.
+            ``products``, by name. See `explain` and `tune`.
 
     Raises:
         ValueError: If an option is none of its values.
@@ -76,7 +76,7 @@ class Parametrization(nn.Module):
 
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
-    ways: tuple[Product, ...] = ()
+    products: tuple[Product, ...] = ()
     """The names of the ways to multiply that ``linear`` has beside the dense one, as ``product`` takes them."""
     selects: bool = False
     """Whether ``x`` holds some of the weight's entries as they are, so that filling ``x`` initialises them."""
@@ -128,7 +128,7 @@ class Parametrization(nn.Module):
 
     @product.setter
     def product(self, product: Product) -> None:
-        require_choice(type(self).__name__, "product", product, ("auto", "dense", "structured", *self.ways))
+        require_choice(type(self).__name__, "product", product, ("auto", "dense", *self.products))
         self._product = product
         if self.shape is not None:
             self.rearrange()
@@ -223,7 +223,7 @@ class Parametrization(nn.Module):
             return False
         return not bool((self.excess(weight) > atol).any())
 
-    def path(self, x: Tensor) -> Path:  # noqa: ARG002
+    def explain(self, x: Tensor) -> Explanation:  # noqa: ARG002
         """How `linear` multiplies with a stored tensor such as ``x``, and why."""
         return PLAIN if type(self).linear is Parametrization.linear else OWN
 

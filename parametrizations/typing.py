@@ -5,17 +5,17 @@ from parametrizations._models.register import Rules
 from parametrizations._models.remask import MaskRules
 from parametrizations._models.summary import Row, Summary
 from parametrizations._models.tune import Tuned, Tuning
-from parametrizations._products.choice import Path, Product
+from parametrizations._products.choice import Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations.masks import MaskRule
 from parametrizations.parametrization import Infeasible
 
 __all__ = [
     "DenseGradient",
+    "Explanation",
     "Infeasible",
     "MaskRule",
     "MaskRules",
-    "Path",
     "Places",
     "Product",
     "Row",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._products.choice import Path, replaced_diagonal_path
+from parametrizations._products.choice import Explanation, replaced_diagonal_path
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
@@ -35,8 +35,8 @@ class ZeroDiagonal(Parametrization):
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; ``"structured"``, without it wherever that is possible; or ``"strips"``, a way that
-            `path` names. May be set later, too; `tune` measures which is fastest.
+            the built weight; or ``"replaced-diagonal"``, a way that
+            `explain` names. May be set later, too; `tune` measures which is fastest.
 
     Raises:
         TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
@@ -52,21 +52,21 @@ class ZeroDiagonal(Parametrization):
     """
 
     needs = "every entry on the main diagonal to be 0"
-    ways = ("strips",)
+    products = ("replaced-diagonal",)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         return with_zero_diagonal(x, small=is_small(x, x.shape))
 
     @override
-    def path(self, x: Tensor) -> Path:
+    def explain(self, x: Tensor) -> Explanation:
         return replaced_diagonal_path(x, self.product)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.product == "auto" and is_small(x, x.shape):  # what is asked below takes as long as the product
             return F.linear(input, with_zero_diagonal(x, small=True), bias)
-        if not has_rows(input) or self.path(x).name == "dense":
+        if not has_rows(input) or self.explain(x).product == "dense":
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])
         return replaced_diagonal_linear(input, x, bias, _zeros)

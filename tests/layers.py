@@ -56,14 +56,14 @@ def every_number(dtype: torch.dtype) -> Tensor:
 
 
 PRODUCTS: dict[str, Callable[[], Parametrization]] = {
-    "Diagonal": lambda: Diagonal(product="structured"),
-    "ZeroDiagonal": lambda: ZeroDiagonal(product="structured"),
-    "NegExpDiagonal": lambda: NegExpDiagonal(product="structured"),
-    "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="structured"),
-    "MaskedSparse-CSR": lambda: MaskedSparse(masks.random(0.3), product="CSR"),
-    "MaskedSparse-strips": lambda: MaskedSparse(cheaply_in_strips, product="skyline"),
-    "MaskedSparse-sorted": lambda: MaskedSparse(shuffled_stairs, product="skyline"),
-    "MaskedSparse-blocks": lambda: MaskedSparse(equal_blocks, product="skyline"),
+    "Diagonal": lambda: Diagonal(product="elementwise"),
+    "ZeroDiagonal": lambda: ZeroDiagonal(product="replaced-diagonal"),
+    "NegExpDiagonal": lambda: NegExpDiagonal(product="replaced-diagonal"),
+    "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="csr"),
+    "MaskedSparse-CSR": lambda: MaskedSparse(masks.random(0.3), product="csr"),
+    "MaskedSparse-strips": lambda: MaskedSparse(cheaply_in_strips, product="strips"),
+    "MaskedSparse-sorted": lambda: MaskedSparse(shuffled_stairs, product="strips"),
+    "MaskedSparse-blocks": lambda: MaskedSparse(equal_blocks, product="strips"),
 }
 
 

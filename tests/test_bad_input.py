@@ -463,12 +463,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "product: another word": (
         'NegExpDiagonal(product="fast")',
         ValueError,
-        "NegExpDiagonal needs product to be 'auto' or 'dense' or 'structured' or 'strips'. Got 'fast'.",
+        "NegExpDiagonal needs product to be 'auto' or 'dense' or 'replaced-diagonal'. Got 'fast'.",
     ),
     "product: a number": (
         "MaskedSparse(masks.random(0.5), product=1)",
         ValueError,
-        "MaskedSparse needs product to be 'auto' or 'dense' or 'structured' or 'skyline' or 'CSR'. Got 1.",
+        "MaskedSparse needs product to be 'auto' or 'dense' or 'strips' or 'csr'. Got 1.",
     ),
     "options: in positions": (
         'Diagonal("project")',
@@ -804,12 +804,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "fuse needs a model. Got NoneType. Pass a torch.nn.Module.",
     ),
     "path: no layer": (
-        "path(3)",
+        "explain(3)",
         TypeError,
         "path needs a layer. Got int. Pass a torch.nn.Module.",
     ),
     "path: a name": (
-        'path("weight")',
+        'explain("weight")',
         TypeError,
         "path needs a layer. Got str. Pass a torch.nn.Module.",
     ),

@@ -21,7 +21,7 @@ from benchmarks.profiles import PROFILED, Profile
 from benchmarks.report import report
 from benchmarks.results import Measured, Results
 from parametrizations.masks import MaskRule
-from parametrizations.typing import Path
+from parametrizations.typing import Explanation
 
 CASE = Case("Diagonal", 4096, 128)
 COMPARED = [(goal.case, {goal.contestant, *goal.others}) for goal in GOALS] + [
@@ -33,7 +33,7 @@ def results_of(ours: float) -> Results:
     """By hand takes a hundredth of a plain layer, and ours so many times that; in another case ours is missing."""
     milliseconds = {PLAIN: 100.0, "x * w + b": 1.0, OURS: ours}
     timings = {name: Timing(median, 0.5 * median, 2 * median, ()) for name, median in milliseconds.items()}
-    path = Path("element-wise", "it is the fastest")
+    path = Explanation("elementwise", "it is the fastest")
     without = {name: timing for name, timing in timings.items() if name != OURS}
     goal = Goal(CASE, OURS, ("x * w + b",), 1.1)
     return Results(
@@ -105,8 +105,8 @@ def test_the_report_says_first_which_goals_are_reached(ours: float, found: str, 
 def test_the_report_has_a_row_for_each_case_with_its_path_and_a_cell_for_each_contestant() -> None:
     rows = rows_of(report(results_of(1.7)))
     start = rows.index(["features", "batch", "path", "nn.Linear, ms", "x * w + b", OURS])
-    assert rows[start + 2] == ["4096", "8", "element-wise", "100.000 (50.000 to 200.000)", "0.01", ""]
-    assert rows[start + 3] == ["4096", "128", "element-wise", "100.000 (50.000 to 200.000)", "0.01", "0.017"]
+    assert rows[start + 2] == ["4096", "8", "elementwise", "100.000 (50.000 to 200.000)", "0.01", ""]
+    assert rows[start + 3] == ["4096", "128", "elementwise", "100.000 (50.000 to 200.000)", "0.01", "0.017"]
 
 
 @pytest.mark.parametrize("rule", remasking.MOVES.values(), ids=remasking.MOVES)
@@ -124,7 +124,7 @@ def test_every_move_that_is_measured_moves_a_mask(rule: Callable[[remasking.Trai
 
 def test_the_picture_names_its_batches_and_sizes_and_draws_who_takes_part_at_every_size() -> None:
     def measured(*names: str) -> Measured:
-        return Measured(Path("dense", "it is small"), {name: Timing(1.0, 1.0, 1.0, ()) for name in (PLAIN, *names)})
+        return Measured(Explanation("dense", "it is small"), {name: Timing(1.0, 1.0, 1.0, ()) for name in (PLAIN, *names)})
 
     cases = {Case("MaskedSparse", 4096, 128, 0.1): measured(OURS)}
     for constraint in ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"):

@@ -50,7 +50,7 @@ def test_nothing_internal_shows(page: str) -> None:
 def test_summary_explains_its_columns_and_path_its_names() -> None:
     columns, names = inspect.getdoc(parametrizations.summary) or "", inspect.getdoc(parametrizations.path) or ""
     assert [field for field in typing.Row._fields if f"\n``{field}`` " not in columns] == []
-    paths = {*get_args(typing.Product)} - {"auto", "structured"} | {"own"}
+    paths = {*get_args(typing.Product)} - {"auto"} | {"own"}
     assert [name for name in paths if f'\n``"{name}"`` ' not in names] == []
 
 
@@ -58,5 +58,5 @@ def test_what_calls_return_can_be_annotated_with() -> None:
     layer = parametrizations.register(nn.Linear(2, 2), {"weight": parametrizations.Diagonal()})
     shown = parametrizations.summary(layer)
     assert (type(shown), type(shown.rows[0])) == (typing.Summary, typing.Row)
-    assert type(parametrizations.path(layer)) is typing.Path
+    assert type(parametrizations.explain(layer)) is typing.Explanation
     assert type(masks.random(0.5)) is typing.MaskRule

@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
-from parametrizations import MaskedSparse, Parametrization, bake, masks, path, plain_state_dict, register
+from parametrizations import MaskedSparse, Parametrization, bake, explain, masks, plain_state_dict, register
 from parametrizations._products.csr import index_dtype
 from tests.cases import checkerboard, weight
 from tests.layers import INPUTS, constrained, dense_output, linear, stored
@@ -201,7 +201,7 @@ def test_what_is_set_while_registering_does_not_choose_the_product(
 ) -> None:
     layer: Any = nn.Linear(6, 4)
     with around:
-        register(layer, {"weight": MaskedSparse(checkerboard(SHAPE), product="structured")})
+        register(layer, {"weight": MaskedSparse(checkerboard(SHAPE), product="strips")})
     expected = dense_output(layer)
     monkeypatch.setattr(MaskedSparse, "forward", None)  # nobody builds the weight
     torch.testing.assert_close(layer(INPUTS), expected)
@@ -217,7 +217,7 @@ assert warnings.filters == before, "importing"
 warnings.simplefilter("error")
 before = list(warnings.filters)
 with torch.device("meta"):
-    layer = register(nn.Linear(6, 4, device="cpu"), {"weight": MaskedSparse(masks.random(0.3), product="structured")})
+    layer = register(nn.Linear(6, 4, device="cpu"), {"weight": MaskedSparse(masks.random(0.3), product="csr")})
 layer(torch.ones(2, 6)).sum().backward()
 assert warnings.filters == before, "multiplying"
 """
@@ -569,7 +569,7 @@ def test_half_and_back_leaves_the_mask() -> None:
 def test_a_large_layer_on_meta_runs_densely(rule: masks.MaskRule) -> None:
     with torch.device("meta"):
         layer: Any = register(nn.Linear(1024, 1024), {"weight": MaskedSparse(rule)})
-        assert path(layer).name == "dense"
+        assert explain(layer).product == "dense"
         output = layer(torch.ones(2, 1024))
     output.sum().backward()
     assert (output.device.type, output.shape) == ("meta", (2, 1024))

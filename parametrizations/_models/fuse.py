@@ -9,12 +9,12 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from parametrizations._models.layer import become_constrained, has_fused_forward
 from parametrizations._models.on_entries import entries_of
-from parametrizations._products.choice import Path
+from parametrizations._products.choice import Explanation
 from parametrizations._torch.chains import chains, originals, steps
 from parametrizations._torch.shared_class import can_share
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["fuse", "path"]
+__all__ = ["explain", "fuse"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,10 +30,10 @@ def fuse(model: Model) -> Model:
     other one the layer multiplies densely again. PyTorch's `remove_parametrizations` gives back the plain layer.
 
     An input that is infinite or NaN reaches exactly the outputs of its row that a kept entry connects it to where
-    `path` is ``"element-wise"`` or ``"CSR"``: what is not stored is not multiplied. Where it is ``"skyline"`` it also
+    `explain` is ``"elementwise"`` or ``"csr"``: what is not stored is not multiplied. Where it is ``"strips"`` it also
     reaches the other outputs of each strip or block that its column lies in, and where it is ``"dense"`` or
     ``"strips"`` every output of its row, since ``0 * inf`` is NaN: under `ZeroDiagonal` the one of its own index, too.
-    In batches below the one that `path` names, ``"skyline"`` is dense as well.
+    In batches below the one that `explain` names, ``"strips"`` is dense as well.
     Likewise for gradients, from an output to the inputs. Other rows stay as they are.
 
     Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
@@ -73,17 +73,17 @@ def fuse(model: Model) -> Model:
     return model
 
 
-def path(layer: nn.Module) -> Path:
+def explain(layer: nn.Module) -> Explanation:
     """How a layer multiplies with its weight, and why.
 
     ==================  ====================================================================================
     name                the product
     ==================  ====================================================================================
     ``"dense"``         with the weight, which is built before
-    ``"element-wise"``  `Diagonal`: one multiply-add for each output
+    ``"elementwise"``  `Diagonal`: one multiply-add for each output
     ``"strips"``        `ZeroDiagonal`, `NegExpDiagonal`: of a large matrix only blocks on the diagonal are copied
-    ``"skyline"``       `MaskedSparse`: with dense strips or blocks that cover the kept entries
-    ``"CSR"``           `MaskedSparse`: with the kept entries alone
+    ``"strips"``       `MaskedSparse`: with dense strips or blocks that cover the kept entries
+    ``"csr"``           `MaskedSparse`: with the kept entries alone
     ``"own"``           with the method ``linear`` of a parametrization of your own
     ==================  ====================================================================================
 
@@ -97,26 +97,26 @@ def path(layer: nn.Module) -> Path:
         >>> from torch.nn.utils.parametrize import register_parametrization
         >>> from parametrizations import Diagonal
         >>> layer = register_parametrization(nn.Linear(3, 3), "weight", Diagonal())
-        >>> path(layer)
-        Path(name='dense', why='the layer is not fused')
-        >>> path(fuse(layer))
-        Path(name='element-wise', why='one multiply-add for each output')
+        >>> explain(layer)
+        Explanation(product='dense', why='the layer is not fused')
+        >>> explain(fuse(layer))
+        Explanation(product='elementwise', why='one multiply-add for each output')
     """
     if not isinstance(layer, nn.Module):
         raise TypeError(f"path needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
     if "weight" not in chains(layer):
-        return Path("dense", "the weight has no parametrization")
+        return Explanation("dense", "the weight has no parametrization")
     if not has_fused_forward(layer):
-        return Path("dense", "the layer is not fused")
+        return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
-        return Path("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
+        return Explanation("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
     chain = chains(layer)["weight"]
     first = steps(chain)[0]
     if not isinstance(first, Parametrization):
-        return Path("dense", "the parametrization is not one of this library's")
+        return Explanation("dense", "the parametrization is not one of this library's")
     if entries_of(chain) is None:
-        return Path("dense", "a further parametrization needs the whole weight")
-    return first.path(originals(chain)["original"])
+        return Explanation("dense", "a further parametrization needs the whole weight")
+    return first.explain(originals(chain)["original"])
 
 
 def _can_fuse(module: nn.Module) -> bool:

@@ -33,7 +33,7 @@ from parametrizations.parametrization import Parametrization
 __all__ = ["become_constrained", "has_fused_forward"]
 
 
-BUILT = ("dense", "strips")
+BUILT = ("dense", "replaced-diagonal")
 """Ways to multiply that copy the weight, or much of it: in a loop inside `parametrize.cached` it is built once."""
 
 
@@ -99,8 +99,8 @@ def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | 
 
 
 def _is_built(first: Parametrization, x: Tensor) -> bool:
-    name = first.path(x).name
-    small = name == "skyline" and first.product == "auto" and first.known_shape.numel() <= SMALL  # strips take longer
+    name = first.explain(x).product
+    small = name == "strips" and first.product == "auto" and first.known_shape.numel() <= SMALL  # strips take longer
     return small or name in BUILT
 
 

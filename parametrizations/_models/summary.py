@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from typing_extensions import override
 
-from parametrizations._models.fuse import path
+from parametrizations._models.fuse import explain
 from parametrizations._models.on_entries import entries_of
 from parametrizations._models.places import Place, constrained_places
 from parametrizations._models.tables import as_html, as_text
@@ -64,7 +64,7 @@ def summary(model: nn.Module) -> Summary:
     ``stored``      how many numbers are stored and trained
     ``dense``       how many numbers the weight has
     ``holds``       whether the weight is in its set now: ``yes``, ``NO`` (such as NaN in it), or ``unknown``
-    ``product``     how the layer multiplies, by the names of `path`; ``dense`` for what is no weight of a layer
+    ``product``     how the layer multiplies, by the names of `explain`; ``dense`` for what is no weight of a layer
     ==============  ====================================================================================================
 
     A compactly stored weight with one parametrization, or a second one that acts on the stored entries alone, is not
@@ -101,7 +101,7 @@ def _row(place: Place, chain: ParametrizationList) -> Row:
         sum(tensor.numel() for tensor in originals(chain).values()),
         shape.numel(),
         _holds(chain),
-        path(place.module).name if place.tensor_name == "weight" else "dense",
+        explain(place.module).product if place.tensor_name == "weight" else "dense",
     )
 
 

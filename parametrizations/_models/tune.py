@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
-from parametrizations._models.fuse import path
+from parametrizations._models.fuse import explain
 from parametrizations._models.layer import has_fused_forward
 from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
@@ -129,8 +129,8 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
         >>> _ = register(model, {"0.weight": MaskedSparse(masks.block_diagonal(8))})
         >>> rows = tune(model, torch.randn(32, 64)).rows
         >>> rows[0].name, sorted(rows[0].milliseconds)
-        ('0.weight', ['CSR', 'dense', 'skyline'])
-        >>> rows[0].chosen == path(model[0]).name == min(rows[0].milliseconds, key=rows[0].milliseconds.get)
+        ('0.weight', ['csr', 'dense', 'strips'])
+        >>> rows[0].chosen == explain(model[0]).product == min(rows[0].milliseconds, key=rows[0].milliseconds.get)
         True
     """
     if not isinstance(model, nn.Module):
@@ -139,7 +139,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     seen = _called(model, layers, inputs, named)
     times = {name: _timed(layer, seen[name]) if name in seen else {} for name, layer in layers.items()}
     _take({_first(layers[name]): min(ways, key=ways.__getitem__) for name, ways in times.items() if ways})
-    return Tuning(tuple(Tuned(name, times[name], path(layer).name) for name, layer in layers.items()))
+    return Tuning(tuple(Tuned(name, times[name], explain(layer).product) for name, layer in layers.items()))
 
 
 def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -217,9 +217,9 @@ def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> di
 def _twins(layer: nn.Module) -> dict[str, nn.Module]:
     """A copy of the layer for each way that it can multiply in; of what it holds, only its parametrizations are."""
     first = steps(chain_of(layer, "weight"))[0]
-    ways: tuple[Product, ...] = ("dense", *first.ways) if isinstance(first, Parametrization) else ()
-    twins = {way: _twin(layer, way) for way in ways}
-    return {way: twin for way, twin in twins.items() if path(twin).name == way}
+    products: tuple[Product, ...] = ("dense", *first.products) if isinstance(first, Parametrization) else ()
+    twins = {way: _twin(layer, way) for way in products}
+    return {way: twin for way, twin in twins.items() if explain(twin).product == way}
 
 
 def _twin(layer: nn.Module, way: Product) -> nn.Module:

@@ -18,7 +18,7 @@ from parametrizations._products.choice import (
     FORCED,
     OTHER_DEVICE,
     SCATTERED,
-    Path,
+    Explanation,
     Product,
 )
 from parametrizations._products.csr import Pattern, index_dtype
@@ -72,7 +72,7 @@ class Arranged(NamedTuple):
         least: The smallest batch for which the way is faster than the dense product; 0 where it was asked for.
     """
 
-    path: Path
+    path: Explanation
     entries: Entries | None
     whole: Spread | None
     least: int = 0
@@ -81,7 +81,7 @@ class Arranged(NamedTuple):
 class _Way(NamedTuple):
     cost: float
     least: float
-    path: Path
+    path: Explanation
     build: Callable[[Tensor, bool], Entries]
 
 
@@ -96,9 +96,9 @@ def arranged(shape: torch.Size, positions: Tensor, product: Product) -> Arranged
     refused = _refused(positions.device, product) if shape.numel() else EMPTY
     if refused is not None:
         return Arranged(refused, None, Spread.of(positions, shape.numel()))
-    sparse = product != "skyline" and _refused(positions.device, "CSR") is None
+    sparse = product != "strips" and _refused(positions.device, "csr") is None
     ways = [_csr(shape, positions)] if sparse else []
-    if product != "CSR":
+    if product != "csr":
         known = [way.cost for way in ways if way.cost < CHEAPER * shape.numel()]
         ways = _skyline(shape, positions, *known) + ways
     if product != "auto":
@@ -115,7 +115,7 @@ def _cheapest(numel: int, ways: list[_Way], positions: Tensor) -> Arranged:
     if best.least <= (FROM_ONE if numel <= FRESH else BATCH):
         return Arranged(best.path, best.build(positions.to(index_dtype(numel)), False), None)
     least = math.ceil(best.least)
-    path = Path(best.path.name, f"{best.path.why}, from a batch of {least} on")
+    path = Explanation(best.path.product, f"{best.path.why}, from a batch of {least} on")
     return Arranged(path, *_for_both(best, positions, numel), least)
 
 
@@ -132,11 +132,11 @@ def _for_both(way: _Way, positions: Tensor, numel: int) -> tuple[Entries, Spread
     return form, whole
 
 
-def _refused(device: torch.device, product: Product) -> Path | None:
+def _refused(device: torch.device, product: Product) -> Explanation | None:
     """Why the dense product is taken whatever the mask; None where it depends on the mask."""
     if product == "dense":
         return FORCED
-    return OTHER_DEVICE if device.type != "cpu" and product in ("auto", "CSR") else None
+    return OTHER_DEVICE if device.type != "cpu" and product in ("auto", "csr") else None
 
 
 def _csr(shape: torch.Size, positions: Tensor) -> _Way:
@@ -151,7 +151,7 @@ def _skyline(shape: torch.Size, positions: Tensor, below: float = math.inf) -> l
     blocks = Blocks.of(envelope, positions.device)
     if blocks is not None:
         why = f"{_count(blocks.blocks, 'block')} at once"
-        return [_Way(CALL + blocks.count, 0, Path("skyline", why), lambda *_: blocks)]
+        return [_Way(CALL + blocks.count, 0, Explanation("strips", why), lambda *_: blocks)]
     envelope, order = _smallest(envelope, places, below)
     return [_in_strips(envelope, order, positions)] if envelope.area < below else []
 
@@ -201,7 +201,7 @@ def _in_strips(envelope: Envelope, order: Order | None, positions: Tensor) -> _W
     return _Way(
         cost_of(strips) + sorting,
         batch_for(strips, numel, sorting),
-        Path("skyline", why),
+        Explanation("strips", why),
         lambda positions, rarely: Skyline.of(envelope.shape, positions, strips, order, rarely=rarely),
     )
 

@@ -24,7 +24,7 @@ __all__ = [
     "PLAIN",
     "SCATTERED",
     "UNREGISTERED",
-    "Path",
+    "Explanation",
     "Product",
     "entries_path",
     "is_copied",
@@ -32,29 +32,29 @@ __all__ = [
     "replaced_diagonal_path",
 ]
 
-Product = Literal["auto", "dense", "structured", "element-wise", "strips", "skyline", "CSR"]
+Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips", "csr"]
 
 
-class Path(NamedTuple):
+class Explanation(NamedTuple):
     """A way to multiply, ``"dense"`` or cheaper, and the reason for it in words."""
 
-    name: str
+    product: str
     why: str
 
 
-FORCED = Path("dense", "asked for with product='dense'")
-PLAIN = Path("dense", "the parametrization has no product of its own")
-UNREGISTERED = Path("dense", "nothing is registered yet")
-OWN = Path("own", "the parametrization has a product of its own")
-SAVED = Path("dense", "what torch.export and torch.jit.trace save needs nothing of this library")
-OTHER_DTYPE = Path("dense", "only float32 and float64 products have a cheaper path that loses no digits")
-OTHER_DEVICE = Path("dense", "cheaper paths are measured on the CPU alone; elsewhere the dense one is conservative")
-SMALL_MATRIX = Path("dense", "the matrix is too small for anything else to be faster")
-ELEMENT_WISE = Path("element-wise", "one multiply-add for each output")
-STRIPS = Path("strips", "a matrix of up to 1024 x 1024 is copied once, of a larger one only blocks on the diagonal")
-EMPTY = Path("dense", "the weight has no entries")
-SCATTERED = Path("dense", "so many entries are kept, or so few in all, that nothing else is clearly faster")
-CSR = Path("CSR", "the cost follows the kept entries")
+FORCED = Explanation("dense", "asked for with product='dense'")
+PLAIN = Explanation("dense", "the parametrization has no product of its own")
+UNREGISTERED = Explanation("dense", "nothing is registered yet")
+OWN = Explanation("own", "the parametrization has a product of its own")
+SAVED = Explanation("dense", "what torch.export and torch.jit.trace save needs nothing of this library")
+OTHER_DTYPE = Explanation("dense", "only float32 and float64 products have a cheaper path that loses no digits")
+OTHER_DEVICE = Explanation("dense", "on a GPU: dense is the measured choice")
+SMALL_MATRIX = Explanation("dense", "the matrix is too small for anything else to be faster")
+ELEMENT_WISE = Explanation("elementwise", "one multiply-add for each output")
+STRIPS = Explanation("replaced-diagonal", "only blocks on the diagonal are copied")
+EMPTY = Explanation("dense", "the weight has no entries")
+SCATTERED = Explanation("dense", "so many entries are kept, or so few in all, that nothing else is clearly faster")
+CSR = Explanation("csr", "the cost follows the kept entries")
 
 # Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared x86-64 machine.
 STRIPS_FROM = 640 * 640
@@ -81,7 +81,7 @@ def is_copied(x: Tensor, product: Product) -> bool:
     return product == "auto" and x.numel() < STRIPS_FROM
 
 
-def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
+def replaced_diagonal_path(x: Tensor, product: Product) -> Explanation:
     """For a stored matrix ``(out, in)`` whose diagonal is another one in the weight."""
     if product == "dense":
         return FORCED
@@ -94,10 +94,10 @@ def replaced_diagonal_path(x: Tensor, product: Product) -> Path:
     return STRIPS if product_dtype(x) in PRECISE else OTHER_DTYPE
 
 
-def entries_path(chosen: Path, x: Tensor) -> Path:
+def entries_path(chosen: Explanation, x: Tensor) -> Explanation:
     """For the way that was chosen for a mask, and a tensor like the stored one."""
-    if chosen.name == "dense":
+    if chosen.product == "dense":
         return chosen
     if is_traced_for_a_file():
         return SAVED
-    return chosen if chosen.name != "CSR" or product_dtype(x) in PRECISE else OTHER_DTYPE
+    return chosen if chosen.product != "csr" or product_dtype(x) in PRECISE else OTHER_DTYPE

@@ -23,7 +23,7 @@ class Places(NamedTuple):
         Dale's law: what comes from one neuron excites everywhere, or inhibits everywhere. It acts on each entry alone
         and keeps zeros, so it says by ``on_entries`` what it makes of those that are stored.
 
-        >>> from parametrizations import MaskedSparse, Parametrization, masks, path, register
+        >>> from parametrizations import MaskedSparse, Parametrization, masks, explain, register
         >>> class Dale(Parametrization):
         ...     needs = "every column to have its sign"
         ...     dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -46,8 +46,8 @@ class Places(NamedTuple):
         >>> signs = torch.tensor([1.0, -1.0]).repeat(512)
         >>> steps = [MaskedSparse(masks.block_diagonal(8)), Dale(signs)]
         >>> layer = register(torch.nn.Linear(1024, 1024), {"weight": steps})
-        >>> path(layer)
-        Path(name='skyline', why='8 dense blocks at once')
+        >>> explain(layer)
+        Explanation(product='strips', why='8 dense blocks at once')
         >>> bool((layer.weight * signs >= 0).all())
         True
     """

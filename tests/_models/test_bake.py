@@ -30,9 +30,9 @@ from parametrizations import (
     NegExpDiagonal,
     ZeroDiagonal,
     bake,
+    explain,
     fuse,
     masks,
-    path,
     plain_state_dict,
     register,
     summary,
@@ -371,7 +371,7 @@ def test_some_of_a_modules_tensors_are_baked() -> None:
 
 def test_a_layer_that_keeps_its_constraint_keeps_its_product_and_pytorchs_classes_stay_their_own() -> None:
     layer = register(nn.Linear(4, 4), {"weight": Diagonal(), "bias": Halved()})
-    assert path(bake(layer, "bias")).name == "element-wise"
+    assert explain(bake(layer, "bias")).product == "elementwise"
     theirs_too = theirs(plain())
     output = theirs_too(INPUTS)
     twin = copy.deepcopy(theirs_too)  # shares PyTorch's injected classes

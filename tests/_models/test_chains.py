@@ -21,9 +21,9 @@ from parametrizations import (
     MaskedSparse,
     NegExpDiagonal,
     ZeroDiagonal,
+    explain,
     fuse,
     masks,
-    path,
     register,
     summary,
 )
@@ -68,7 +68,7 @@ def test_a_chain_takes_the_product_of_its_first_step_where_it_may(case: Chain) -
     layer = fuse(case.layer())
     entries = entries_of(layer.parametrizations.weight)
     alone = case.weight.numel() == 1 and case.name == "dense"  # one entry may be the whole diagonal
-    assert path(layer).name == case.name or alone
+    assert explain(layer).product == case.name or alone
     if case.name != "dense":
         assert entries is not None
         assert entries.shape == stored(layer).shape
@@ -186,7 +186,7 @@ optimizer = torch.optim.Adam(layer.parameters())
 layer(torch.ones(8, n)).square().mean().backward()
 optimizer.step()
 row = summary(layer).rows[0]
-assert (row.stored, row.dense, row.holds, row.product) == (n, n * n, True, "element-wise"), row
+assert (row.stored, row.dense, row.holds, row.product) == (n, n * n, True, "elementwise"), row
 print(peak() - before)
 """
 

@@ -29,11 +29,11 @@ from tests.layers import of_the_compiler
 
 KINDS: dict[str, Callable[[], Any]] = {
     "dense": lambda: MaskedSparse(masks.random(0.3), product="dense"),
-    "structured": lambda: MaskedSparse(masks.random(0.3), product="structured"),
-    "banded": lambda: MaskedSparse(masks.banded(1, 1), product="structured"),
+    "structured": lambda: MaskedSparse(masks.random(0.3), product="csr"),
+    "banded": lambda: MaskedSparse(masks.banded(1, 1), product="strips"),
     "chain": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     "Diagonal": Diagonal,
-    "ZeroDiagonal": lambda: ZeroDiagonal(product="structured"),
+    "ZeroDiagonal": lambda: ZeroDiagonal(product="replaced-diagonal"),
 }
 every = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
@@ -226,7 +226,7 @@ def test_the_gradient_of_an_output_is_kept_apart_from_that_of_the_bias() -> None
 
 
 def test_inputs_that_have_changed_are_refused() -> None:
-    layer = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(0.5), product="CSR")})
+    layer = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(0.5), product="csr")})
     inputs = batch()
     with dense_gradients(layer) as gradients:
         layer(inputs).square().sum().backward()

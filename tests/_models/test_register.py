@@ -24,8 +24,8 @@ from parametrizations import (
     NegExpDiagonal,
     ZeroDiagonal,
     bake,
+    explain,
     masks,
-    path,
     plain_state_dict,
     register,
     summary,
@@ -93,7 +93,7 @@ def test_foreign_parametrizations_attach_too() -> None:
 
     made = register(model(), {"0.weight": Doubled(), "2.weight": [ZeroDiagonal(), Doubled()]})
     assert bool((made[2].weight.diagonal() == 0).all())
-    assert path(made[0]).why == "the parametrization is not one of this library's"
+    assert explain(made[0]).why == "the parametrization is not one of this library's"
 
 
 @pytest.mark.parametrize("fuse", [True, False])
@@ -102,7 +102,7 @@ def test_fusing_is_the_default_and_every_module_shares_a_class(fuse: bool) -> No
         {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "e": nn.Embedding(5, 4), "f": nn.Embedding(6, 4)}
     )
     register(made, {"*.weight": Diagonal()}, fuse=fuse)
-    assert path(made["a"]).name == ("element-wise" if fuse else "dense")
+    assert explain(made["a"]).product == ("elementwise" if fuse else "dense")
     assert type(made["a"]) is type(made["b"])
     assert type(made["e"]) is type(made["f"])
     twin = copy.deepcopy(made)
@@ -119,7 +119,7 @@ def test_a_layer_registered_without_fusing_can_be_fused_later() -> None:
     from parametrizations import fuse
 
     made = register(model(), {"0.weight": Diagonal()}, fuse=False)
-    assert path(fuse(made)[0]).name == "element-wise"
+    assert explain(fuse(made)[0]).product == "elementwise"
 
 
 def test_a_bias_and_an_embedding_beside_each_other() -> None:

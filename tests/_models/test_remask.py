@@ -26,8 +26,8 @@ from parametrizations import (
     NegExpDiagonal,
     bake,
     dense_gradients,
+    explain,
     masks,
-    path,
     plain_state_dict,
     register,
     remask,
@@ -447,7 +447,7 @@ def test_a_scaler_goes_on() -> None:
 
 @of_the_compiler
 @pytest.mark.parametrize("density", [0.4, 0.1])
-@pytest.mark.parametrize("product", ["dense", "structured"])
+@pytest.mark.parametrize("product", ["dense", "strips", "csr"])
 def test_a_compiled_model_follows(density: float, product: Any) -> None:
     torch.compiler.reset()
     made: Any = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
@@ -763,7 +763,7 @@ def test_training_resumes_exactly_in_a_fresh_process_from_the_first_mask(tmp_pat
 
 def test_the_product_follows_the_number_of_entries() -> None:
     layer: Any = register(nn.Linear(700, 700), {"weight": MaskedSparse(masks.random(0.5))})
-    assert path(layer).name != "CSR"
+    assert explain(layer).product != "csr"
     remask(layer, {"weight": masks.magnitude(0.01)})
     assert stored(nn.Sequential(layer)).numel() == 4900
     torch.testing.assert_close(
@@ -772,7 +772,7 @@ def test_the_product_follows_the_number_of_entries() -> None:
         rtol=1e-4,
         atol=1e-5,
     )
-    assert path(layer) == path(register(nn.Linear(700, 700), {"weight": MaskedSparse(masks.magnitude(0.01))}))
+    assert explain(layer) == explain(register(nn.Linear(700, 700), {"weight": MaskedSparse(masks.magnitude(0.01))}))
 
 
 def test_a_diagonal_has_no_mask() -> None:

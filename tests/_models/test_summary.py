@@ -25,7 +25,7 @@ def model() -> Any:
 def test_a_row_says_what_is_there() -> None:
     rows = {row.name: row[1:] for row in summary(model()).rows}
     assert rows == {
-        "a.weight": ("Diagonal", (4, 4), 4, 16, True, "element-wise"),
+        "a.weight": ("Diagonal", (4, 4), 4, 16, True, "elementwise"),
         "b.weight": ("MaskedSparse, then NegExpDiagonal", (4, 4), 10, 16, True, "dense"),
         "rnn.weight_hh_l0": ("ZeroDiagonal", (4, 4), 16, 16, True, "dense"),
         "c.weight": ("ZeroDiagonal", (4, 4), 16, 16, True, "dense"),

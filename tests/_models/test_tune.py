@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, path, register, tune
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, explain, masks, register, tune
 from parametrizations._models import tune as module
 from tests.layers import of_the_compiler
 
@@ -39,10 +39,10 @@ def one_of_each() -> Any:
 
 
 WAYS = {
-    "0.weight": {"dense", "element-wise"},
-    "1.weight": {"dense", "strips"},
-    "2.weight": {"dense", "strips"},
-    **{f"{layer}.weight": {"dense", "skyline", "CSR"} for layer in (3, 4, 5)},
+    "0.weight": {"dense", "elementwise"},
+    "1.weight": {"dense", "replaced-diagonal"},
+    "2.weight": {"dense", "replaced-diagonal"},
+    **{f"{layer}.weight": {"dense", "strips", "csr"} for layer in (3, 4, 5)},
 }
 
 
@@ -76,10 +76,10 @@ def test_every_way_of_every_layer_is_timed_and_the_fastest_is_taken() -> None:
     assert {row.name: set(row.milliseconds) for row in rows} == WAYS
     for row in rows:
         layer = model.get_submodule(row.name.removesuffix(".weight"))
-        assert row.chosen == path(layer).name == min(row.milliseconds, key=row.milliseconds.__getitem__)
+        assert row.chosen == explain(layer).product == min(row.milliseconds, key=row.milliseconds.__getitem__)
 
 
-@pytest.mark.parametrize(("seconds", "chosen"), [((3, 2, 1), "CSR"), ((2, 1, 3), "skyline"), ((1, 2, 3), "dense")])
+@pytest.mark.parametrize(("seconds", "chosen"), [((3, 2, 1), "csr"), ((2, 1, 3), "strips"), ((1, 2, 3), "dense")])
 def test_the_way_with_the_smallest_median_is_taken(
     seconds: tuple[float, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,10 +87,8 @@ def test_the_way_with_the_smallest_median_is_taken(
     layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.3))})
     (row,) = tune(layer, BATCH).rows
     assert row.chosen == chosen
-    assert row.milliseconds == {
-        way: 1000 * time for way, time in zip(("dense", "skyline", "CSR"), seconds, strict=True)
-    }
-    assert path(copy.deepcopy(layer)).name == chosen
+    assert row.milliseconds == {way: 1000 * time for way, time in zip(("dense", "strips", "csr"), seconds, strict=True)}
+    assert explain(copy.deepcopy(layer)).product == chosen
 
 
 def test_nothing_else_changes() -> None:
@@ -115,17 +113,17 @@ def test_nothing_else_changes() -> None:
 
 def test_a_model_that_fails_is_left_as_it_was() -> None:
     model: Any = one_of_each()
-    products = [path(layer) for layer in model[:6]]
+    products = [explain(layer) for layer in model[:6]]
     with pytest.raises(RuntimeError, match="needs an input of shape"):
         tune(model, BATCH[:, :3])
-    assert [path(layer) for layer in model[:6]] == products
+    assert [explain(layer) for layer in model[:6]] == products
     assert not any(layer._forward_pre_hooks for layer in model)
 
 
 def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     made = MaskedSparse.rearrange
     model: Any = one_of_each()
-    products = [path(layer) for layer in model[:6]]
+    products = [explain(layer) for layer in model[:6]]
     last = model[5].parametrizations.weight[0]
 
     def rearrange(self: MaskedSparse) -> None:
@@ -136,7 +134,7 @@ def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pyt
     monkeypatch.setattr(MaskedSparse, "rearrange", rearrange)
     with pytest.raises(MemoryError, match="no room"):
         tune(model, BATCH)
-    assert [path(layer) for layer in model[:6]] == products
+    assert [explain(layer) for layer in model[:6]] == products
 
 
 def test_a_layer_that_the_model_does_not_call_is_named_and_stays() -> None:
@@ -144,14 +142,14 @@ def test_a_layer_that_the_model_does_not_call_is_named_and_stays() -> None:
     model.forward = lambda inputs: model["used"](inputs)
     register(model, {"*.weight": MaskedSparse(masks.random(0.3))})
     used, spare = tune(model, BATCH).rows
-    assert set(used.milliseconds) == {"dense", "skyline", "CSR"}
+    assert set(used.milliseconds) == {"dense", "strips", "csr"}
     assert (spare.name, spare.milliseconds, spare.chosen) == ("spare.weight", {}, "dense")
 
 
 def test_a_layer_that_is_called_by_name_is_timed() -> None:
     layer = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
     (row,) = tune(layer, input=BATCH).rows
-    assert row.milliseconds.keys() == {"dense", "strips"}
+    assert row.milliseconds.keys() == {"dense", "replaced-diagonal"}
 
 
 def test_layers_that_are_not_fused_are_no_rows() -> None:
@@ -214,7 +212,7 @@ class Scaled(nn.Linear):
 
 def test_a_parameter_that_the_product_does_not_use_is_no_hindrance() -> None:
     (row,) = tune(register(Scaled(), {"weight": ZeroDiagonal()}), BATCH).rows
-    assert set(row.milliseconds) == {"dense", "strips"}
+    assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
 
 
 class Twice(nn.Module):
@@ -247,7 +245,7 @@ def under_autocast(layer: nn.Module, input: Tensor) -> Tensor:
 
 def test_a_layer_is_timed_under_the_autocast_that_the_model_itself_switches_on() -> None:
     (row,) = tune(calling(under_autocast, MaskedSparse(masks.lower_triangular())), BATCH).rows
-    assert set(row.milliseconds) == {"dense", "skyline"}  # CSR has no half precision
+    assert set(row.milliseconds) == {"dense", "strips"}  # CSR has no half precision
 
 
 def without_gradients(layer: nn.Module, input: Tensor) -> Tensor:
@@ -269,7 +267,7 @@ def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
     backward: list[int] = []
     monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: backward.append(1))
     (row,) = tune(calling(call), BATCH).rows
-    assert set(row.milliseconds) == {"dense", "strips"}
+    assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
     assert not backward
 
 
@@ -289,14 +287,14 @@ def test_what_hooks_hold_is_not_copied() -> None:
     layer.register_forward_hook(Holder().see)
     layer.parametrizations.weight.register_forward_pre_hook(Holder().see)
     (row,) = tune(layer, BATCH).rows
-    assert set(row.milliseconds) == {"dense", "strips"}
+    assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
 
 
 def test_what_others_have_put_on_a_layer_is_not_copied() -> None:
     layer: Any = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
     layer.lock, layer.forward = threading.Lock(), Mock(wraps=layer.forward)
     (row,) = tune(layer, BATCH).rows
-    assert set(row.milliseconds) == {"dense", "strips"}
+    assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
     assert layer.forward.call_count == 1
 
 
@@ -331,7 +329,7 @@ def test_a_model_that_is_compiled_already_is_looked_into() -> None:
     compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
     compiled(BATCH)
     (row,) = tune(compiled, BATCH).rows
-    assert set(row.milliseconds) == {"dense", "strips"}
+    assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
 
 
 def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

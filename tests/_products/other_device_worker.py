@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from parametrizations import ZeroDiagonal, fuse, path
+from parametrizations import ZeroDiagonal, explain, fuse
 from parametrizations._products import envelope
 from parametrizations._torch import transforms
 from tests.chains import CHAINS, Chain
@@ -104,7 +104,10 @@ def moved(layer: Any) -> Any:
 
 def wrong(layer: Any) -> str:
     """What is wrong with the layer's forward and backward pass on the other device."""
-    if (way := path(layer).name) in ("CSR", "strips"):  # of the CPU alone, so that moving a layer does the same
+    if (way := explain(layer).product) in (
+        "csr",
+        "replaced-diagonal",
+    ):  # of the CPU alone
         layer.parametrizations.weight[0].product = way = "dense"
     with FakeTensorMode():
         there, inputs = moved(layer), torch.empty(2, layer.in_features, device=NAME, requires_grad=True)
@@ -113,7 +116,7 @@ def wrong(layer: Any) -> str:
                 there(inputs).sum().backward()
         except Exception as error:  # whatever it is, it is told
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        return "" if path(there).name == way else f"It is multiplied as {path(there)}."
+        return "" if explain(there).product == way else f"It is multiplied as {explain(there)}."
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ Chain = Callable[[], nn.Module | Sequence[nn.Module]]
 
 CHAINS: dict[str, Chain] = {
     **PRODUCTS,
-    "one by one": lambda: MaskedSparse(masks.banded(0, 0), product="skyline"),
+    "one by one": lambda: MaskedSparse(masks.banded(0, 0), product="strips"),
     "MaskedSparse-dense": lambda: MaskedSparse(masks.random(0.5), product="dense"),
     "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
     "dense, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="dense"), NegExpDiagonal()],
-    "strips, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="skyline"), NegExpDiagonal()],
+    "strips, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="strips"), NegExpDiagonal()],
 }
 every = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 

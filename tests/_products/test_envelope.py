@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from parametrizations import MaskedSparse, masks, path
+from parametrizations import MaskedSparse, explain, masks
 from parametrizations._products import arrange, envelope, skyline
 from parametrizations._products.arrange import arranged
 from parametrizations._products.blocks import Blocks
@@ -126,12 +126,12 @@ def test_sorted_entries_have_the_envelope_that_they_have_in_any_sequence(mask: T
 
 @given(
     some_masks(),
-    st.sampled_from(["skyline", "CSR", "structured"]),
+    st.sampled_from(["strips", "csr", "structured"]),
     st.sampled_from([None, 1, 3]),
     st.sampled_from([1, 10, 1000]),
 )
-@example(torch.tensor([[True], [False], [False], [True]]), "skyline", None, 1)
-@example(F.pad(shuffled_stairs(torch.empty(24, 24)), (0, 2)), "skyline", None, 1)
+@example(torch.tensor([[True], [False], [False], [True]]), "strips", None, 1)
+@example(F.pad(shuffled_stairs(torch.empty(24, 24)), (0, 2)), "strips", None, 1)
 def test_every_form_is_the_matrix(mask: Tensor, product: Product, width: int | None, largest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(envelope, "CALL", 1)
@@ -205,7 +205,7 @@ def test_sorting_finds_what_was_shuffled(
     monkeypatch.setattr(envelope, "CALL", 16)
     monkeypatch.setattr(arrange, "SAMPLED", sampled)
     mask = make(seed)
-    form = arranged(mask.shape, mask.flatten().nonzero().flatten(), "skyline").entries
+    form = arranged(mask.shape, mask.flatten().nonzero().flatten(), "strips").entries
     assert isinstance(form, Skyline)
     assert form.of_rows is not None
     assert form.of_columns is not None
@@ -295,10 +295,10 @@ KEPT: dict[str, Callable[[], Tensor]] = {
             r"\d dense strips over \d\d% of the weight, its rows and columns sorted, from a batch of \d\d on",
         ),
         ("without a corner", "auto", r"2 dense strips over 97% of the weight, from a batch of \d\d on"),
-        ("few", "skyline", r"\d* dense strips? over \d*% of the weight"),
-        ("blocks", "skyline", "8 dense blocks at once"),
-        ("few", "CSR", "the cost follows the kept entries"),
-        ("blocks", "CSR", "the cost follows the kept entries"),
+        ("few", "strips", r"\d* dense strips? over \d*% of the weight"),
+        ("blocks", "strips", "8 dense blocks at once"),
+        ("few", "csr", "the cost follows the kept entries"),
+        ("blocks", "csr", "the cost follows the kept entries"),
         ("few", "structured", "the cost follows the kept entries"),
         ("blocks", "structured", "8 dense blocks at once"),
     ],
@@ -315,7 +315,7 @@ def test_the_way_is_the_cheapest_of_those_that_were_asked_for(mask: str, product
 
 
 @pytest.mark.parametrize(
-    ("product", "path"), [("auto", OTHER_DEVICE), ("CSR", OTHER_DEVICE), ("dense", FORCED)], ids=str
+    ("product", "path"), [("auto", OTHER_DEVICE), ("csr", OTHER_DEVICE), ("dense", FORCED)], ids=str
 )
 def test_on_another_device_no_cheaper_way_is_looked_for(product: Product, path: Path) -> None:
     found = arranged(torch.Size((4, 4)), torch.arange(4, device="meta"), product)  # to look at it would fail
@@ -348,7 +348,7 @@ def test_of_a_mask_without_structure_only_some_rows_are_looked_at(
     monkeypatch.setattr(Envelope, "of", of)
     monkeypatch.delattr(arrange, "windows")  # nor are strips sought
     mask = torch.rand(2048, 1024, generator=torch.Generator().manual_seed(0)) < density
-    assert arranged(mask.shape, mask.flatten().nonzero().flatten(), "auto").path.name == "CSR"
+    assert arranged(mask.shape, mask.flatten().nonzero().flatten(), "auto").path.name == "csr"
     assert 0 < max(looked_at) < mask.sum() / 7  # one row of eight
 
 
@@ -372,10 +372,10 @@ def test_columns_whose_numbers_have_more_than_two_bytes_are_sorted_too(columns: 
 
 FORMS: dict[str, tuple[Any, Product]] = {
     "dense": (masks.random(0.3), "dense"),
-    "CSR": (masks.random(0.3), "CSR"),
-    "strips": (cheaply_in_strips, "skyline"),
-    "sorted": (shuffled_stairs, "skyline"),
-    "blocks": (equal_blocks, "skyline"),
+    "csr": (masks.random(0.3), "csr"),
+    "strips": (cheaply_in_strips, "strips"),
+    "sorted": (shuffled_stairs, "strips"),
+    "blocks": (equal_blocks, "strips"),
 }
 every = pytest.mark.parametrize(("mask", "product"), FORMS.values(), ids=FORMS)
 
@@ -448,7 +448,7 @@ def test_a_strip_may_have_more_places_than_32_bits_can_count() -> None:
 @every
 def test_a_form_is_copied_sent_moved_and_loaded(mask: Any, product: Product) -> None:
     layer = fused(lambda: MaskedSparse(mask, product=product))
-    name, expected = path(layer).name, layer(INPUTS)
+    name, expected = explain(layer).product, layer(INPUTS)
     twin = copy.deepcopy(layer)
     state = copy.deepcopy(layer.state_dict())
     with pytest.raises(RuntimeError, match="cannot be pickled"):
@@ -458,19 +458,19 @@ def test_a_form_is_copied_sent_moved_and_loaded(mask: Any, product: Product) -> 
     moved = twin.to("meta")
     assert moved(INPUTS.to("meta")).is_meta
     moved.to_empty(device="cpu").load_state_dict(state)
-    assert path(moved).name == name
+    assert explain(moved).product == name
     torch.testing.assert_close(moved(INPUTS), expected)
     with torch.device("meta"):
         built = fused(lambda: MaskedSparse(masks.random(0.5), product=product))
     built.to_empty(device="cpu").load_state_dict(state)
-    assert path(built).name == name
+    assert explain(built).product == name
     torch.testing.assert_close(built(INPUTS), expected)
     torch.testing.assert_close(built(INPUTS), dense_output(built))
 
 
 def test_a_checkpoint_of_another_mask_changes_the_form() -> None:
-    layer = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="skyline"), 4, 4)
-    other = fused(lambda: MaskedSparse(masks.lower_triangular(), product="skyline"), 4, 4)
+    layer = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="strips"), 4, 4)
+    other = fused(lambda: MaskedSparse(masks.lower_triangular(), product="strips"), 4, 4)
     assert isinstance(layer.parametrizations.weight[0]._form, Blocks)
     layer.load_state_dict(other.state_dict())
     assert isinstance(layer.parametrizations.weight[0]._form, Skyline)
@@ -482,8 +482,8 @@ def test_a_checkpoint_of_another_mask_changes_the_form() -> None:
 def test_what_is_not_finite_reaches_the_outputs_of_its_own_strip_or_block(value: float) -> None:
     inputs = torch.ones(2, 4)
     inputs[0, 3] = value
-    blocks: nn.Module = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="skyline"), 4, 4)
+    blocks: nn.Module = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="strips"), 4, 4)
     assert blocks(inputs).isfinite().tolist() == [[True, True, False, False], [True] * 4]
-    strip: nn.Module = fused(lambda: MaskedSparse(masks.lower_triangular(), product="skyline"), 4, 4)
-    assert path(strip).why == "1 dense strip over 100% of the weight"
+    strip: nn.Module = fused(lambda: MaskedSparse(masks.lower_triangular(), product="strips"), 4, 4)
+    assert explain(strip).why == "1 dense strip over 100% of the weight"
     assert strip(inputs).isfinite().tolist() == [[False] * 4, [True] * 4]

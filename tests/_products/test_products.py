@@ -205,7 +205,7 @@ def outcome(output: Tensor, leaves: list[Tensor]) -> list[Tensor]:
         Tensor.to_sparse_csr,
         lambda inputs: torch.nested.nested_tensor([inputs, inputs[:1]], layout=torch.jagged),
     ],
-    ids=["COO", "CSR", "nested"],
+    ids=["COO", "csr", "nested"],
 )
 def test_inputs_that_are_no_dense_rows_are_multiplied_as_by_a_layer(
     make: Callable[[], Parametrization], of: Callable[[Tensor], Tensor]
@@ -299,7 +299,7 @@ def test_strips_count_as_the_dense_product(kind: str, monkeypatch: pytest.Monkey
 
 
 def test_a_hidden_entry_ignores_an_infinite_input() -> None:
-    layer = fused(lambda: Diagonal(product="structured"))
+    layer = fused(lambda: Diagonal(product="elementwise"))
     inputs = INPUTS.clone()
     inputs[0, 5] = torch.inf
     assert bool(layer(inputs).isfinite().all())

@@ -102,7 +102,7 @@ def test_what_belongs_elsewhere_is_no_more_than_a_twelfth(apart: int, found: boo
 
 
 @pytest.mark.parametrize("mask", [masks.lower_triangular(), masks.autoregressive(range(768), [*range(1, 769, 2)] * 2)])
-@pytest.mark.parametrize("product", ["auto", "dense", "skyline"])
+@pytest.mark.parametrize("product", ["auto", "dense", "strips"])
 def test_with_windows_an_index_takes_at_most_12_bytes_a_number(mask: Any, product: Any) -> None:
     parametrization = fused(lambda: MaskedSparse(mask, product=product), 768, 768).parametrizations.weight[0]
     held = {tensor.data_ptr(): tensor.nbytes for one in vars(parametrization).values() for tensor in tensors_of(one)}
@@ -119,7 +119,7 @@ def test_a_source_may_be_lazily_conjugated_or_lie_apart_in_memory() -> None:
 
 
 @pytest.mark.usefixtures("_windows_everywhere")
-@pytest.mark.parametrize("product", ["dense", "skyline"])
+@pytest.mark.parametrize("product", ["dense", "strips"])
 def test_a_layer_has_the_same_outputs_and_gradients(product: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = fused(lambda: MaskedSparse(masks.banded(3, 1), product=product), 9, 7)
     with pytest.MonkeyPatch.context() as patch:

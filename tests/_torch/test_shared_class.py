@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from typing_extensions import override
 
-from parametrizations import Diagonal, NegExpDiagonal, Parametrization, ZeroDiagonal, bake, fuse, path, register
+from parametrizations import Diagonal, NegExpDiagonal, Parametrization, ZeroDiagonal, bake, explain, fuse, register
 from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler
 
 
@@ -63,7 +63,7 @@ def test_a_bias_that_was_parametrized_first_is_kept() -> None:
     layer = fuse(register_parametrization(layer, "weight", Diagonal()))
     remove_parametrizations(layer, "bias")
     torch.testing.assert_close(layer(INPUTS), dense_output(layer))
-    assert path(layer).name == "element-wise"
+    assert explain(layer).product == "elementwise"
 
 
 def test_assigning_goes_through_the_parametrization() -> None:
@@ -109,7 +109,7 @@ class Slotted(nn.Linear):
 
 def test_an_abc_layer_works() -> None:
     layer: Any = fuse(register_parametrization(Abstract(6, 4), "weight", Diagonal()))
-    assert path(layer).name == "element-wise"
+    assert explain(layer).product == "elementwise"
     torch.testing.assert_close(layer(INPUTS), dense_output(layer))
     remove_parametrizations(layer, "weight")
     assert type(layer) is Abstract

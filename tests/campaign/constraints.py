@@ -56,7 +56,7 @@ def _constraint(random: Random, kind: str, shape: torch.Size) -> Constraint:
     mask, fits = _mask(random, shape) if kind == "MaskedSparse" else ("", None)
     projects = random.random() < 0.3
     # A layer without inputs has nothing to multiply.
-    ways = ["auto", "dense", "structured", *(parametrizations.MaskedSparse.ways if mask else ["structured"])]
+    ways = ["auto", "dense", *getattr(parametrizations, kind).products]
     product = random.choice(ways) if shape.numel() else "auto"
     options = [mask] if mask else []
     options += ['on_infeasible="project"'] if projects else []

@@ -35,8 +35,8 @@ def model() -> nn.Sequential:
 def constrain(made: nn.Sequential) -> nn.Sequential:
     rules: dict[str, Any] = {
         "0.weight": Diagonal(),
-        "1.weight": ZeroDiagonal(product="structured"),
-        "2.weight": MaskedSparse(masks.banded(1, 1), product="structured"),
+        "1.weight": ZeroDiagonal(product="replaced-diagonal"),
+        "2.weight": MaskedSparse(masks.banded(1, 1), product="strips"),
         "3.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     }
     return register(made, rules)

@@ -7,22 +7,22 @@ from random import Random
 import torch
 from torch.nn.utils import parametrize
 
-from parametrizations import fuse, path, summary
+from parametrizations import explain, fuse, summary
 from tests.campaign.bits import near, same
 from tests.campaign.reference import double
 from tests.campaign.session import Session, Skipped
 
 __all__ = ["in_autocast", "in_cache", "in_inference_mode", "look", "modes", "with_other_values"]
 
-PATHS = {"dense", "element-wise", "strips", "skyline", "CSR"}
+PATHS = {"dense", "elementwise", "replaced-diagonal", "strips", "csr"}
 
 
 def look(session: Session, _: Random) -> None:
     """`summary`, `path`, ``repr`` and `fuse`, which changes no number."""
-    session.note("summary(model); path(layer); repr(model); fuse(model)")
+    session.note("summary(model); explain(layer); repr(model); fuse(model)")
     with session.unchanged():
         rows = {row.name: row for row in summary(session.model).rows}
-        assert all(path(module).name in PATHS for module in session.model.modules())
+        assert all(explain(module).product in PATHS for module in session.model.modules())
         repr(session.model)
     fuse(session.model)
     assert sorted(rows) == sorted(session.constrained()), f"the summary has {list(rows)}"

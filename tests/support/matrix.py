@@ -25,10 +25,10 @@ __all__ = ["CASES", "LIMITS", "WITH_MASKS", "Case", "Limit", "limit_of"]
 N = 6
 
 KINDS: dict[str, Callable[[], list[nn.Module]]] = {
-    "Diagonal": lambda: [Diagonal(product="structured")],
-    "ZeroDiagonal": lambda: [ZeroDiagonal(product="structured")],
-    "NegExpDiagonal": lambda: [NegExpDiagonal(product="structured")],
-    "MaskedSparse": lambda: [MaskedSparse(masks.banded(1, 2), product="structured")],
+    "Diagonal": lambda: [Diagonal(product="elementwise")],
+    "ZeroDiagonal": lambda: [ZeroDiagonal(product="replaced-diagonal")],
+    "NegExpDiagonal": lambda: [NegExpDiagonal(product="replaced-diagonal")],
+    "MaskedSparse": lambda: [MaskedSparse(masks.banded(1, 2), product="strips")],
     "lower-triangular, NegExp": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
 }

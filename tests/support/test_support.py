@@ -614,7 +614,7 @@ def test_counting_operations(case: Case) -> None:
     """`torch.utils.flop_counter`: a fused `Diagonal` counts as no matrix product, a sparse one as its entries."""
     layer, counter = case.layer(), FlopCounterMode(display=False)
     if case.kind == "MaskedSparse":
-        layer.parametrizations.weight[0].product = "CSR"
+        layer.parametrizations.weight[0].product = "csr"
     with counter:
         layer(inputs())
     structured = {"Diagonal": 0, "Diagonal, NegExp": 0, "MaskedSparse": case.stored(layer).numel()}

@@ -41,7 +41,7 @@ def test_the_four_hold_every_promise(parametrization: nn.Module) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e4])
 def test_what_is_allowed_follows_the_scale_of_what_is_added(scale: float) -> None:
-    checked = Subject(MaskedSparse(checkerboard((40, 30)), product="structured"), scale * weight((40, 30)))
+    checked = Subject(MaskedSparse(checkerboard((40, 30)), product="strips"), scale * weight((40, 30)))
     for law in ("linear_is_the_dense_product", "linear_works_under_vmap", "fused_layers_are_the_layers"):
         LAWS[law](checked)
 
