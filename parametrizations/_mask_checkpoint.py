@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._products.csr import index_dtype
+from parametrizations._products.operands import index_dtype
 from parametrizations._torch.chains import given
 from parametrizations._torch.parameters import give
 from parametrizations.parametrization import COMPLEX, FLOATING
@@ -30,9 +30,9 @@ class _Masked(Protocol):
     def stored_shape(self) -> torch.Size: ...
 
     @property
-    def known_shape(self) -> torch.Size: ...
+    def _known_shape(self) -> torch.Size: ...
 
-    def set_positions(self, positions: Tensor) -> None: ...
+    def _set_positions(self, positions: Tensor) -> None: ...
 
     def get_extra_state(self) -> Tensor: ...
 
@@ -103,12 +103,12 @@ def load_together(
         state_dict[mask_key] = sparse.get_extra_state()
     elif {values_key, mask_key} & there.keys():
         try:
-            positions = _checked_positions(there, values_key, mask_key, sparse.known_shape)
+            positions = _checked_positions(there, values_key, mask_key, sparse._known_shape)
             assigned = arguments[0].get("assign_to_params_buffers", False)
             _require_loadable(there[values_key], owner.original, values_key, assigned)
             if positions.numel() != owner.original.numel():
                 _resize(owner.original, positions.numel(), values_key)
-                sparse.set_positions(positions)
+                sparse._set_positions(positions)
         except ValueError as error:
             place = f" at {prefix!r}" if prefix else ""
             arguments[-1].append(f"{error} The layer{place} stays as it was.")
@@ -118,7 +118,7 @@ def load_together(
 def _masked(owner: ParametrizationList) -> tuple[str, _Masked | None]:
     """What has the mask of the values: the first parametrization, or what that consists of."""
     for name, part in owner[0].named_modules(prefix="0"):
-        sparse: Any = part if hasattr(part, "set_positions") else None
+        sparse: Any = part if hasattr(part, "_set_positions") else None
         if sparse is not None and (name == "0" or _has_values_of(owner, sparse)):
             return name, sparse
     return "", None

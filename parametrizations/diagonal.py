@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations._products.choice import ELEMENT_WISE, FORCED, Explanation
+from parametrizations._products.choice import ASKED, ELEMENTWISE, Explanation
+from parametrizations._products.dense import with_diagonal
 from parametrizations._products.diagonal import diagonal_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
-from parametrizations._products.with_diagonal import with_diagonal
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Diagonal"]
@@ -57,29 +57,29 @@ class Diagonal(Parametrization):
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        _ = self.known_shape  # says that the object has to be registered first
+        _ = self._known_shape  # says that the object has to be registered first
         return self._stored_shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x.new_zeros(self.require_stored(x)), x)
+        return with_diagonal(x.new_zeros(self._require_stored(x)), x)
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return FORCED if self.product == "dense" else ELEMENT_WISE
+        return ASKED if self.product == "dense" else ELEMENTWISE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         if self.product == "dense" or not has_rows(input):
             return super().linear(input, x, bias)
-        shape = self.require_stored(x)
+        shape = self._require_stored(x)
         require_operands(input, x, bias, shape[1])
         return diagonal_linear(input, x, bias, shape)
 
     @override
     def places(self, x: Tensor) -> Places:
-        step = self.known_shape[1] + 1
-        return Places(self.known_shape, None, lambda: torch.arange(x.numel(), device=x.device) * step)
+        step = self._known_shape[1] + 1
+        return Places(self._known_shape, None, lambda: torch.arange(x.numel(), device=x.device) * step)
 
     @override
     def adopt(self, weight: Tensor) -> None:

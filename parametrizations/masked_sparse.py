@@ -13,14 +13,11 @@ from typing_extensions import override
 
 from parametrizations._given_mask import Given, Name, as_mask, as_rule
 from parametrizations._mask_checkpoint import NO_MASK, from_mask, is_no_mask, load_together, pack, to_mask, unpack
-from parametrizations._products.arrange import arranged
-from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, entries_path
-from parametrizations._products.csr import index_dtype
-from parametrizations._products.entries import Entries, entries_linear
-from parametrizations._products.operands import has_rows, require_operands
+from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, explain_form, form_of
+from parametrizations._products.dense import scattered
+from parametrizations._products.form import Dense, MaskForm, form_linear
+from parametrizations._products.operands import has_rows, index_dtype, require_operands
 from parametrizations._products.places import Places, on_diagonal
-from parametrizations._products.scattered import scattered
-from parametrizations._products.spread import Spread
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.loops import once
@@ -90,10 +87,8 @@ class MaskedSparse(Parametrization):
         super().__init__(on_infeasible=on_infeasible, product=product)
         self._rule: MaskRule | None = as_rule(mask)
         self._origin: object = self._rule
-        # Where the entries are: in the form that the dense product needs, in that of a cheaper one, or in both.
-        self._whole: Spread | None = None
-        self._form: Entries | None = None
-        self._path, self._least = UNREGISTERED, 0
+        self._form: MaskForm | None = None
+        self._chosen = UNREGISTERED
         self._stored_shape = torch.Size()
         self._diagonal: Tensor | None = None
 
@@ -102,7 +97,7 @@ class MaskedSparse(Parametrization):
         """What makes the mask; None once it is made."""
         return self._rule
 
-    def with_rule(self, rule: MaskRule) -> Self:
+    def _with_rule(self, rule: MaskRule) -> Self:
         """A copy with the same options that has another rule to make its mask."""
         twin = copy.deepcopy(self)
         twin._rule = twin._origin = rule
@@ -118,7 +113,7 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].positions
             tensor([0, 2, 3], dtype=torch.int32)
         """
-        return self._places().to(index_dtype(self.known_shape.numel()))
+        return self._places().to(index_dtype(self._known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
@@ -134,52 +129,48 @@ class MaskedSparse(Parametrization):
             tensor([[ True, False],
                     [ True,  True]])
         """
-        return to_mask(self.positions, self.known_shape)
+        return to_mask(self.positions, self._known_shape)
 
     @property
     @override
-    def known_shape(self) -> torch.Size:
+    def _known_shape(self) -> torch.Size:
         if self.shape is not None:  # first, at every step; and compile does not trace what comes after
             return self.shape
-        return super().known_shape if self._given is None else self._given.shape
+        return super()._known_shape if self._given is None else self._given.shape
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
         if self._rule is None:  # first, at every step
             return self._stored_shape
-        _ = self.known_shape  # says that the object has to be registered first
+        _ = self._known_shape  # says that the object has to be registered first
         return self._stored_shape if self._given is None else self.positions.shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        shape = self.require_stored(x)
-        return scattered(x, self._spread_for(x), shape)
+        shape = self._require_stored(x)
+        return scattered(x, self._positions_for(x), shape.numel()).view(shape)
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        path = entries_path(self._path, x)
-        # A mask stays where it was while the layer is on the meta device, or is given values of another one.
-        return path if path.product == "dense" or self._entries().device == x.device else OTHER_DEVICE
+        chosen = explain_form(self._chosen, x)
+        # A mask stays where it was while the layer is on the meta device, or has values of another one.
+        return chosen if chosen.product == "dense" or self._places().device == x.device else OTHER_DEVICE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self._path.product == "dense":  # first, since small layers take as long as what is asked
-            return F.linear(input, self.forward(x), bias)
-        if not has_rows(input) or self.explain(x).product == "dense" or self._is_small(input):
+        form = self._form
+        if type(form) is Dense and form.fits(x):  # first, since a small layer takes as long as any further question
+            return F.linear(input, form.dense(x), bias)
+        if form is None or not has_rows(input) or self.explain(x).product == "dense":
             return F.linear(input, once(self, x, lambda: self.forward(x)), bias)
-        require_operands(input, x, bias, self.require_stored(x)[1])
-        return entries_linear(input, x, bias, self._entries())
-
-    def _is_small(self, input: Tensor) -> bool:
-        """Whether the batch is so small that the dense product is faster; compiled, one way serves every batch."""
-        few = self._least * self.known_shape[1]
-        return few > 0 and not torch.compiler.is_compiling() and input.numel() < few
+        require_operands(input, x, bias, self._require_stored(x)[1])
+        return form_linear(input, x, bias, form)
 
     @override
     def places(self, x: Tensor) -> Places:
         diagonal = None if self._diagonal is None else self._diagonal.to(x.device)  # a mask stays where it was on meta
-        return Places(self.known_shape, diagonal, lambda: self.positions.to(x.device))
+        return Places(self._known_shape, diagonal, lambda: self.positions.to(x.device))
 
     @override
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
@@ -226,24 +217,24 @@ class MaskedSparse(Parametrization):
         """The weight's shape and the positions, as one fresh integer tensor ``(2 + nnz,)``; empty without a mask."""
         if self.shape is None and self._given is None:
             return NO_MASK.clone()
-        return pack(self.known_shape, self.positions)
+        return pack(self._known_shape, self.positions)
 
     @override
     def set_extra_state(self, state: Any) -> None:
         """Take the mask of a checkpoint; a `ValueError` if it is damaged or does not fit the values."""
         if self.shape is None and is_no_mask(state):
             return
-        positions = unpack(state, self.known_shape)
+        positions = unpack(state, self._known_shape)
         if self._given is not None:  # there are no values yet
-            self._rule = self._origin = as_rule(to_mask(positions, self.known_shape))
+            self._rule = self._origin = as_rule(to_mask(positions, self._known_shape))
         elif positions.shape != self.stored_shape:
             raise ValueError(
                 f"MaskedSparse needs a mask of {self.stored_shape.numel()} positions for the values it has. "
                 f"Got {positions.numel()}. Load the mask together with its values, into the whole layer."
             )
-        self.set_positions(positions)
+        self._set_positions(positions)
 
-    def set_positions(self, positions: Tensor, origin: str | None = None) -> None:
+    def _set_positions(self, positions: Tensor, origin: str | None = None) -> None:
         """Take sorted positions, in range, as a copy; ``origin`` names what chose them, if no checkpoint did."""
         own = self.positions
         if not torch.equal(positions.to(own), own):
@@ -254,7 +245,7 @@ class MaskedSparse(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
         if self.shape is not None:
-            own = self._entries().device if self._whole is None else self._whole.places.device
+            own = self._places().device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)
@@ -262,7 +253,7 @@ class MaskedSparse(Parametrization):
         return self
 
     @override
-    def rearrange(self) -> None:
+    def _rearrange(self) -> None:
         positions = self.positions
         self._arrange(positions, positions.device)
 
@@ -272,9 +263,9 @@ class MaskedSparse(Parametrization):
             self._hold(positions.to(device).clone())
 
     def _hold(self, positions: Tensor) -> None:
-        self._path, self._form, self._whole, self._least = arranged(self.known_shape, positions, self.product)
+        self._form, self._chosen = form_of(self._known_shape, positions, self.product)
         self._stored_shape = positions.shape
-        self._diagonal = on_diagonal(positions, self.known_shape)
+        self._diagonal = on_diagonal(positions, self._known_shape)
 
     @property
     def _given(self) -> Tensor | None:
@@ -282,22 +273,13 @@ class MaskedSparse(Parametrization):
         build = None if self._rule is None else self._rule.build
         return build.mask if isinstance(build, Given) else None
 
-    def _entries(self) -> Entries:
-        """The places, where the dense product is not the one that was chosen."""
-        _ = self.known_shape  # says that the object has to be registered first
-        assert self._form is not None
-        return self._form
-
     def _places(self) -> Tensor:
         """The positions, int32 or int64."""
-        if self._whole is not None:
-            return self._whole.places
-        return from_mask(self._given) if self._given is not None else self._entries().positions()
+        if self._given is not None:
+            return from_mask(self._given)
+        _ = self._known_shape  # says that the object has to be registered first
+        assert self._form is not None
+        return self._form.positions
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
         return self._places().to(tensor.device, torch.long)
-
-    def _spread_for(self, x: Tensor) -> Spread:
-        if self._whole is not None and self._whole.places.device == x.device:
-            return self._whole
-        return Spread(self.known_shape.numel(), self._positions_for(x))

@@ -8,13 +8,12 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import positive
-from parametrizations._products.choice import Explanation, is_copied, replaced_diagonal_path
+from parametrizations._products.choice import REPLACED_FROM, Explanation, explain_replaced_diagonal
+from parametrizations._products.dense import with_diagonal
+from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
-from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
-from parametrizations._products.replaced_entries import replaced_entries
-from parametrizations._products.with_diagonal import with_diagonal
-from parametrizations._torch.transforms import may_look_at_values
+from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
 from parametrizations.parametrization import FLOATING, Parametrization
 
 __all__ = ["FLOOR", "NegExpDiagonal"]
@@ -23,10 +22,6 @@ FLOOR = 1e-4
 """Smallest absolute value that a diagonal entry gets when it was not negative: a normal number in every
 dtype, small beside any usual weight, and large enough for a gradient to move it (``exp`` has the gradient
 ``|w|``)."""
-
-
-FEW = 512
-"""Up to so many entries of a diagonal the sum of their squares mostly tells that none of them is large."""
 
 
 class NegExpDiagonal(Parametrization):
@@ -79,30 +74,31 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        diagonal = x.diagonal()
-        return _weight(x, diagonal, plain=_is_plain_exp(diagonal))
+        return with_diagonal(x, -positive.exp(x.diagonal()))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return replaced_diagonal_path(x, self.product)
+        return explain_replaced_diagonal(x, self.product)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        diagonal = x.diagonal()
-        plain = _is_plain_exp(diagonal)
-        if (plain and is_copied(x, self.product)) or not has_rows(input) or self.explain(x).product == "dense":
-            return F.linear(input, _weight(x, diagonal, plain=plain), bias)
+        small = self._product == "auto" and x.numel() < REPLACED_FROM  # first, since a small layer takes as long
+        if small or self.explain(x).product == "dense" or not has_rows(input):
+            return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])
-        return replaced_diagonal_linear(input, x, bias, _plain_diagonal if plain else _diagonal)
+        matrix, diagonal = with_own_diagonal(x)
+        output = form_linear(input, matrix, bias, ZeroedDiagonal(x.shape))
+        size = diagonal.shape[0]
+        output.narrow(-1, 0, size).sub_(input.narrow(-1, 0, size) * positive.exp(diagonal))
+        return output
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
         if not places.has_whole_diagonal:  # -exp(0) = -1 would be where nothing is stored
             return None
-        index = places.diagonal
-        if index is None:
-            return -(x.exp() if _is_plain_exp(x) else positive.exp(x))
-        return replaced_entries(x, index, _plain_diagonal if _is_plain_exp(x.index_select(0, index)) else _diagonal)
+        if places.diagonal is None:
+            return -positive.exp(x)
+        return x.index_copy(0, places.diagonal, -positive.exp(x.index_select(0, places.diagonal)))
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
@@ -127,31 +123,3 @@ class NegExpDiagonal(Parametrization):
         diagonal = weight.diagonal()
         epsilons = (1 + diagonal.abs().log().abs()) * torch.finfo(weight.dtype).eps
         return torch.zeros_like(weight).diagonal_scatter(epsilons * diagonal.abs())
-
-
-def _weight(x: Tensor, diagonal: Tensor, *, plain: bool) -> Tensor:
-    return x.diagonal_scatter(-diagonal.exp()) if plain else with_diagonal(x, -positive.exp(diagonal))
-
-
-def _diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal of the weight, and its derivative by the stored one."""
-    size = positive.exp(x)
-    return -size, -positive.slope(x, size)
-
-
-def _plain_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
-    """What `_diagonal` gives where `_is_plain_exp` holds."""
-    true = -x.exp()
-    return true, true
-
-
-def _is_plain_exp(diagonal: Tensor) -> bool:
-    """Whether the map is ``-exp`` for every entry: the same value and gradient by a third of the operations."""
-    bound = positive.PLAIN.get(diagonal.dtype)
-    if bound is None or not may_look_at_values(diagonal) or not diagonal.numel():
-        return False
-    values = diagonal.detach()
-    if values.numel() <= FEW and torch.dot(values, values).item() < bound**2:  # none is larger than the root of a sum
-        return True  # in half of the time
-    largest: float = torch.linalg.vector_norm(values, torch.inf).item()
-    return largest < bound

@@ -131,18 +131,18 @@ class Parametrization(nn.Module):
         require_choice(type(self).__name__, "product", product, ("auto", "dense", *self.products))
         self._product = product
         if self.shape is not None:
-            self.rearrange()
+            self._rearrange()
 
-    def rearrange(self) -> None:
+    def _rearrange(self) -> None:
         """Derive again what depends on ``product``."""
 
     @property
     def stored_shape(self) -> torch.Size:
         """Shape of the stored tensor ``x``; a `ValueError` before anything is registered."""
-        return self.known_shape
+        return self._known_shape
 
     @property
-    def known_shape(self) -> torch.Size:
+    def _known_shape(self) -> torch.Size:
         """Shape of the weight, ``(out, in)``; a `ValueError` before anything is registered."""
         if self.shape is None:
             raise ValueError(
@@ -281,7 +281,7 @@ class Parametrization(nn.Module):
         shape = None if self.shape is None else f"shape={tuple(self.shape)}, stored={self.stored_shape.numel()}"
         return ", ".join([*shown, shape or "not registered"])
 
-    def require_stored(self, x: Tensor) -> torch.Size:
+    def _require_stored(self, x: Tensor) -> torch.Size:
         """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
         shape = self.shape
         usual = type(x) in (nn.Parameter, Tensor) and not is_traced()
@@ -297,10 +297,10 @@ class Parametrization(nn.Module):
         if not is_traced() and x.shape != self.stored_shape:
             raise ValueError(
                 f"{type(self).__name__} needs a stored tensor of shape {tuple(self.stored_shape)} "
-                f"for a weight of shape {tuple(self.known_shape)}. Got shape {tuple(x.shape)}. "
+                f"for a weight of shape {tuple(self._known_shape)}. Got shape {tuple(x.shape)}. "
                 f"{self._has_to_come_first(x) if x.dim() == 2 else 'Pass what right_inverse returned.'}"
             )
-        return self.known_shape
+        return self._known_shape
 
     def _admit(self, weight: Tensor) -> Tensor:
         adopting = is_registration() or (self.shape is None and not is_assignment())
@@ -315,10 +315,10 @@ class Parametrization(nn.Module):
 
     def _check(self, weight: Tensor) -> None:
         require_kind(type(self).__name__, weight, self.dtypes)
-        self.require_matrix(weight)
+        self._require_matrix(weight)
         require_finite(type(self).__name__, weight)
 
-    def require_matrix(self, weight: Tensor) -> None:
+    def _require_matrix(self, weight: Tensor) -> None:
         """Refuse a weight that is no matrix, or has another shape than the one that was registered."""
         if weight.dim() != 2:
             raise ValueError(
@@ -327,14 +327,14 @@ class Parametrization(nn.Module):
             )
         if self.shape not in (None, weight.shape):
             raise ValueError(
-                f"{type(self).__name__} needs a weight of shape {tuple(self.known_shape)}. "
+                f"{type(self).__name__} needs a weight of shape {tuple(self._known_shape)}. "
                 f"Got {tuple(weight.shape)}. {asked()} a weight of that shape; create a new object for another."
             )
 
     def _already_registered(self) -> str:
         return (
             f"{type(self).__name__} needs one object for each tensor. Got one that has been used for a tensor "
-            f"of shape {tuple(self.known_shape)}. Create a new one: {self._recipe()}."
+            f"of shape {tuple(self._known_shape)}. Create a new one: {self._recipe()}."
         )
 
     def _has_to_come_first(self, x: Tensor) -> str:

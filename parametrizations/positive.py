@@ -7,13 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from parametrizations._torch.transforms import may_look_at_values
+
 __all__ = ["exp", "limits", "log", "slope"]
 
 BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
 """From where on `exp` grows as a logarithm, by dtype: far from overflow, for the gradient's sake too."""
 
 PLAIN = {dtype: min(bound, -math.log(torch.finfo(dtype).tiny) - 0.1) for dtype, bound in BOUND.items()}
-"""Up to this absolute value `exp` is `torch.exp`, and that a normal number, by dtype."""
+"""Below this absolute value `exp` is `torch.exp`, and that a normal number, by dtype."""
 
 
 def exp(x: Tensor) -> Tensor:
@@ -36,6 +38,8 @@ def exp(x: Tensor) -> Tensor:
         >>> exp(torch.tensor([0.0, -1000.0, 1000.0])) > 0
         tensor([True, True, True])
     """
+    if _is_plain(x):
+        return x.exp()
     bound = _bound(x)
     # Below the bound the second factor is exactly 1. At the joint the gradient of relu is 0, so the first factor has to
     # have the whole of it; that of clamp is 1 or 0 there, by the release of torch.
@@ -92,3 +96,14 @@ def _bound(x: Tensor) -> float:
             "Convert the layer back with .to()."
         )
     return BOUND[x.dtype]
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether `torch.exp` gives the same values and gradients, by a third of the operations."""
+    bound = PLAIN.get(x.dtype)
+    if bound is None or not may_look_at_values(x) or not x.numel():
+        return False
+    values = x.detach()
+    # No entry is larger than the root of the sum of squares, which takes half of the time of the largest entry.
+    squares = torch.dot(values, values) if x.dim() == 1 else values.square().sum()
+    return squares.item() < bound * bound or values.abs().max().item() < bound

@@ -7,13 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._products.choice import Explanation, replaced_diagonal_path
+from parametrizations._products.choice import REPLACED_FROM, Explanation, explain_replaced_diagonal
+from parametrizations._products.dense import with_diagonal
+from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
-from parametrizations._products.replaced_diagonal import replaced_diagonal_linear
-from parametrizations._products.replaced_entries import replaced_entries
-from parametrizations._products.small import is_small
-from parametrizations._products.with_diagonal import with_zero_diagonal
+from parametrizations._products.replaced_diagonal import ZeroedDiagonal
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["ZeroDiagonal"]
@@ -56,24 +55,23 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_zero_diagonal(x, small=is_small(x, x.shape))
+        return with_diagonal(x, x.new_zeros(min(x.shape)))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return replaced_diagonal_path(x, self.product)
+        return explain_replaced_diagonal(x, self.product)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.product == "auto" and is_small(x, x.shape):  # what is asked below takes as long as the product
-            return F.linear(input, with_zero_diagonal(x, small=True), bias)
-        if not has_rows(input) or self.explain(x).product == "dense":
+        small = self._product == "auto" and x.numel() < REPLACED_FROM  # first, since a small layer takes as long
+        if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])
-        return replaced_diagonal_linear(input, x, bias, _zeros)
+        return form_linear(input, x, bias, ZeroedDiagonal(x.shape))
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor:
-        return replaced_entries(x, places.diagonal, _zeros)
+        return torch.zeros_like(x) if places.diagonal is None else x.index_fill(0, places.diagonal, 0)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
@@ -83,7 +81,3 @@ class ZeroDiagonal(Parametrization):
     @override
     def project(self, weight: Tensor) -> Tensor:
         return self.forward(weight)
-
-
-def _zeros(diagonal: Tensor) -> tuple[Tensor, None]:
-    return torch.zeros_like(diagonal), None

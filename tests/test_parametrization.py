@@ -443,7 +443,7 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
         ("path", Path("weights"), "the name 'path' for a method"),
         ("project", nn.Identity(), "the name 'project' for a method"),
         (
-            "known_shape",
+            "_known_shape",
             "square",
             "the name 'known_shape' for a property of its own. Got a str .* such as 'own_known_shape'; options",
         ),

@@ -74,7 +74,7 @@ def _room(module: nn.Module, name: str) -> Tensor:
     chain = chain_of(module, name)
     only, stored = steps(chain)[0], next(iter(originals(chain).values()))
     if len(chain) == 1 and isinstance(only, Parametrization) and only.selects:
-        return Selection(stored.detach(), only.known_shape)
+        return Selection(stored.detach(), only._known_shape)
     return _dense_room(module, name)
 
 

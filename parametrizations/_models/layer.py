@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from parametrizations._models.initialize import initialize
 from parametrizations._models.load_plain import take_plain
 from parametrizations._models.on_entries import entries_of, stored_in
-from parametrizations._products.small import SMALL
 from parametrizations._torch.chains import chains
 from parametrizations._torch.loops import once
 from parametrizations._torch.private import (
@@ -99,9 +98,7 @@ def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | 
 
 
 def _is_built(first: Parametrization, x: Tensor) -> bool:
-    name = first.explain(x).product
-    small = name == "strips" and first.product == "auto" and first.known_shape.numel() <= SMALL  # strips take longer
-    return small or name in BUILT
+    return first.explain(x).product in BUILT
 
 
 def _loader(load: Callable[..., None]) -> Callable[..., None]:

@@ -113,7 +113,7 @@ def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
 
 def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> None:
     if isinstance(parametrization, Parametrization):
-        parametrization.require_matrix(weight)
+        parametrization._require_matrix(weight)
     with keep_order(place.module):
         register_parametrization(place.module, place.tensor_name, parametrization)
     chain = chain_of(place.module, place.tensor_name)

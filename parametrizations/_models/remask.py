@@ -21,7 +21,7 @@ from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.sizes import require_room
 from parametrizations._models.together import individual
-from parametrizations._products.csr import index_dtype
+from parametrizations._products.operands import index_dtype
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.chains import build, chain_of, chains, copied, originals, steps
 from parametrizations._torch.loops import forget
@@ -240,7 +240,7 @@ def _kept(place: Place, positions: Tensor) -> Kept:
     values = masked.stored
     if len(masked.chain) > 1:
         values = _weight(place).flatten().index_select(0, positions)
-    return Kept(place.name, masked.sparse.known_shape, values, positions)
+    return Kept(place.name, masked.sparse._known_shape, values, positions)
 
 
 def _weight(place: Place) -> Tensor:
@@ -310,7 +310,7 @@ def _require_agreement(place: Place, masked: _Masked, positions: Tensor, values:
         twin = copied(masked.chain)
         sparse = steps(twin)[0]
         assert isinstance(sparse, MaskedSparse)
-        sparse.set_positions(positions)
+        sparse._set_positions(positions)
         give(originals(twin)["original"], values)
         require_agreement(place.name, twin, build(twin))
 
@@ -330,7 +330,7 @@ def _require_same_everywhere(model: nn.Module, changes: Sequence[_Change]) -> No
 def _make(change: _Change, optimizer: Optimizer | None) -> None:
     """The one part that changes anything: new tensors in the place of the old."""
     stored = change.masked.stored
-    change.masked.sparse.set_positions(change.positions, change.origin)
+    change.masked.sparse._set_positions(change.positions, change.origin)
     give(stored, change.values)
     stored.grad = change.gradient
     if optimizer is not None and change.state:

@@ -56,7 +56,7 @@ def with_own_rules(plan: Plan) -> Plan:
     shown = [partial(_shown, place) for place, *_ in seats]
     rules = individual([rule for *_, rule in seats], shown)
     for (_, chain, at, step, _), rule in zip(seats, rules, strict=True):
-        chain[at] = step.with_rule(rule)
+        chain[at] = step._with_rule(rule)
     return own
 
 

@@ -21,7 +21,8 @@ from parametrizations._models.fuse import explain
 from parametrizations._models.layer import has_fused_forward
 from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
-from parametrizations._products.choice import AUTOCAST, Product
+from parametrizations._products.choice import Product
+from parametrizations._products.operands import AUTOCAST
 from parametrizations._torch.chains import chain_of, steps
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, hooks_of

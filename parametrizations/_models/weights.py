@@ -48,14 +48,14 @@ def binding(chain: ParametrizationList) -> list[Parametrization]:
 def is_compact(chain: ParametrizationList) -> bool:
     """Whether fewer numbers are stored than the weight has."""
     first = steps(chain)[0]
-    return isinstance(first, Parametrization) and first.stored_shape.numel() < first.known_shape.numel()
+    return isinstance(first, Parametrization) and first.stored_shape.numel() < first._known_shape.numel()
 
 
 def dense_shape(chain: ParametrizationList) -> torch.Size:
     """The shape of the weight, ``(out, in)``: known to this library's parametrizations, else built if it has values."""
     first, stored = steps(chain)[0], next(iter(originals(chain).values()))
     if isinstance(first, Parametrization):
-        return first.known_shape
+        return first._known_shape
     return stored.shape if stored.is_meta else build(chain).shape
 
 

@@ -1,6 +1,6 @@
-"""The choice of path: how a fused layer multiplies, and why.
+"""The choice of the product, and the reason for it.
 
-The crossovers were measured by ``python -m benchmarks`` (see benchmarks/results.md).
+Costs were measured by ``python -m benchmarks --products`` (benchmarks/results.md).
 """
 
 from __future__ import annotations
@@ -10,94 +10,109 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from parametrizations._torch.private import is_autocast_anywhere
+from parametrizations._products.csr import CSR
+from parametrizations._products.form import Dense, MaskForm
+from parametrizations._products.operands import product_dtype
+from parametrizations._products.strips import CALL, Blocks, Strips, area_of, windows
 from parametrizations._torch.transforms import is_traced_for_a_file
 
 __all__ = [
-    "AUTOCAST",
-    "CSR",
-    "ELEMENT_WISE",
-    "EMPTY",
-    "FORCED",
+    "ASKED",
+    "ELEMENTWISE",
     "OTHER_DEVICE",
     "OWN",
     "PLAIN",
-    "SCATTERED",
+    "REPLACED_FROM",
     "UNREGISTERED",
     "Explanation",
     "Product",
-    "entries_path",
-    "is_copied",
-    "product_dtype",
-    "replaced_diagonal_path",
+    "explain_form",
+    "explain_replaced_diagonal",
+    "form_of",
 ]
 
 Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips", "csr"]
 
 
 class Explanation(NamedTuple):
-    """A way to multiply, ``"dense"`` or cheaper, and the reason for it in words."""
+    """The product that a layer takes, ``"dense"`` or cheaper, and the reason in words."""
 
     product: str
     why: str
 
 
-FORCED = Explanation("dense", "asked for with product='dense'")
-PLAIN = Explanation("dense", "the parametrization has no product of its own")
+ASKED = Explanation("dense", "product='dense' is set")
+PLAIN = Explanation("dense", "the constraint has no product of its own")
 UNREGISTERED = Explanation("dense", "nothing is registered yet")
-OWN = Explanation("own", "the parametrization has a product of its own")
-SAVED = Explanation("dense", "what torch.export and torch.jit.trace save needs nothing of this library")
-OTHER_DTYPE = Explanation("dense", "only float32 and float64 products have a cheaper path that loses no digits")
-OTHER_DEVICE = Explanation("dense", "on a GPU: dense is the measured choice")
-SMALL_MATRIX = Explanation("dense", "the matrix is too small for anything else to be faster")
-ELEMENT_WISE = Explanation("elementwise", "one multiply-add for each output")
-STRIPS = Explanation("replaced-diagonal", "only blocks on the diagonal are copied")
+OWN = Explanation("own", "the constraint has a method linear")
+EXPORTED = Explanation("dense", "exported files must not depend on this library")
+OTHER_DTYPE = Explanation("dense", "only float32 and float64 lose no digits otherwise")
+OTHER_DEVICE = Explanation("dense", "the other products are for the CPU")
+ELEMENTWISE = Explanation("elementwise", "one multiplication for each output")
 EMPTY = Explanation("dense", "the weight has no entries")
-SCATTERED = Explanation("dense", "so many entries are kept, or so few in all, that nothing else is clearly faster")
-CSR = Explanation("csr", "the cost follows the kept entries")
-
-# Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of a shared x86-64 machine.
-STRIPS_FROM = 640 * 640
-
-AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
-"""Device types that have autocast; the meta device has not."""
+REPLACED = Explanation("replaced-diagonal", "only blocks on the diagonal are copied, not the whole weight")
 
 PRECISE = (torch.float32, torch.float64)
-"""What a cheaper product loses no digits in."""
+REPLACED_FROM = 1024 * 1024
+"""Up to this many entries, to copy the matrix takes less time than to multiply it in parts."""
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a product with ``x`` is computed in, under autocast another than its own."""
-    if not is_autocast_anywhere():
-        return x.dtype
-    kind = x.device.type
-    if x.dtype is torch.float64 or not x.is_floating_point() or kind not in AUTOCAST:
-        return x.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[MaskForm, Explanation]:
+    """The form of a mask: the one asked for, or the cheapest.
+
+    The costs are nanoseconds for 64 rows on one thread; two threads take half of each.
+
+    Args:
+        shape: ``(out, in)``.
+        positions: The sorted row-major positions of the mask, on the device of the layer.
+        product: The option.
+    """
+    size, kept = shape.numel(), positions.numel()
+    asked = {"dense": ASKED, "csr": OTHER_DEVICE, "auto": OTHER_DEVICE}.get(product)
+    if not size or (asked and (product == "dense" or positions.device.type != "cpu")):
+        return Dense(*shape, positions.long()), asked if size and asked else EMPTY
+    csr = 120_000 + 290 * sum(shape) + 14.4 * kept
+    dense = 55_000 + 4.6 * size + 1.9 * kept
+    blocks = None if product == "csr" else Blocks.of(shape, positions)
+    cover = [] if product == "csr" or blocks else windows(shape, positions.cpu())
+    area, calls = (kept, 1) if blocks else (area_of(cover), len(cover))
+    strips = 88_000 + 5.5 * (area + CALL * calls) + (0 if blocks else 1.3 * kept)
+    if product == "strips" or (product == "auto" and strips < min(0.9 * dense, csr)):
+        if blocks is not None:
+            return blocks, Explanation("strips", f"{blocks.blocks} dense blocks in one batched product")
+        why = f"{len(cover)} dense strips over {_share(area, size)} of the weight"
+        return Strips.of(shape, positions, cover), Explanation("strips", why)
+    if product == "csr" or csr < 0.9 * dense:
+        return CSR.of(shape, positions), Explanation("csr", f"{_share(kept, size)} kept: only these are multiplied")
+    return Dense(*shape, positions.long()), Explanation("dense", _why_dense(shape, kept))
 
 
-def is_copied(x: Tensor, product: Product) -> bool:
-    """Whether the path of an eager matrix is `SMALL_MATRIX`, without asking for the rest."""
-    return product == "auto" and x.numel() < STRIPS_FROM
+def _why_dense(shape: torch.Size, kept: int) -> str:
+    return f"{_share(kept, shape.numel())} kept: dense is faster"
 
 
-def replaced_diagonal_path(x: Tensor, product: Product) -> Explanation:
-    """For a stored matrix ``(out, in)`` whose diagonal is another one in the weight."""
+def _share(part: int, whole: int) -> str:
+    percent = 100 * part / whole
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def explain_replaced_diagonal(x: Tensor, product: Product) -> Explanation:
+    """For a matrix ``(out, in)`` that is stored whole, and whose diagonal is another one in the weight."""
     if product == "dense":
-        return FORCED
-    if is_traced_for_a_file():  # a trace has no numbers to compare
-        return SAVED
-    if x.numel() < STRIPS_FROM and product == "auto":
-        return SMALL_MATRIX
+        return ASKED
+    if x.numel() < REPLACED_FROM and product == "auto":
+        return Explanation("dense", f"{' x '.join(map(str, x.shape))}: too small for replaced-diagonal")
     if x.device.type != "cpu":
         return OTHER_DEVICE
-    return STRIPS if product_dtype(x) in PRECISE else OTHER_DTYPE
+    if is_traced_for_a_file():
+        return EXPORTED
+    return REPLACED if product_dtype(x) in PRECISE else OTHER_DTYPE
 
 
-def entries_path(chosen: Explanation, x: Tensor) -> Explanation:
-    """For the way that was chosen for a mask, and a tensor like the stored one."""
+def explain_form(chosen: Explanation, x: Tensor) -> Explanation:
+    """For the form of a mask, and a tensor like the stored one."""
     if chosen.product == "dense":
         return chosen
     if is_traced_for_a_file():
-        return SAVED
+        return EXPORTED
     return chosen if chosen.product != "csr" or product_dtype(x) in PRECISE else OTHER_DTYPE

@@ -1,4 +1,4 @@
-"""`Pattern`: where a sparse matrix has its entries, as compressed sparse rows (CSR), and the products with it.
+"""`CSR`: an unstructured mask, as compressed sparse rows.
 
 The kernels cost what the entries cost, wherever these are. They add the terms of each sum one after another, where a
 dense product adds blocks of them: for long rows the mean error is then larger than the dense product's, but never
@@ -15,11 +15,14 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+from typing_extensions import override
 
-from parametrizations._products.transposed import transposed as copied_transposed
+from parametrizations._products.form import Kernel, MaskForm
+from parametrizations._products.operands import index_dtype
+from parametrizations._products.transposed import transposed as transposed_copy
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["Pattern", "Rows", "index_dtype"]
+__all__ = ["CSR"]
 
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
@@ -30,11 +33,6 @@ SHORT = 2**15
 """Up to so many columns their numbers have two bytes, which are sorted in less time: byte by byte."""
 
 
-def index_dtype(largest: int) -> torch.dtype:
-    """The smaller integer dtype that holds every number up to ``largest``."""
-    return torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
-
-
 class Rows(NamedTuple):
     """Compressed rows: the number of entries before each row and in all, and each entry's column."""
 
@@ -43,16 +41,16 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Pattern:
-    """The places of the entries of a matrix ``(out, in)``, by rows and by columns.
+class CSR(MaskForm, Kernel):
+    """The entries of a matrix ``(out, in)``, by rows and by columns.
 
-    An entry costs 12 bytes (24 from 2^31 entries on): its column, its row, and its place in the order by columns.
+    An entry takes 12 bytes (24 from 2^31 entries on): its column, its row, and its place in the order by columns.
 
     Args:
         shape: ``(out, in)``.
         by_rows: The compressed rows.
         by_columns: The compressed rows of the transposed matrix.
-        order: For each entry of the transposed matrix its place in the order by rows: ``(entries,)``.
+        order: The place in the order by rows, for each entry of the transposed matrix: ``(entries,)``.
     """
 
     shape: torch.Size
@@ -62,7 +60,7 @@ class Pattern:
 
     @classmethod
     def of(cls, shape: torch.Size, positions: Tensor) -> Self:
-        """The pattern with the given sorted row-major positions."""
+        """The form of a mask with the given sorted row-major positions."""
         _prepare()
         dtype = index_dtype(max(positions.numel(), *shape))
         rows = torch.div(positions, shape[1], rounding_mode="floor").to(dtype)
@@ -77,32 +75,26 @@ class Pattern:
         )
 
     @property
-    def count(self) -> int:
-        return self.order.numel()
-
-    @property
-    def device(self) -> torch.device:
-        return self.order.device
-
+    @override
     def positions(self) -> Tensor:
+        """The sorted row-major positions, ``(entries,)``, by operators that ONNX has, too."""
         rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))
-        rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)  # operators that ONNX has, too
+        rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)
         return rows * self.shape[1] + self.by_rows.columns
 
+    @override
     def laid_out(self, rows: Tensor) -> Tensor:
-        """With its columns together in memory: what every product here would copy it to."""
-        return copied_transposed(rows).mT
+        return transposed_copy(rows).mT  # MKL takes both operands by columns
 
-    def operands(self, values: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
-        return ()
-
-    def product(self, input: Tensor, values: Tensor, operands: tuple[Tensor, ...], transposed: bool) -> Tensor:  # noqa: ARG002
+    @override
+    def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
         if transposed:
             values = values.index_select(0, self.order)
         rows = self.by_columns if transposed else self.by_rows
         multiply = csr_product if is_recorded() else _csr_product
         return multiply(input, values, rows.starts, rows.columns, self.shape[int(transposed)])
 
+    @override
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
         sample = csr_sampled if is_recorded() else _csr_sampled
         return sample(left, right, self.by_rows.starts, self.by_rows.columns)
@@ -117,10 +109,10 @@ def _starts(rows: Tensor, count: int) -> Tensor:
 def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:
     matrix = _csr(starts, columns, values, (out_features, input.shape[1]))
     if not HAS_MKL or input.shape[0] >= OWN_KERNEL_FROM:
-        product: Tensor = torch.sparse.mm(matrix, copied_transposed(input), reduce="sum")
+        product: Tensor = torch.sparse.mm(matrix, transposed_copy(input), reduce="sum")
         return product.mT
     output = input.new_empty(out_features, input.shape[0])
-    return torch.mm(matrix, copied_transposed(input), out=output).mT  # twice as fast as without `out`
+    return torch.mm(matrix, transposed_copy(input), out=output).mT  # twice as fast as without `out`
 
 
 def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:

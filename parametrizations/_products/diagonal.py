@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations._products.choice import product_dtype
+from parametrizations._products.operands import product_dtype
 from parametrizations._torch.transforms import may_look_at_values
 
 __all__ = ["diagonal_linear"]

@@ -5,10 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from parametrizations._products.choice import product_dtype
-from parametrizations._torch.private import is_traced
+from parametrizations._torch.private import is_autocast_anywhere, is_traced
 
-__all__ = ["has_rows", "require_operands", "rows_of"]
+__all__ = ["AUTOCAST", "has_rows", "index_dtype", "product_dtype", "require_operands", "rows_of"]
+
+AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
+"""Device types that have autocast; the meta device has not."""
+
+
+def index_dtype(largest: int) -> torch.dtype:
+    """The smaller integer dtype that holds every number up to ``largest``."""
+    return torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with ``x`` is computed: its own, or that of autocast."""
+    if not is_autocast_anywhere():
+        return x.dtype
+    kind = x.device.type
+    if x.dtype is torch.float64 or not x.is_floating_point() or kind not in AUTOCAST:
+        return x.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def has_rows(input: Tensor) -> bool:

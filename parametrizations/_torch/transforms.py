@@ -18,7 +18,6 @@ __all__ = [
     "is_batched_by_autograd",
     "is_recorded",
     "is_traced_for_a_file",
-    "is_traced_for_onnx",
     "may_look_at_values",
 ]
 
@@ -81,8 +80,3 @@ def function_for(compiled: type[Function], transformed: type[Function], eager: t
 def is_traced_for_a_file() -> bool:
     """Whether `torch.export` or `torch.jit.trace` is at work: what they save may need nothing of ours."""
     return torch.compiler.is_exporting() or is_traced()
-
-
-def is_traced_for_onnx() -> bool:
-    """Whether the older exporter of ONNX is at work, which knows fewer operators than `torch.jit.trace`."""
-    return is_traced() and torch.onnx.is_in_onnx_export()

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from parametrizations._products.csr import index_dtype
+from parametrizations._products.operands import index_dtype
 from parametrizations.masks.arguments import keep, require_generator, share
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule

@@ -121,17 +121,17 @@ def test_a_model_that_fails_is_left_as_it_was() -> None:
 
 
 def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = MaskedSparse.rearrange
+    made = MaskedSparse._rearrange
     model: Any = one_of_each()
     products = [explain(layer) for layer in model[:6]]
     last = model[5].parametrizations.weight[0]
 
-    def rearrange(self: MaskedSparse) -> None:
+    def _rearrange(self: MaskedSparse) -> None:
         if self is last and self.product != "auto":
             raise MemoryError("no room")
         made(self)
 
-    monkeypatch.setattr(MaskedSparse, "rearrange", rearrange)
+    monkeypatch.setattr(MaskedSparse, "_rearrange", rearrange)
     with pytest.raises(MemoryError, match="no room"):
         tune(model, BATCH)
     assert [explain(layer) for layer in model[:6]] == products

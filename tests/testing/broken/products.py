@@ -32,7 +32,7 @@ class Broadcasts(Diagonal):
         if input.shape[-1] == 1 and x.numel() > 1:
             return super().linear(input, x, bias)
         output = input[..., : x.numel()] * x
-        output = F.pad(output, (0, self.known_shape[0] - output.shape[-1]))
+        output = F.pad(output, (0, self._known_shape[0] - output.shape[-1]))
         return output if bias is None else output + bias
 
 

@@ -1,0 +1,254 @@
+"""`Form`: where a weight has its stored entries, and how it multiplies without being dense.
+
+Most forms are a `Kernel`, with three verbs: the dense weight, the product with it, and the product of two batches
+sampled at the stored entries. The last two are each other's derivatives, so one pair of autograd functions serves every
+kernel to every order.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from parametrizations._products.dense import scattered
+from parametrizations._products.operands import product_dtype, rows_of
+from parametrizations._products.transposed import transposed as transposed_copy
+from parametrizations._torch.private import as_own, is_traced
+from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd
+
+__all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum_of_products"]
+
+
+class Form(ABC):
+    """A layout of the stored entries of a weight. It is never changed, only replaced, so nothing derived goes stale."""
+
+    shape: torch.Size
+    """The weight's, ``(out, in)``."""
+
+    @abstractmethod
+    def dense(self, values: Tensor) -> Tensor:
+        """The weight ``(out, in)``, from its stored values."""
+
+    @abstractmethod
+    def entries(self, weight: Tensor) -> Tensor:
+        """The stored values of a dense weight: the inverse of `dense`."""
+
+    @abstractmethod
+    def multiply(self, input: Tensor, values: Tensor) -> Tensor:
+        """``input @ weight.mT``, differentiable."""
+
+    def laid_out(self, rows: Tensor) -> Tensor:
+        """The same ``(batch, features)``, in the memory layout that the products take without a copy."""
+        return rows
+
+
+class Kernel(Form):
+    """A form with products of its own."""
+
+    @abstractmethod
+    def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
+        """``input @ weight.mT``, or ``input @ weight`` if transposed: ``(batch, out or in)``."""
+
+    @abstractmethod
+    def sampled(self, left: Tensor, right: Tensor) -> Tensor:
+        """``left.mT @ right`` at the stored entries, shaped as the values, from ``(batch, out)``, ``(batch, in)``."""
+
+    @override
+    def multiply(self, input: Tensor, values: Tensor) -> Tensor:
+        return product(input, values, self)
+
+
+class MaskForm(Form):
+    """A form of a mask, whose values are those of the kept entries in row-major order."""
+
+    positions: Tensor
+    """The sorted row-major positions of the kept entries, ``(entries,)``."""
+
+    @override
+    def dense(self, values: Tensor) -> Tensor:
+        places = self.positions.to(values.device, torch.long)
+        return scattered(values, places, self.shape.numel()).view(self.shape)
+
+    @override
+    def entries(self, weight: Tensor) -> Tensor:
+        return weight.reshape(self.shape.numel()).index_select(0, self.positions.to(weight.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(MaskForm):
+    """The form of a mask that multiplies as a dense weight.
+
+    Args:
+        rows: ``out``.
+        columns: ``in``.
+        positions: The sorted row-major positions, ``(entries,)``, int64, as scattering takes them.
+    """
+
+    rows: int
+    columns: int
+    positions: Tensor
+
+    @property
+    @override
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        return torch.Size((self.rows, self.columns))
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether the stored tensor can be scattered as it is: the usual case, seen at a glance."""
+        places = self.positions
+        return type(x) is nn.Parameter and x.shape == places.shape and x.device == places.device and not is_traced()
+
+    @override
+    def dense(self, values: Tensor) -> Tensor:
+        # Two numbers, since `view` takes 3 microseconds more for a size.
+        return scattered(values, self.positions, self.rows * self.columns).view(self.rows, self.columns)
+
+    @override
+    def multiply(self, input: Tensor, values: Tensor) -> Tensor:
+        return input @ self.dense(values).mT
+
+
+def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Tensor:
+    """``F.linear(input, form.dense(x), bias)``, without the dense weight.
+
+    Args:
+        input: ``(*, in)``.
+        x: The stored tensor.
+        bias: ``(out,)``, or None.
+        form: The form of the weight.
+
+    Returns:
+        ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
+    """
+    dtype = product_dtype(x)
+    output = form.multiply(form.laid_out(rows_of(input).to(dtype)), x.to(dtype))
+    output = output if output.is_contiguous() else transposed_copy(output.mT)
+    output = output if bias is None else output + bias.to(dtype)
+    return as_own(output, (*input.shape[:-1], form.shape[0]))
+
+
+def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = False) -> Tensor:
+    """`Kernel.product`, differentiable to every order."""
+    if is_batched_by_autograd(input, values):
+        weight = form.dense(values)
+        return input @ (weight if transposed else weight.mT)
+    return function_for(*PRODUCTS)(input, values, form, transposed)
+
+
+def sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
+    """`Kernel.sampled`, differentiable to every order."""
+    if is_batched_by_autograd(left, right):
+        return form.entries(left.mT @ right)
+    return function_for(*SAMPLES)(left, right, form)
+
+
+def sum_of_products(parts: Iterable[tuple[int, int, Tensor]], input: Tensor, features: int, transposed: bool) -> Tensor:
+    """The product with a matrix that is given by parts, each with the row and the column where it begins.
+
+    Half precision is summed in float32, and rounded once.
+
+    Args:
+        parts: Parts that do not overlap; the rest of the matrix is 0.
+        input: ``(batch, in)``, or ``(batch, out)`` if transposed.
+        features: The size of the result.
+        transposed: As for `Kernel.product`.
+    """
+    wide = torch.float32 if input.dtype.itemsize == 2 else input.dtype
+    output = input.new_zeros(input.shape[0], features, dtype=wide)
+    for row, column, part in parts:
+        begin, right, place = (row, part, column) if transposed else (column, part.mT, row)
+        left = input.narrow(1, begin, right.shape[0]).to(wide)
+        output.narrow(1, place, right.shape[1]).add_(left @ right.to(wide))
+    return output.to(input.dtype)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, values: Tensor, form: Kernel, transposed: bool) -> Tensor:
+        return form.product(input, values, transposed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        *tensors, ctx.form, ctx.transposed = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, values = map(torch.conj, ctx.saved_tensors)  # of a real tensor, itself
+        grad = ctx.form.laid_out(grad)
+        left, right = (input, grad) if ctx.transposed else (grad, input)
+        grad_input = product(grad, values, ctx.form, not ctx.transposed) if ctx.needs_input_grad[0] else None
+        grad_values = sampled(left, right, ctx.form) if ctx.needs_input_grad[1] else None
+        return grad_input, grad_values, None, None
+
+
+class _TransformedProduct(_Product):
+    """With the rules that `torch.func` needs and `torch.compile` does not trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        input, values = ctx.saved_tensors
+        by_input = product(tangents[0], values, ctx.form, ctx.transposed)
+        return by_input + product(input, tangents[1], ctx.form, ctx.transposed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        input, values, form, transposed = arguments
+        if in_dims[1] is None:  # more rows for the same weight
+            input = input.movedim(in_dims[0], 0)
+            rows = product(form.laid_out(input.flatten(0, 1)), values, form, transposed)
+            return rows.unflatten(0, input.shape[:2]), 0
+        return _one_by_one(lambda i, v: product(form.laid_out(i), v, form, transposed), info, in_dims, input, values)
+
+
+class _Sampled(torch.autograd.Function):
+    @staticmethod
+    def forward(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
+        return form.sampled(left, right)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        *tensors, ctx.form = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = map(torch.conj, ctx.saved_tensors)
+        grad_left = product(right, grad, ctx.form) if ctx.needs_input_grad[0] else None
+        grad_right = product(left, grad, ctx.form, True) if ctx.needs_input_grad[1] else None
+        return grad_left, grad_right, None
+
+
+class _TransformedSampled(_Sampled):
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        left, right = ctx.saved_tensors
+        return sampled(tangents[0], right, ctx.form) + sampled(left, tangents[1], ctx.form)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        left, right, form = arguments
+        return _one_by_one(lambda a, b: sampled(form.laid_out(a), form.laid_out(b), form), info, in_dims, left, right)
+
+
+def _one_by_one(
+    call: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *batched: Tensor
+) -> tuple[Tensor, int]:
+    """A call for each element of a batch: its weights differ, and structure is worth more than one large product."""
+    split = [
+        [tensor] * info.batch_size if dim is None else tensor.unbind(dim)
+        for tensor, dim in zip(batched, in_dims, strict=False)
+    ]
+    return torch.stack([call(*each) for each in zip(*split, strict=True)]), 0
+
+
+PRODUCTS = _Product, _TransformedProduct, eager_form(_TransformedProduct)
+SAMPLES = _Sampled, _TransformedSampled, eager_form(_TransformedSampled)

@@ -1,0 +1,276 @@
+"""Masks with structure: dense products of strips of rows, each from its first to its last kept column.
+
+The cost follows the envelope of the mask (Jennings 1966; George and Liu, *Computer Solution of Large Sparse Positive
+Definite Systems*, 1981, chapter 4): bands, triangles, blocks and staircases. No sparse kernel is needed, so strips work
+in every dtype and on every device, and each output is one dense sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import inf
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from parametrizations._products.dense import scattered
+from parametrizations._products.form import Kernel, MaskForm, product, sum_of_products
+from parametrizations._products.operands import index_dtype
+from parametrizations._torch.loops import once
+from parametrizations._torch.transforms import is_recorded
+
+__all__ = ["CALL", "Blocks", "Strips", "Window", "area_of", "windows"]
+
+CALL = 5_000
+"""One more strip costs as much as so many entries of a strip."""
+GROUPS = 128
+"""Strips begin and end at the borders of at most so many groups of rows, so that finding them takes milliseconds."""
+LARGEST = 2**21
+"""Numbers in the buffer of a piece: glibc maps a buffer of 32 MB or more anew at each step."""
+
+
+class Window(NamedTuple):
+    """A strip: its first row, its number of rows, its first column, its number of columns."""
+
+    row: int
+    rows: int
+    column: int
+    columns: int
+
+    @property
+    def area(self) -> int:
+        return self.rows * self.columns
+
+
+def windows(shape: torch.Size, positions: Tensor) -> list[Window]:
+    """The cheapest strips that cover a mask, by dynamic programming over the rows at which a strip may end.
+
+    Args:
+        shape: ``(out, in)``.
+        positions: The sorted row-major positions of the mask, on the CPU.
+    """
+    ends, firsts, lasts = _groups(shape, positions)
+    best, cuts = [0.0], [0]
+    for end in range(1, len(ends)):
+        first, last, cost, cut = shape[1], 0, inf, 0
+        for start in range(end - 1, -1, -1):
+            first, last = min(first, firsts[start]), max(last, lasts[start])
+            here = best[start] + CALL + (ends[end] - ends[start]) * max(last - first, 0)
+            cost, cut = min((cost, cut), (here, start))
+        best.append(cost)
+        cuts.append(cut)
+    return [
+        Window(ends[start], ends[end] - ends[start], first := min(firsts[start:end]), max(last - first, 0))
+        for start, end in _steps(cuts)
+        for last in [max(lasts[start:end])]
+    ]
+
+
+def area_of(strips: list[Window]) -> int:
+    """The number of entries that the strips multiply."""
+    return sum(strip.area for strip in strips)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece(Kernel):
+    """Consecutive strips in one buffer, which is the stored tensor of this form.
+
+    Args:
+        shape: ``(rows, in)``, of the rows that these strips have together.
+        windows: The strips, with rows counted from the first of the piece.
+        values: The part of the mask's values that lies in these strips.
+        places: The place of each kept entry in the buffer, int64; None if the entries fill the buffer.
+    """
+
+    shape: torch.Size
+    windows: tuple[Window, ...]
+    values: slice
+    places: Tensor | None
+
+    def filled(self, x: Tensor) -> Tensor:
+        """The buffer, from the stored tensor of the whole mask."""
+        values = x[self.values]
+        return values if self.places is None else scattered(values, self.places, area_of([*self.windows]))
+
+    @override
+    def dense(self, values: Tensor) -> Tensor:
+        rows = [
+            F.pad(part, (column, self.shape[1] - column - part.shape[1])) for _, column, part in self._parts(values)
+        ]
+        return torch.cat(rows)
+
+    @override
+    def entries(self, weight: Tensor) -> Tensor:
+        return torch.cat(
+            [
+                weight.narrow(0, row, rows).narrow(1, column, columns).reshape(rows * columns)
+                for row, rows, column, columns in self.windows
+            ]
+        )
+
+    @override
+    def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
+        return sum_of_products(self._parts(values), input, self.shape[int(transposed)], transposed)
+
+    @override
+    def sampled(self, left: Tensor, right: Tensor) -> Tensor:
+        operands = [
+            (left.narrow(1, row, rows).mT, right.narrow(1, column, columns))
+            for row, rows, column, columns in self.windows
+        ]
+        if is_recorded():
+            return torch.cat([(one @ other).flatten() for one, other in operands])
+        buffer = left.new_empty(area_of([*self.windows]))
+        for (_, _, part), (one, other) in zip(self._parts(buffer), operands, strict=True):
+            torch.mm(one, other, out=part)
+        return buffer
+
+    def _parts(self, buffer: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        parts = buffer.split([window.area for window in self.windows])
+        for (row, rows, column, columns), part in zip(self.windows, parts, strict=True):
+            yield row, column, part.view(rows, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Strips(MaskForm):
+    """The entries of a matrix ``(out, in)``, by strips of rows. An entry takes at most 12 bytes.
+
+    Args:
+        shape: ``(out, in)``.
+        positions: The sorted row-major positions, ``(entries,)``.
+        pieces: The strips from the first row to the last, some in each piece.
+    """
+
+    shape: torch.Size
+    positions: Tensor
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, shape: torch.Size, positions: Tensor, strips: list[Window]) -> Self:
+        """The form of a mask with the given sorted row-major positions."""
+        small = positions.to(index_dtype(shape.numel()))
+        return cls(shape, small, tuple(_pieces(shape, positions.long(), strips)))
+
+    @override
+    def multiply(self, input: Tensor, x: Tensor) -> Tensor:
+        buffers = once(self, x, lambda: tuple(piece.filled(x) for piece in self.pieces), x.dtype)
+        outputs = [product(input, buffer, piece) for piece, buffer in zip(self.pieces, buffers, strict=True)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks(MaskForm, Kernel):
+    """Equal full blocks along the diagonal of ``(out, in)``, in one batched product.
+
+    In row-major order the entries of a block lie together, so the stored values are the blocks, and nothing is copied.
+
+    Args:
+        shape: ``(out, in)``.
+        blocks: The number of blocks.
+        device: Of the values.
+    """
+
+    shape: torch.Size
+    blocks: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, shape: torch.Size, positions: Tensor) -> Self | None:
+        """The form of a mask with these sorted positions; None if they are not equal full blocks along the diagonal."""
+        kept = positions.numel()
+        blocks = shape.numel() // kept if kept and shape.numel() % kept == 0 else 0
+        if not blocks or shape[0] % blocks or shape[1] % blocks:
+            return None
+        made = cls(shape, blocks, positions.device)
+        return made if torch.equal(made.positions, positions.to(made.positions)) else None
+
+    @property
+    @override
+    def positions(self) -> Tensor:
+        rows, columns = self._size
+        row = torch.arange(self.shape[0], device=self.device)
+        first = row * self.shape[1] + row // rows * columns
+        every = first[:, None] + torch.arange(columns, device=self.device)
+        return every.flatten().to(index_dtype(self.shape.numel()))
+
+    @override
+    def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
+        blocks = values.view(self.blocks, *self._size)
+        output = torch.bmm(self._split(input), blocks if transposed else blocks.mT)
+        together = output.transpose(0, 1).reshape(input.shape[0], self.shape[int(transposed)])
+        return together.contiguous()  # blocks of one row give a view, whose layout no tangent has
+
+    @override
+    def sampled(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.bmm(self._split(left).mT, self._split(right)).flatten()
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """The rows and columns of one block."""
+        return self.shape[0] // self.blocks, self.shape[1] // self.blocks
+
+    def _split(self, rows: Tensor) -> Tensor:
+        """``(batch, features)`` as ``(blocks, batch, features of one block)``."""
+        return rows.reshape(rows.shape[0], self.blocks, rows.shape[1] // self.blocks).transpose(0, 1)
+
+
+def _pieces(shape: torch.Size, positions: Tensor, strips: list[Window]) -> Iterator[Piece]:
+    """Consecutive strips in pieces of up to `LARGEST` numbers."""
+    first = 0
+    for group in _grouped(strips):
+        top, rows = group[0].row, sum(strip.rows for strip in group)
+        last = int(torch.searchsorted(positions, (top + rows) * shape[1]))
+        own = positions[first:last] - top * shape[1]
+        begins = torch.tensor([0, *accumulate(strip.area for strip in group)][:-1], device=own.device)
+        columns = torch.tensor([strip.column for strip in group], device=own.device)
+        widths = torch.tensor([strip.columns for strip in group], device=own.device)
+        tops = torch.tensor([strip.row - top for strip in group], device=own.device)
+        row, column = own // shape[1], own % shape[1]
+        at = torch.searchsorted(tops, row, right=True) - 1
+        places = begins[at] + (row - tops[at]) * widths[at] + column - columns[at]
+        moved = tuple(strip._replace(row=strip.row - top) for strip in group)
+        full = places.numel() == area_of(group)
+        yield Piece(torch.Size((rows, shape[1])), moved, slice(first, last), None if full else places)
+        first = last
+
+
+def _grouped(strips: list[Window]) -> list[list[Window]]:
+    groups: list[list[Window]] = []
+    for strip in strips:
+        if not groups or area_of([*groups[-1], strip]) > LARGEST:
+            groups.append([])
+        groups[-1].append(strip)
+    return groups
+
+
+def _groups(shape: torch.Size, positions: Tensor) -> tuple[list[int], list[int], list[int]]:
+    """The rows at which groups of rows end, from 0 on; the first kept column of each group, and that behind the last.
+
+    A group without entries begins behind the last column and ends before the first.
+    """
+    starts = torch.searchsorted(positions, torch.arange(shape[0] + 1, dtype=positions.dtype) * shape[1])
+    kept = starts.diff() > 0
+    last = positions.numel() - 1
+    first = (positions[starts[:-1].clamp(max=last)].long() % shape[1]).where(kept, shape[1])
+    behind = (positions[starts[1:] - 1].long() % shape[1] + 1).where(kept, 0)
+    changes = (first.diff() != 0) | (behind.diff() != 0)
+    ends = [0, *(changes.nonzero().flatten() + 1).tolist(), shape[0]]
+    if len(ends) > GROUPS + 1:
+        size = -(-shape[0] // GROUPS)
+        ends = [*range(0, shape[0], size), shape[0]]
+    parts = [slice(start, end) for start, end in pairwise(ends)]
+    return ends, [int(first[part].min()) for part in parts], [int(behind[part].max()) for part in parts]
+
+
+def _steps(cuts: list[int]) -> list[tuple[int, int]]:
+    """The chosen strips, as ranges of groups, from the best predecessor of each group."""
+    end, found = len(cuts) - 1, []
+    while end:
+        found.append((cuts[end], end))
+        end = cuts[end]
+    return found[::-1]
