@@ -155,7 +155,7 @@ class MaskedSparse(Parametrization):
     def explain(self, x: Tensor) -> Explanation:
         chosen = explain_form(self._chosen, x)
         # A mask stays where it was while the layer is on the meta device, or has values of another one.
-        return chosen if chosen.product == "dense" or self._places().device == x.device else OTHER_DEVICE
+        return chosen if chosen.product == "dense" or self._device == x.device else OTHER_DEVICE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -245,7 +245,7 @@ class MaskedSparse(Parametrization):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
         if self.shape is not None:
-            own = self._places().device
+            own = self._device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)
@@ -259,7 +259,8 @@ class MaskedSparse(Parametrization):
 
     def _arrange(self, positions: Tensor, device: torch.device) -> None:
         """Keep the positions on a device in the one form that the product there needs."""
-        with torch.inference_mode(False):  # structure outlives the block that it is made in
+        # Structure outlives a block of inference mode, and is not made where a default device says.
+        with torch.inference_mode(False), torch.device("cpu"):
             self._hold(positions.to(device).clone())
 
     def _hold(self, positions: Tensor) -> None:
@@ -280,6 +281,12 @@ class MaskedSparse(Parametrization):
         _ = self._known_shape  # says that the object has to be registered first
         assert self._form is not None
         return self._form.positions
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the mask is."""
+        assert self._form is not None
+        return self._form.device
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
         return self._places().to(tensor.device, torch.long)

@@ -71,7 +71,9 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor:
-        return torch.zeros_like(x) if places.diagonal is None else x.index_fill(0, places.diagonal, 0)
+        if places.diagonal is None:
+            return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0)
+        return x.index_fill(0, places.diagonal, 0)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

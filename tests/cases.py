@@ -25,7 +25,6 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "MaskedSparse-structured": lambda shape: MaskedSparse(checkerboard(shape), product="strips"),
     "MaskedSparse-structured-csr": lambda shape: MaskedSparse(checkerboard(shape), product="csr"),
     "MaskedSparse-structured-strips": lambda _: MaskedSparse(masks.lower_triangular(1), product="strips"),
-    "MaskedSparse-structured-sorted": lambda shape: MaskedSparse(stairs(shape), product="strips"),
     "MaskedSparse-structured-blocks": lambda shape: MaskedSparse(equal_blocks(shape), product="strips"),
     "MaskedSparse": lambda shape: MaskedSparse(checkerboard(shape)),
     "MaskedSparse-project": lambda shape: MaskedSparse(checkerboard(shape), on_infeasible="project"),
@@ -40,13 +39,6 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
 def checkerboard(shape: tuple[int, int]) -> Tensor:
     rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
     return (rows[:, None] + columns) % 2 == 0
-
-
-def stairs(shape: tuple[int, int]) -> Tensor:
-    """Rows that keep nested sets, out of order."""
-    generator = torch.Generator().manual_seed(3)
-    rows, columns = (torch.randperm(size, generator=generator, device="cpu") for size in shape)
-    return torch.ones(shape).tril().bool()[rows][:, columns]
 
 
 def equal_blocks(shape: tuple[int, int]) -> Tensor:

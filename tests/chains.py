@@ -16,7 +16,7 @@ from parametrizations.parametrization import FLOATING
 from parametrizations.testing.subject import Subject
 from parametrizations.typing import Places
 from tests.cases import SHAPES, checkerboard, weight
-from tests.layers import Doubled, cheaply_in_strips, equal_blocks, shuffled_stairs
+from tests.layers import Doubled, cheaply_in_strips, equal_blocks
 
 
 class Dale(Parametrization):
@@ -100,8 +100,6 @@ ROWS: dict[str, tuple[Callable[[], Parametrization], Others, str]] = {
     ),
     "strips-zero": (lambda: MaskedSparse(cheaply_in_strips, product="strips"), lambda: [ZeroDiagonal()], "strips"),
     "blocks-negative": (lambda: MaskedSparse(equal_blocks, product="strips"), lambda: [Dale()], "strips"),
-    "sorted-zero": (lambda: MaskedSparse(shuffled_stairs, product="strips"), lambda: [ZeroDiagonal()], "strips"),
-    "sorted-own": (lambda: MaskedSparse(shuffled_stairs, product="strips"), lambda: [Dale()], "strips"),
     "without-the-diagonal": (
         lambda: MaskedSparse(lambda shown: ~checkerboard((shown.shape[0], shown.shape[1])), product="strips"),
         lambda: [NegExpDiagonal()],

@@ -14,7 +14,6 @@ from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks
-from parametrizations._products import runs, small
 
 
 def constrained(parametrization: nn.Module, weight: Tensor) -> Any:
@@ -62,7 +61,6 @@ PRODUCTS: dict[str, Callable[[], Parametrization]] = {
     "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="csr"),
     "MaskedSparse-CSR": lambda: MaskedSparse(masks.random(0.3), product="csr"),
     "MaskedSparse-strips": lambda: MaskedSparse(cheaply_in_strips, product="strips"),
-    "MaskedSparse-sorted": lambda: MaskedSparse(shuffled_stairs, product="strips"),
     "MaskedSparse-blocks": lambda: MaskedSparse(equal_blocks, product="strips"),
 }
 
@@ -72,13 +70,6 @@ def cheaply_in_strips(weight: Tensor) -> Tensor:
     mask = torch.ones(weight.shape).tril(1).triu(-2).bool()
     mask[1::7], mask[2::5, ::2] = False, False
     return mask
-
-
-def shuffled_stairs(weight: Tensor) -> Tensor:
-    """Rows that keep nested sets, out of order."""
-    generator = torch.Generator().manual_seed(3)
-    rows, columns = (torch.randperm(size, generator=generator, device="cpu") for size in weight.shape)
-    return torch.ones(weight.shape).tril().bool()[rows][:, columns]
 
 
 def equal_blocks(weight: Tensor) -> Tensor:
@@ -100,14 +91,6 @@ def parts_of(held: object) -> Iterator[object]:
 
 def tensors_of(held: object) -> list[Tensor]:
     return [part for part in parts_of(held) if isinstance(part, Tensor)]
-
-
-def everywhere_in_windows(monkeypatch: pytest.MonkeyPatch, width: int = 2) -> None:
-    """Numbers in places of any size and in runs of any length are brought by windows."""
-    monkeypatch.setattr(runs, "WIDTH", width)
-    monkeypatch.setattr(runs, "LEAST", -1)
-    monkeypatch.setattr(runs, "FEW", 100)
-    monkeypatch.setattr(small, "SMALL", -1)
 
 
 every = pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)

@@ -29,12 +29,11 @@ def fuse(model: Model) -> Model:
     parametrization on the weight that acts on the stored entries alone, by ``on_entries``, changes these; with any
     other one the layer multiplies densely again. PyTorch's `remove_parametrizations` gives back the plain layer.
 
-    An input that is infinite or NaN reaches exactly the outputs of its row that a kept entry connects it to where
-    `explain` is ``"elementwise"`` or ``"csr"``: what is not stored is not multiplied. Where it is ``"strips"`` it also
-    reaches the other outputs of each strip or block that its column lies in, and where it is ``"dense"`` or
-    ``"strips"`` every output of its row, since ``0 * inf`` is NaN: under `ZeroDiagonal` the one of its own index, too.
-    In batches below the one that `explain` names, ``"strips"`` is dense as well.
-    Likewise for gradients, from an output to the inputs. Other rows stay as they are.
+    An infinite or NaN input reaches the outputs that a kept entry connects it to. With the products ``"elementwise"``
+    and ``"csr"`` it reaches no others, since only stored entries are multiplied. With ``"strips"`` it also reaches the
+    other outputs of each strip or block that its column lies in. With ``"dense"`` and ``"replaced-diagonal"`` it reaches
+    every output of its row, since ``0 * inf`` is NaN. The same holds for gradients, from an output to the inputs. Other
+    rows of the batch are not affected.
 
     Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
     which constrained layers, PyTorch's own too, do not have: bake those first, or leave them out of its plan.
@@ -74,38 +73,39 @@ def fuse(model: Model) -> Model:
 
 
 def explain(layer: nn.Module) -> Explanation:
-    """How a layer multiplies with its weight, and why.
+    """The product that a layer takes, and why.
 
-    ==================  ====================================================================================
-    name                the product
-    ==================  ====================================================================================
-    ``"dense"``         with the weight, which is built before
-    ``"elementwise"``  `Diagonal`: one multiply-add for each output
-    ``"strips"``        `ZeroDiagonal`, `NegExpDiagonal`: of a large matrix only blocks on the diagonal are copied
-    ``"strips"``       `MaskedSparse`: with dense strips or blocks that cover the kept entries
-    ``"csr"``           `MaskedSparse`: with the kept entries alone
-    ``"own"``           with the method ``linear`` of a parametrization of your own
-    ==================  ====================================================================================
+    =======================  ===========================================================================================
+    product                  multiplies
+    =======================  ===========================================================================================
+    ``"dense"``              with the dense weight
+    ``"elementwise"``        `Diagonal`: each input with one number
+    ``"replaced-diagonal"``  `ZeroDiagonal`, `NegExpDiagonal`: with the stored matrix; blocks on the diagonal are copied
+    ``"strips"``             `MaskedSparse`: strips of rows, each from its first to its last kept column
+    ``"csr"``                `MaskedSparse`: the kept entries alone
+    ``"own"``                with the method ``linear`` of your own constraint
+    =======================  ===========================================================================================
 
     Args:
         layer: A layer of any kind, constrained or not.
+
+    Returns:
+        ``(product, why)``.
 
     Raises:
         TypeError: If it is no layer.
 
     Example:
-        >>> from torch.nn.utils.parametrize import register_parametrization
-        >>> from parametrizations import Diagonal
-        >>> layer = register_parametrization(nn.Linear(3, 3), "weight", Diagonal())
-        >>> explain(layer)
-        Explanation(product='dense', why='the layer is not fused')
-        >>> explain(fuse(layer))
-        Explanation(product='elementwise', why='one multiply-add for each output')
+        >>> from parametrizations import Diagonal, explain, register
+        >>> explain(nn.Linear(3, 3))
+        Explanation(product='dense', why='the weight has no constraint')
+        >>> explain(register(nn.Linear(3, 3), {"weight": Diagonal()}))
+        Explanation(product='elementwise', why='one multiplication for each output')
     """
     if not isinstance(layer, nn.Module):
-        raise TypeError(f"path needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
+        raise TypeError(f"explain needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
     if "weight" not in chains(layer):
-        return Explanation("dense", "the weight has no parametrization")
+        return Explanation("dense", "the weight has no constraint")
     if not has_fused_forward(layer):
         return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
@@ -113,9 +113,9 @@ def explain(layer: nn.Module) -> Explanation:
     chain = chains(layer)["weight"]
     first = steps(chain)[0]
     if not isinstance(first, Parametrization):
-        return Explanation("dense", "the parametrization is not one of this library's")
+        return Explanation("dense", "the constraint is third-party")
     if entries_of(chain) is None:
-        return Explanation("dense", "a further parametrization needs the whole weight")
+        return Explanation("dense", "a later constraint needs the whole weight")
     return first.explain(originals(chain)["original"])
 
 

@@ -71,7 +71,8 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
     asked = {"dense": ASKED, "csr": OTHER_DEVICE, "auto": OTHER_DEVICE}.get(product)
     if not size or (asked and (product == "dense" or positions.device.type != "cpu")):
         return Dense(*shape, positions.long()), asked if size and asked else EMPTY
-    csr = 120_000 + 290 * sum(shape) + 14.4 * kept
+    fixed = 120_000 + 290 * sum(shape)
+    csr = fixed + 14.4 * kept
     dense = 55_000 + 4.6 * size + 1.9 * kept
     blocks = None if product == "csr" else Blocks.of(shape, positions)
     cover = [] if product == "csr" or blocks else windows(shape, positions.cpu())
@@ -79,21 +80,23 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
     strips = 88_000 + 5.5 * (area + CALL * calls) + (0 if blocks else 1.3 * kept)
     if product == "strips" or (product == "auto" and strips < min(0.9 * dense, csr)):
         if blocks is not None:
-            return blocks, Explanation("strips", f"{blocks.blocks} dense blocks in one batched product")
-        why = f"{len(cover)} dense strips over {_share(area, size)} of the weight"
+            return blocks, Explanation("strips", f"{_count(blocks.blocks, 'block')} in one batched product")
+        why = f"{_count(len(cover), 'strip')} over {_share(area, size)} of the weight"
         return Strips.of(shape, positions, cover), Explanation("strips", why)
     if product == "csr" or csr < 0.9 * dense:
         return CSR.of(shape, positions), Explanation("csr", f"{_share(kept, size)} kept: only these are multiplied")
-    return Dense(*shape, positions.long()), Explanation("dense", _why_dense(shape, kept))
-
-
-def _why_dense(shape: torch.Size, kept: int) -> str:
-    return f"{_share(kept, shape.numel())} kept: dense is faster"
+    small = f"{' x '.join(map(str, shape))}: too small for CSR"
+    why = small if fixed > 0.9 * dense else f"{_share(kept, size)} kept: dense is faster"
+    return Dense(*shape, positions.long()), Explanation("dense", why)
 
 
 def _share(part: int, whole: int) -> str:
     percent = 100 * part / whole
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} dense {what}{'' if number == 1 else 's'}"
 
 
 def explain_replaced_diagonal(x: Tensor, product: Product) -> Explanation:

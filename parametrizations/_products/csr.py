@@ -76,6 +76,11 @@ class CSR(MaskForm, Kernel):
 
     @property
     @override
+    def device(self) -> torch.device:
+        return self.order.device
+
+    @property
+    @override
     def positions(self) -> Tensor:
         """The sorted row-major positions, ``(entries,)``, by operators that ONNX has, too."""
         rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))

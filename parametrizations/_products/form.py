@@ -70,6 +70,11 @@ class MaskForm(Form):
     positions: Tensor
     """The sorted row-major positions of the kept entries, ``(entries,)``."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the mask is; asked at every step, so no positions are computed for it."""
+        return self.positions.device
+
     @override
     def dense(self, values: Tensor) -> Tensor:
         places = self.positions.to(values.device, torch.long)
@@ -243,10 +248,15 @@ def _one_by_one(
     call: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *batched: Tensor
 ) -> tuple[Tensor, int]:
     """A call for each element of a batch: its weights differ, and structure is worth more than one large product."""
-    split = [
-        [tensor] * info.batch_size if dim is None else tensor.unbind(dim)
-        for tensor, dim in zip(batched, in_dims, strict=False)
-    ]
+    if not info.batch_size:  # called once, for the shape
+        one = call(
+            *(
+                x if at is None else x.new_zeros(x.movedim(at, 0).shape[1:])
+                for x, at in zip(batched, in_dims, strict=False)
+            )
+        )
+        return one.new_empty(0, *one.shape), 0
+    split = [[x] * info.batch_size if at is None else x.unbind(at) for x, at in zip(batched, in_dims, strict=False)]
     return torch.stack([call(*each) for each in zip(*split, strict=True)]), 0
 
 

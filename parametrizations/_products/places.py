@@ -47,7 +47,7 @@ class Places(NamedTuple):
         >>> steps = [MaskedSparse(masks.block_diagonal(8)), Dale(signs)]
         >>> layer = register(torch.nn.Linear(1024, 1024), {"weight": steps})
         >>> explain(layer)
-        Explanation(product='strips', why='8 dense blocks at once')
+        Explanation(product='strips', why='8 dense blocks in one batched product')
         >>> bool((layer.weight * signs >= 0).all())
         True
     """

@@ -54,6 +54,8 @@ def windows(shape: torch.Size, positions: Tensor) -> list[Window]:
         shape: ``(out, in)``.
         positions: The sorted row-major positions of the mask, on the CPU.
     """
+    if not positions.numel():
+        return [Window(0, shape[0], 0, 0)]
     ends, firsts, lasts = _groups(shape, positions)
     best, cuts = [0.0], [0]
     for end in range(1, len(ends)):
@@ -172,12 +174,17 @@ class Blocks(MaskForm, Kernel):
     Args:
         shape: ``(out, in)``.
         blocks: The number of blocks.
-        device: Of the values.
+        home: The device of the mask.
     """
 
     shape: torch.Size
     blocks: int
-    device: torch.device
+    home: torch.device
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self.home
 
     @classmethod
     def of(cls, shape: torch.Size, positions: Tensor) -> Self | None:
@@ -193,9 +200,9 @@ class Blocks(MaskForm, Kernel):
     @override
     def positions(self) -> Tensor:
         rows, columns = self._size
-        row = torch.arange(self.shape[0], device=self.device)
+        row = torch.arange(self.shape[0], device=self.home)
         first = row * self.shape[1] + row // rows * columns
-        every = first[:, None] + torch.arange(columns, device=self.device)
+        every = first[:, None] + torch.arange(columns, device=self.home)
         return every.flatten().to(index_dtype(self.shape.numel()))
 
     @override

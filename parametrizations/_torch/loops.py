@@ -1,4 +1,4 @@
-"""What is built from a stored tensor once in a loop over time, inside `torch.nn.utils.parametrize.cached`."""
+"""What is computed from a stored tensor once inside `torch.nn.utils.parametrize.cached`, as in a loop over time."""
 
 from __future__ import annotations
 
@@ -9,90 +9,52 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from parametrizations._torch.private import answered_from_cache, are_transforms_active, contents, is_traced
+from parametrizations._torch.private import answered_from_cache, contents, is_traced
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["forget", "once", "went_backward"]
+__all__ = ["forget", "once"]
 
-Built = TypeVar("Built")
+Computed = TypeVar("Computed")
 
 
-def once(owner: object, x: Tensor | tuple[Tensor, ...], build: Callable[[], Built], *kind: object) -> Built:
-    """What ``build`` makes of stored tensors: inside ``cached()`` of before, for as long as they are the same.
+def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Computed], *kind: object) -> Computed:
+    """The result of ``compute``, memoised inside ``cached()`` as PyTorch memoises the weight.
 
-    Anew where one was changed, frozen or not any more, or gradients are switched on or off, since what is built may
-    carry a graph; and after a backward pass through anything that was built, whose graph is gone, and which a step of
-    an optimizer may follow: PyTorch does not count those of fused ones as changes. PyTorch's own cache goes on
-    answering with what was built first. What is recorded is built each time: a compiler sees what is the same, and
-    nothing that it has recorded may be met outside.
+    It is computed anew if a stored tensor has changed in place, as PyTorch's version counter shows, or was replaced,
+    frozen or unfrozen, and if the grad mode differs. The steps of a fused optimizer do not count as changes, so they
+    are not noticed. Under a compiler or a tracer nothing is memoised, since no recorded value may be met outside.
 
     Args:
-        owner: For whom: one thing is kept for each.
-        x: What it is built from.
-        build: Called without arguments; gives a tensor, some of them, or None. What else it gives, as the stand-ins of
-            `torch.fx` are, is not kept.
-        kind: What else it depends on, such as the dtype under autocast.
+        owner: The key: one result is kept for each.
+        x: The stored tensors from which it is computed.
+        compute: Returns a tensor, a tuple of tensors and None, or None. Other results, such as the proxies of
+            `torch.fx`, are not kept.
+        kind: What else the result depends on, such as the dtype under autocast.
     """
-    cache: Any = answered_from_cache()  # whose own values are tensors, and whose keys tuples of a number and a name
+    cache: Any = answered_from_cache()  # PyTorch's keys are tuples of a number and a name
     if cache is None or is_recorded() or is_traced():
-        return build()
+        return compute()
+    stored = (x,) if isinstance(x, Tensor) else x
+    state = (kind, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), tuple(map(contents, stored)))
     known = cache.get(owner)
-    if known is not None and known.is_of(x, kind):
-        return cast(Built, known.built)
-    built = build()
-    if built is None or isinstance(built, Tensor | tuple):
-        cache[owner] = _Known(x, kind, built)
-    return built
-
-
-def went_backward() -> None:
-    """Have all built anew inside of ``cached()``, after a backward pass that leaves no mark on what was built."""
-    if answered_from_cache() and not is_recorded():
-        _PASSES.count += 1
+    if known is not None and known.state == state and all(map(operator.is_, known.stored, stored)):
+        return cast(Computed, known.result)
+    result = compute()
+    if result is None or isinstance(result, Tensor | tuple):
+        cache[owner] = _Memo(stored, state, result)
+    return result
 
 
 def forget() -> None:
-    """Have everything built anew inside of ``cached()``: all, since one tensor may be built into what is kept."""
+    """Drop everything that is memoised: all of it, since one tensor may be part of several results."""
     cache = answered_from_cache()
     if cache:
         cache.clear()
 
 
-class _Passes:
-    """The number of backward passes through what was built, by whomever: a step of an optimizer changes all of it."""
+class _Memo:
+    """A result, with the tensors that it came from and their memory, so that no others take their place."""
 
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, _: Tensor) -> None:
-        """A hook on what was built, which holds nothing of it."""
-        self.count += 1
-
-
-_PASSES = _Passes()
-
-
-class _Known:
-    """Holds the tensors and their memory, too, so that no others take their place."""
-
-    def __init__(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...], built: object) -> None:
-        self.x, self.kind, self.built, self.with_graph = x, kind, built, torch.is_grad_enabled()
-        self.in_inference = torch.is_inference_mode_enabled()  # what is built there cannot be trained with
-        self.contents = contents(x) if isinstance(x, Tensor) else tuple(map(contents, x))
-        self.memory = [one.detach() for one in ((x,) if isinstance(x, Tensor) else x)]
-        self.passes = _PASSES.count
-        if not are_transforms_active():
-            for part in built if isinstance(built, tuple) else (built,):
-                if isinstance(part, Tensor) and part.grad_fn is not None:
-                    part.register_hook(_PASSES.add)  # type: ignore[no-untyped-call]
-
-    def is_of(self, x: Tensor | tuple[Tensor, ...], kind: tuple[object, ...]) -> bool:
-        """In few steps, since the time of a small layer is that of such questions."""
-        if self.passes != _PASSES.count or kind != self.kind or torch.is_grad_enabled() is not self.with_graph:
-            return False
-        if self.in_inference and not torch.is_inference_mode_enabled():
-            return False
-        if isinstance(x, Tensor):
-            return x is self.x and contents(x) == self.contents
-        same = len(x) == len(self.x) and all(map(operator.is_, x, self.x))
-        return same and tuple(map(contents, x)) == self.contents
+    def __init__(self, stored: tuple[Tensor, ...], state: tuple[object, ...], result: object) -> None:
+        self.stored, self.state, self.result = stored, state, result
+        self.memory = [tensor.detach() for tensor in stored]

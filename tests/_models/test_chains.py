@@ -28,14 +28,14 @@ from parametrizations import (
     summary,
 )
 from parametrizations._models.on_entries import entries_of
-from parametrizations._products import envelope
+from parametrizations._products import strips
 from parametrizations.testing import check_parametrization
 from parametrizations.testing.laws import LAWS
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import STORED, outcome_of, stored
 from tests.cases import weight
 from tests.chains import CHAINS, Chain, Dale
-from tests.layers import Doubled, everywhere_in_windows, fused, of_the_compiler
+from tests.layers import Doubled, fused, of_the_compiler
 
 TRACING = ("fused_layers_compile", "fused_layers_export")
 PAIRS = [
@@ -49,8 +49,7 @@ every = pytest.mark.parametrize("case", DOUBLE.values(), ids=DOUBLE)
 
 @pytest.fixture(autouse=True)
 def _many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envelope, "CALL", 4)
-    everywhere_in_windows(monkeypatch)
+    monkeypatch.setattr(strips, "CALL", 4)
 
 
 @pytest.mark.parametrize(("law", "case"), PAIRS, ids=map("-".join, PAIRS))

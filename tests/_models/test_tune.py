@@ -131,7 +131,7 @@ def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pyt
             raise MemoryError("no room")
         made(self)
 
-    monkeypatch.setattr(MaskedSparse, "_rearrange", rearrange)
+    monkeypatch.setattr(MaskedSparse, "_rearrange", _rearrange)
     with pytest.raises(MemoryError, match="no room"):
         tune(model, BATCH)
     assert [explain(layer) for layer in model[:6]] == products
@@ -347,8 +347,8 @@ def test_the_rows_print_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     slowest_first(monkeypatch, 0.002, 0.001)
     tuning = tune(nn.Sequential(register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})), BATCH)
     assert str(tuning).splitlines() == [
-        "name      milliseconds       chosen",
-        "0.weight  dense 2, strips 1  strips",
+        "name      milliseconds                  chosen",
+        "0.weight  dense 2, replaced-diagonal 1  replaced-diagonal",
     ]
     assert tuning._repr_html_().count("<tr>") == 2
 

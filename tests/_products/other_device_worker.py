@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from parametrizations import ZeroDiagonal, explain, fuse
-from parametrizations._products import envelope
+from parametrizations._products import strips
 from parametrizations._torch import transforms
 from tests.chains import CHAINS, Chain
 from tests.layers import PRODUCTS, fused
@@ -95,7 +95,7 @@ class OnOneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def moved(layer: Any) -> Any:
     memo: dict[int, Any] = {id(own): nn.Parameter(torch.empty(own.shape, device=NAME)) for own in layer.parameters()}
-    home = getattr(getattr(layer.parametrizations.weight[0], "_form", None), "__dict__", {}).get("device")
+    home = getattr(getattr(layer.parametrizations.weight[0], "_form", None), "__dict__", {}).get("home")
     if home is not None:  # equal blocks keep no tensor
         memo[id(home)] = torch.device(NAME, 0)
     with Moved():
@@ -121,7 +121,7 @@ def wrong(layer: Any) -> str:
 
 if __name__ == "__main__":
     torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
-    envelope.CALL = 4  # small matrices have several strips, too
+    strips.CALL = 4  # small matrices have several strips, too
     transforms.is_dispatched = lambda: False  # type: ignore[attr-defined]  # take the ways of eager mode, though a mode is at work
     broken = {name: partial(fused, make) for name, make in BROKEN.items()}
     print(json.dumps({name: wrong(make()) for name, make in (LAYERS | broken).items()}))

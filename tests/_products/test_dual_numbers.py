@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, masks, register
-from parametrizations._products import diagonal, replaced_diagonal
-from tests.layers import PRODUCTS, everywhere_in_windows
+from parametrizations._products import dense, replaced_diagonal, strips
+from tests.layers import PRODUCTS
 
 N = 6
 Chain = Callable[[], nn.Module | Sequence[nn.Module]]
@@ -31,13 +31,11 @@ CHAINS: dict[str, Chain] = {
 every = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 
 
-@pytest.fixture(params=["as it is", "as if it were large"], autouse=True)
-def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "as if it were large":
-        everywhere_in_windows(monkeypatch)
-        monkeypatch.setattr(replaced_diagonal, "COPIED", 0)
-        monkeypatch.setattr(replaced_diagonal, "BLOCK", 4)
-        monkeypatch.setattr(diagonal, "WIDE", 0)
+@pytest.fixture(autouse=True)
+def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", 4)
+    monkeypatch.setattr(strips, "CALL", 1)
+    monkeypatch.setattr(dense, "MANY", 0)
 
 
 class Dense(nn.Module):

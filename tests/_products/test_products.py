@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,60 +12,24 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.flop_counter import FlopCounterMode
 
-from parametrizations import Diagonal, NegExpDiagonal, Parametrization, fuse
-from parametrizations._products import diagonal, envelope
-from parametrizations._products import replaced_diagonal as strips
-from parametrizations.neg_exp_diagonal import _diagonal
+from parametrizations import Diagonal, Parametrization, fuse
+from parametrizations._products import replaced_diagonal, strips
 from tests.layers import (
     INPUTS,
     PRODUCTS,
     constrained,
     dense_output,
     every,
-    everywhere_in_windows,
     fused,
     of_the_compiler,
 )
 
-PARTS = strips._parts
 
-
-@pytest.fixture(autouse=True, params=["one by one", "windows"])
-def _many_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small matrices have several strips, too, and what large ones have of runs."""
-    monkeypatch.setattr(envelope, "CALL", 4)
-    if request.param == "windows":
-        everywhere_in_windows(monkeypatch)
-        monkeypatch.setattr(diagonal, "WIDE", 0)
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 5, None])
-@pytest.mark.parametrize("shape", [(7, 7), (9, 5), (5, 9), (4, 1), (1, 4)])
-def test_strips_of_every_size_are_the_dense_product(
-    shape: tuple[int, int], block: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if block is not None:  # else the matrix is copied whole
-        monkeypatch.setattr(strips, "BLOCK", block)
-        monkeypatch.setattr(strips, "COPIED", 0)
-    areas: list[int] = []
-
-    def parts(x: Tensor, true: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        for row, column, part in PARTS(x, true):
-            areas.append(part.numel())
-            yield row, column, part
-
-    monkeypatch.setattr(strips, "_parts", parts)
-    leaves = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, shape[1]), shape, shape[:1])]
-
-    def product(input: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-        return strips.replaced_diagonal_linear(input, x, bias, _diagonal)
-
-    expected = F.linear(leaves[0], NegExpDiagonal()(leaves[1]), leaves[2])
-    torch.testing.assert_close(product(*leaves), expected)
-    assert sum(areas) == (0 if block is None else shape[0] * shape[1])
-    assert block is None or len(areas) >= -(-min(shape) // block)  # a block for each strip that meets the diagonal
-    torch.autograd.gradcheck(product, leaves, check_forward_ad=True, check_batched_grad=True)
-    torch.autograd.gradgradcheck(product, leaves, check_batched_grad=True)
+@pytest.fixture(autouse=True)
+def _many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices have several strips, and several blocks on the diagonal, too."""
+    monkeypatch.setattr(strips, "CALL", 4)
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", 3)
 
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -132,8 +96,7 @@ def test_no_digits_are_lost(
     make: Callable[[], Parametrization], dtype: torch.dtype, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In mean no further from float64 than the dense path, or than terms that are added one after another."""
-    monkeypatch.setattr(strips, "COPIED", 0)
-    monkeypatch.setattr(strips, "BLOCK", 100)
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", 100)
     layer = constrained(make(), nn.Linear(256, 256).weight.detach())
     leaves, grad = scaled(layer, dtype, scale)
     parametrization = layer.parametrizations.weight[0]
@@ -221,9 +184,8 @@ def test_inputs_that_are_no_dense_rows_are_multiplied_as_by_a_layer(
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
 def test_a_layer_without_inputs_or_outputs_works(
-    make: Callable[[], Parametrization], shape: tuple[int, int], batch: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Parametrization], shape: tuple[int, int], batch: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(strips, "COPIED", -1)
     layer, inputs = fused(make, *shape), torch.randn(*batch, shape[0], requires_grad=True)
     leaves = [inputs, *layer.parameters()]
     assert torch.equal(layer(inputs), dense_output(layer, inputs))
@@ -264,8 +226,7 @@ def test_the_output_may_be_changed_in_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr(strips, "COPIED", 0)
-    monkeypatch.setattr(strips, "BLOCK", 2)
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
     layer: Any = fuse(register_parametrization(nn.Linear(6, 4, bias=bias), "weight", make()))
     inputs = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_()
     leaves = [inputs, *layer.parameters()]
@@ -281,17 +242,15 @@ def test_the_output_may_be_changed_in_place(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_output_is_no_view_of_which_fsdp2_would_lose_sight(
-    make: Callable[[], Parametrization], batch: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Parametrization], batch: int, bias: bool
 ) -> None:
-    monkeypatch.setattr(strips, "COPIED", 0)
     layer: Any = fuse(register_parametrization(nn.Linear(6, 4, bias=bias), "weight", make()))
     assert not layer(torch.ones(batch, 6))._is_view()
 
 
 @pytest.mark.parametrize("kind", ["ZeroDiagonal", "NegExpDiagonal"])
 def test_strips_count_as_the_dense_product(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "COPIED", 0)
-    monkeypatch.setattr(strips, "BLOCK", 2)
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
     layer, inputs = fused(PRODUCTS[kind]), INPUTS.clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         layer(inputs).sum().backward()

@@ -1,4 +1,4 @@
-"""How much of the stored matrix is copied for another diagonal, and that the product is the dense one all the same."""
+"""The product with a stored matrix whose diagonal is another one: only blocks on the diagonal are copied."""
 
 from __future__ import annotations
 
@@ -10,31 +10,57 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations import NegExpDiagonal
+from parametrizations import NegExpDiagonal, Parametrization, ZeroDiagonal
 from parametrizations._products import replaced_diagonal
-from parametrizations._products.replaced_diagonal import replaced_diagonal_linear, times
-from parametrizations.neg_exp_diagonal import _diagonal
+from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
+
+SHAPES = [(7, 7), (9, 5), (5, 9), (4, 1), (1, 4)]
+KINDS: dict[str, Callable[[], Parametrization]] = {
+    "ZeroDiagonal": lambda: ZeroDiagonal(product="replaced-diagonal"),
+    "NegExpDiagonal": lambda: NegExpDiagonal(product="replaced-diagonal"),
+}
+every = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
-def test_a_matrix_that_is_the_weight_already_is_not_copied() -> None:
-    x = torch.ones(3, 2, requires_grad=True)
-    weight = replaced_diagonal._whole(x, torch.ones(2))
-    assert weight is x
+@every
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_blocks_of_every_size_are_the_dense_product(
+    make: Callable[[], Parametrization], shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", block)
+    made = make()
+    leaves = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, shape[1]), shape, shape[:1])]
+    expected = F.linear(leaves[0], made(leaves[1]), leaves[2])
+    torch.testing.assert_close(made.linear(*leaves), expected)
+    torch.autograd.gradcheck(made.linear, leaves, check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(made.linear, leaves, check_batched_grad=True)
 
 
-def test_a_small_matrix_is_copied_whole_and_a_large_one_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.ones(3, 2)
-    monkeypatch.setattr(replaced_diagonal, "COPIED", x.numel())
-    weight = replaced_diagonal._whole(x, torch.tensor([5.0, 6.0]))
-    assert weight is not None
-    assert weight.tolist() == [[5, 1], [1, 6], [1, 1]]
-    assert x.tolist() == [[1, 1]] * 3
-    monkeypatch.setattr(replaced_diagonal, "COPIED", x.numel() - 1)
-    assert replaced_diagonal._whole(x, torch.zeros(2)) is None
+@pytest.mark.parametrize("shape", SHAPES)
+def test_only_blocks_on_the_diagonal_are_copied(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
+    x = torch.randn(shape)
+    parts = list(ZeroedDiagonal(x.shape)._parts(x))
+    copied = [part for _, _, part in parts if part.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()]
+    assert sum(part.numel() for _, _, part in parts) == x.numel()
+    assert len(copied) == -(-min(shape) // 2)
+    assert all(part.numel() <= 4 and not part.diagonal().any() for part in copied)
+    assert bool(x.diagonal().all())
+
+
+def test_the_gradient_of_the_diagonal_is_written_into_that_of_the_matrix() -> None:
+    x = torch.arange(6.0).view(2, 3).requires_grad_()
+    matrix, diagonal = with_own_diagonal(x)
+    assert matrix.data_ptr() == x.data_ptr()
+    assert diagonal.tolist() == [0, 4]
+    # The product gives the diagonal of the matrix no gradient.
+    (gradient,) = torch.autograd.grad([matrix, diagonal], x, [torch.ones(2, 3).tril(-1), torch.tensor([5.0, 7.0])])
+    assert gradient.tolist() == [[5, 0, 0], [1, 7, 0]]
 
 
 def product(input: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    return replaced_diagonal_linear(input, x, bias, _diagonal)
+    return KINDS["NegExpDiagonal"]().linear(input, x, bias)
 
 
 def dense(input: Tensor, x: Tensor, bias: Tensor) -> Tensor:
@@ -45,10 +71,8 @@ def leaves(*batch: int) -> list[Tensor]:
     return [torch.randn(shape, dtype=torch.float64) for shape in ((*batch, 4), (5, 4), (5,))]
 
 
-@pytest.mark.parametrize("copied", [0, 100])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 0), (1, 2, 3)])
-def test_an_input_may_have_any_shape(batch: tuple[int, ...], copied: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaced_diagonal, "COPIED", copied)
+def test_an_input_may_have_any_shape(batch: tuple[int, ...]) -> None:
     values = leaves(*batch)
     torch.testing.assert_close(product(*values), dense(*values))
 
@@ -78,9 +102,3 @@ def test_a_transform_of_each_argument_alone_is_that_of_the_dense_product(
 
     got, expected = (transform(at(multiply), values[place]) for multiply in (product, dense))
     torch.testing.assert_close(got, expected)
-
-
-def test_an_infinite_gradient_does_not_reach_what_the_weight_does_not_depend_on() -> None:
-    gradient, slope = torch.tensor([torch.inf, torch.inf, 2.0, 2.0]), torch.tensor([0.0, -1.0, 1.0, 3.0])
-    assert times(gradient, slope).tolist() == [0, -torch.inf, 2, 6]
-    assert times(gradient, None).tolist() == [0] * 4
