@@ -124,7 +124,9 @@ def test_every_move_that_is_measured_moves_a_mask(rule: Callable[[remasking.Trai
 
 def test_the_picture_names_its_batches_and_sizes_and_draws_who_takes_part_at_every_size() -> None:
     def measured(*names: str) -> Measured:
-        return Measured(Explanation("dense", "it is small"), {name: Timing(1.0, 1.0, 1.0, ()) for name in (PLAIN, *names)})
+        return Measured(
+            Explanation("dense", "it is small"), {name: Timing(1.0, 1.0, 1.0, ()) for name in (PLAIN, *names)}
+        )
 
     cases = {Case("MaskedSparse", 4096, 128, 0.1): measured(OURS)}
     for constraint in ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"):

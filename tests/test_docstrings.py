@@ -59,4 +59,4 @@ def test_what_calls_return_can_be_annotated_with() -> None:
     shown = parametrizations.summary(layer)
     assert (type(shown), type(shown.rows[0])) == (typing.Summary, typing.Row)
     assert type(parametrizations.explain(layer)) is typing.Explanation
-    assert type(masks.random(0.5)) is typing.MaskRule
+    assert type(masks.random(density=0.5)) is typing.MaskRule

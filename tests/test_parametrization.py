@@ -26,7 +26,7 @@ FOUR: dict[str, Callable[[], Parametrization]] = {
     "Diagonal": Diagonal,
     "ZeroDiagonal": ZeroDiagonal,
     "NegExpDiagonal": NegExpDiagonal,
-    "MaskedSparse": lambda: MaskedSparse(masks.random(0.3)),
+    "MaskedSparse": lambda: MaskedSparse(masks.random(density=0.3)),
 }
 every = pytest.mark.parametrize("make", FOUR.values(), ids=FOUR)
 
@@ -323,7 +323,7 @@ def test_before_registration_it_says_that_it_needs_a_weight() -> None:
     with pytest.raises(ValueError, match=r"Diagonal needs to know its weight. Got no weight yet. Register it"):
         Diagonal()(torch.ones(3))
     with pytest.raises(ValueError, match=r"MaskedSparse needs to know its weight"):
-        _ = MaskedSparse(masks.random(0.5)).mask
+        _ = MaskedSparse(masks.random(density=0.5)).mask
 
 
 def test_repr_shows_options_shape_and_stored_numbers() -> None:

@@ -72,7 +72,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> _ = register(model, {"0.weight": Diagonal(), "2.*eight": MaskedSparse(masks.magnitude(0.5))})
+        >>> _ = register(model, {"0.weight": Diagonal(), "2.*eight": MaskedSparse(masks.magnitude(density=0.5))})
         >>> [parameter.numel() for parameter in model.parameters()]
         [8, 8, 2, 8]
     """

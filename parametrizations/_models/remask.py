@@ -74,11 +74,11 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None = None
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
-        >>> model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": MaskedSparse(masks.random(0.5))})
+        >>> model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": MaskedSparse(masks.random(density=0.5))})
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> model(torch.ones(2, 8)).sum().backward()
         >>> optimizer.step()
-        >>> _ = remask(model, {"0.weight": masks.magnitude(0.25)}, optimizer=optimizer)
+        >>> _ = remask(model, {"0.weight": masks.magnitude(density=0.25)}, optimizer=optimizer)
         >>> x = model[0].parametrizations.weight.original
         >>> x.shape, optimizer.state[x]["exp_avg"].shape
         (torch.Size([16]), torch.Size([16]))
@@ -137,7 +137,7 @@ def _plan(model: nn.Module, rules: MaskRules) -> list[tuple[Place, MaskRule]]:
         raise TypeError(
             "remask needs a model and a mapping from names to mask rules. "
             f"Got {type(model).__name__} and {type(rules).__name__}. "
-            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(0.1)}).'
+            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(density=0.1)}).'
         )
     every = named_places(model)
     names = {key: places for key, places in every.items() if _has_mask(places[0])}

@@ -28,8 +28,8 @@ from tests.injection import everything
 from tests.layers import of_the_compiler
 
 KINDS: dict[str, Callable[[], Any]] = {
-    "dense": lambda: MaskedSparse(masks.random(0.3), product="dense"),
-    "structured": lambda: MaskedSparse(masks.random(0.3), product="csr"),
+    "dense": lambda: MaskedSparse(masks.random(density=0.3), product="dense"),
+    "structured": lambda: MaskedSparse(masks.random(density=0.3), product="csr"),
     "banded": lambda: MaskedSparse(masks.banded(1, 1), product="strips"),
     "chain": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     "Diagonal": Diagonal,
@@ -182,11 +182,11 @@ def test_compiled_models_run_as_they_were_written() -> None:
 
 
 def test_other_modules_and_users_hooks() -> None:
-    embedding: Any = register(nn.Embedding(5, 4), {"weight": MaskedSparse(masks.random(0.5))})
+    embedding: Any = register(nn.Embedding(5, 4), {"weight": MaskedSparse(masks.random(density=0.5))})
     with dense_gradients(embedding) as gradients:
         embedding(torch.tensor([0, 3, 3])).sum().backward()
     assert gradients["weight"][:].sum(1).tolist() == [4, 0, 0, 8, 0]
-    layer: Any = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.random(0.5))})
+    layer: Any = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.random(density=0.5))})
     layer.register_forward_hook(lambda module, inputs, output: 2 * output)  # noqa: ARG005
     with dense_gradients(layer) as gradients:
         layer(torch.ones(1, 4)).sum().backward()
@@ -226,7 +226,9 @@ def test_the_gradient_of_an_output_is_kept_apart_from_that_of_the_bias() -> None
 
 
 def test_inputs_that_have_changed_are_refused() -> None:
-    layer = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(0.5), product="csr")})
+    layer = register(
+        nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(density=0.5), product="csr")}
+    )
     inputs = batch()
     with dense_gradients(layer) as gradients:
         layer(inputs).square().sum().backward()
@@ -238,7 +240,7 @@ def test_inputs_that_have_changed_are_refused() -> None:
 
 def test_complex_weights() -> None:
     layer: Any = nn.Linear(4, 4, dtype=torch.complex128)
-    register(layer, {"weight": MaskedSparse(masks.random(0.5))})
+    register(layer, {"weight": MaskedSparse(masks.random(density=0.5))})
     inputs = torch.randn(3, 4, dtype=torch.complex128)
     plain = bake(layer)
     plain(inputs).abs().sum().backward()
@@ -249,7 +251,7 @@ def test_complex_weights() -> None:
 
 
 def test_a_vector_and_an_empty_batch() -> None:
-    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(0.5))})
+    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(density=0.5))})
     with dense_gradients(layer) as gradients:
         layer(torch.ones(4)).sum().backward()
         layer(torch.ones(0, 4)).sum().backward()
@@ -315,6 +317,6 @@ def test_what_took_no_part_says_so() -> None:
 
 
 def test_sparse_inputs_are_refused() -> None:
-    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(0.5))})
+    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(density=0.5))})
     with dense_gradients(layer), pytest.raises(ValueError, match=r"needs dense inputs of 'weight'. Got one of layout"):
         layer(torch.eye(4).to_sparse())

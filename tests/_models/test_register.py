@@ -46,7 +46,7 @@ def test_patterns_match_full_names_and_cross_dots() -> None:
 
 def test_each_match_gets_a_copy_and_rules_are_shared() -> None:
     generator = torch.Generator().manual_seed(0)
-    mine = MaskedSparse(masks.random(0.5, generator=generator))
+    mine = MaskedSparse(masks.random(density=0.5, generator=generator))
     made = register(model(), {"0.weight": mine, "1.0.weight": mine})
     one, other = (made.get_submodule(name).parametrizations.weight[0] for name in ("0", "1.0"))
     assert not torch.equal(one.mask, other.mask)  # the generator went on drawing
@@ -67,7 +67,7 @@ def test_a_member_does_not_move_through_a_chain() -> None:
 def test_a_chain_shows_rules_the_weight_that_is_there() -> None:
     layer: Any = nn.Linear(3, 3)
     layer.weight.data = torch.tensor([[-5.0, 4.0, 3.0], [2.5, -6.0, 2.0], [1.0, 0.5, -7.0]])
-    register(layer, {"weight": [MaskedSparse(masks.magnitude(4 / 9)), NegExpDiagonal()]})
+    register(layer, {"weight": [MaskedSparse(masks.magnitude(density=4 / 9)), NegExpDiagonal()]})
     assert layer.parametrizations.weight[0].mask.tolist() == [
         [True, True, False],
         [False, True, False],
@@ -587,7 +587,10 @@ class Kept(nn.Module):
         ([NegExpDiagonal(), Kept(), NegExpDiagonal()], "whose weight is .* away from one that is in the set of each"),
         ([NegExpDiagonal(), nn.Identity(), NegExpDiagonal()], "whose weight is .* away"),
         ([NegExpDiagonal(), NegExpDiagonal(), Kept()], "whose weight is .* away"),
-        ([MaskedSparse(masks.random(0.8)), Transposed(), NegExpDiagonal(), Kept(), NegExpDiagonal()], "away|outside"),
+        (
+            [MaskedSparse(masks.random(density=0.8)), Transposed(), NegExpDiagonal(), Kept(), NegExpDiagonal()],
+            "away|outside",
+        ),
         ([ZeroDiagonal(), Kept(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
         ([NegExpDiagonal(), Kept(), ZeroDiagonal()], "outside the set of NegExpDiagonal"),
         ([NegExpDiagonal(), Negated(), NegExpDiagonal()], "outside the set of NegExpDiagonal"),
@@ -720,7 +723,7 @@ def closure_over(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda generator: masks.random(0.5, generator=generator),
+        lambda generator: masks.random(density=0.5, generator=generator),
         closure_over,
         Drawing,
         lambda generator: Drawing(generator).__call__,
@@ -745,7 +748,7 @@ def test_a_rule_for_several_weights_is_shown_copies() -> None:
         for kept in weights:
             kept.values.fill_(7)
             kept.places.fill_(7)
-        return [masks.magnitude(1.0) for _ in weights]
+        return [masks.magnitude(density=1.0) for _ in weights]
 
     register(made, {"*.weight": MaskedSparse(masks.MaskRule("mine", lambda weight: weight > 0, spread=spread))})
     torch.testing.assert_close([*bake(made).parameters()], [nn.Parameter(x) for x in before], rtol=0, atol=0)

@@ -265,13 +265,13 @@ def band_with_holes(size: int, width: int) -> Tensor:
 
 def without_a_corner() -> Tensor:
     """So many entries that a CSR product is no faster than a dense one, and strips are a little."""
-    mask = masks.random(0.144)(torch.empty(1024, 1024))
+    mask = masks.random(density=0.144)(torch.empty(1024, 1024))
     mask[:512, 960:] = False
     return mask
 
 
 KEPT: dict[str, Callable[[], Tensor]] = {
-    "few": lambda: masks.random(0.01)(torch.empty(1024, 1024)),
+    "few": lambda: masks.random(density=0.01)(torch.empty(1024, 1024)),
     "blocks": lambda: masks.block_diagonal(8)(torch.empty(1024, 1024)),
     "all": lambda: torch.ones(1024, 1024, dtype=torch.bool),
     "narrow": lambda: band_with_holes(4096, 200),
@@ -371,8 +371,8 @@ def test_columns_whose_numbers_have_more_than_two_bytes_are_sorted_too(columns: 
 
 
 FORMS: dict[str, tuple[Any, Product]] = {
-    "dense": (masks.random(0.3), "dense"),
-    "csr": (masks.random(0.3), "csr"),
+    "dense": (masks.random(density=0.3), "dense"),
+    "csr": (masks.random(density=0.3), "csr"),
     "strips": (cheaply_in_strips, "strips"),
     "sorted": (shuffled_stairs, "strips"),
     "blocks": (equal_blocks, "strips"),
@@ -461,7 +461,7 @@ def test_a_form_is_copied_sent_moved_and_loaded(mask: Any, product: Product) -> 
     assert explain(moved).product == name
     torch.testing.assert_close(moved(INPUTS), expected)
     with torch.device("meta"):
-        built = fused(lambda: MaskedSparse(masks.random(0.5), product=product))
+        built = fused(lambda: MaskedSparse(masks.random(density=0.5), product=product))
     built.to_empty(device="cpu").load_state_dict(state)
     assert explain(built).product == name
     torch.testing.assert_close(built(INPUTS), expected)

@@ -97,7 +97,7 @@ def _tensor(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
 
 def _random(random: Random, *_: int) -> tuple[str, Fits]:
     share, seed = random.choice([0.02, 0.1, 0.4, 1.0]), random.randrange(1000)
-    text = f"masks.random({share}, generator=torch.Generator().manual_seed({seed}))"
+    text = f"masks.random(density={share}, generator=torch.Generator().manual_seed({seed}))"
     return text, lambda mask, weight: int(mask.sum()) == round(share * weight.numel())
 
 
@@ -109,7 +109,7 @@ def _magnitude(random: Random, *_: int) -> tuple[str, Fits]:
         right = kept.numel() == round(share * weight.numel())
         return right and (not kept.numel() or not dropped.numel() or bool(kept.min() >= dropped.max()))
 
-    return f"masks.magnitude({share})", largest
+    return f"masks.magnitude(density={share})", largest
 
 
 def _banded(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
