@@ -96,13 +96,12 @@ def test_foreign_parametrizations_attach_too() -> None:
     assert explain(made[0]).why == "the parametrization is not one of this library's"
 
 
-@pytest.mark.parametrize("fuse", [True, False])
-def test_fusing_is_the_default_and_every_module_shares_a_class(fuse: bool) -> None:
+def test_linear_layers_are_fused_and_every_module_of_a_kind_shares_a_class() -> None:
     made: Any = nn.ModuleDict(
         {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "e": nn.Embedding(5, 4), "f": nn.Embedding(6, 4)}
     )
-    register(made, {"*.weight": Diagonal()}, fuse=fuse)
-    assert explain(made["a"]).product == ("elementwise" if fuse else "dense")
+    register(made, {"*.weight": Diagonal()})
+    assert explain(made["a"]).product == "elementwise"
     assert type(made["a"]) is type(made["b"])
     assert type(made["e"]) is type(made["f"])
     twin = copy.deepcopy(made)
@@ -113,13 +112,6 @@ def test_fusing_is_the_default_and_every_module_shares_a_class(fuse: bool) -> No
         remove_parametrizations(twin[name], "weight")
         assert made[name].weight.shape == twin[name].weight.shape
     assert type(twin["e"]) is nn.Embedding
-
-
-def test_a_layer_registered_without_fusing_can_be_fused_later() -> None:
-    from parametrizations import fuse
-
-    made = register(model(), {"0.weight": Diagonal()}, fuse=False)
-    assert explain(fuse(made)[0]).product == "elementwise"
 
 
 def test_a_bias_and_an_embedding_beside_each_other() -> None:
