@@ -294,6 +294,22 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "float16, bfloat16, float32, float64. Got torch.complex64. Convert the layer or the value first."
         ),
     ),
+    "register: a second constraint of the same class": (
+        'register(w.model, {"0.weight": ZeroDiagonal(on_infeasible="project")})',
+        ValueError,
+        (
+            "register needs constraints of different classes for '0.weight'. Got a second ZeroDiagonal. Pass it once, "
+            "or, to replace an earlier one, bake first."
+        ),
+    ),
+    "register: a second mask": (
+        'register(w.sparse, {"weight": MaskedSparse(masks.banded(1, 1))})',
+        ValueError,
+        (
+            "register needs constraints of different classes for 'weight'. Got a second MaskedSparse. Pass it once, "
+            "or, to replace an earlier one, bake first. To change only its mask, call remask."
+        ),
+    ),
     "register: what stores another shape on top of another": (
         'register(w.model, {"0.weight": Diagonal()})',
         ValueError,

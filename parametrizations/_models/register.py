@@ -29,6 +29,7 @@ from parametrizations._options import kind_of
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
+from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Rules", "register"]
@@ -64,7 +65,7 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
         TypeError: If an argument has the wrong type.
         ValueError: If a pattern matches nothing, or two match one parameter; if a parameter is tied (it has two
             owners), pruned, sharded over processes, or not initialised yet; if the parametrization refuses the weight;
-            if a tensor would have constraints that undo one another; or if the
+            if a tensor would have two constraints of the same class, or constraints that undo one another; or if the
             optimizer has none of the parameters.
 
     Example:
@@ -151,6 +152,7 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
         _require_unpruned(model, pattern)
         for key in matches(pattern, names) or _no_match(model, pattern, names):
             _require_unmatched(names[key][0], pattern, matched.get(key))
+            _require_different_classes(names[key][0], chain)
             matched[key] = pattern
             plan.append((names[key][0], chain))
     _require_attachable(model, [place for place, _ in plan])
@@ -207,6 +209,20 @@ def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
             f"register needs one rule for each parameter. Got two for {place.name!r}: {other!r} and {pattern!r}. "
             "Narrow one of them, or give a sequence of parametrizations."
         )
+
+
+def _require_different_classes(place: Place, new: Sequence[nn.Module]) -> None:
+    """Refuse a constraint that the tensor has already, whatever its options; third-party ones may be stacked."""
+    chain = chains(place.module).get(place.tensor_name)
+    kinds = [type(step) for step in (() if chain is None else steps(chain)) if isinstance(step, Parametrization)]
+    for kind in (type(step) for step in new if isinstance(step, Parametrization)):
+        if kind in kinds:
+            mask = " To change only its mask, call remask." if issubclass(kind, MaskedSparse) else ""
+            raise ValueError(
+                f"register needs constraints of different classes for {place.name!r}. Got a second {kind.__name__}. "
+                f"Pass it once, or, to replace an earlier one, bake first.{mask}"
+            )
+        kinds.append(kind)
 
 
 def _require_attachable(model: nn.Module, places: list[Place]) -> None:

@@ -22,6 +22,7 @@ from parametrizations import (
     Diagonal,
     MaskedSparse,
     NegExpDiagonal,
+    Parametrization,
     ZeroDiagonal,
     bake,
     explain,
@@ -528,18 +529,74 @@ def test_a_model_made_in_inference_mode_can_be_registered(within: bool) -> None:
         made(torch.ones(1, 4))
 
 
+class FurtherNegExpDiagonal(NegExpDiagonal):
+    """Another class than `NegExpDiagonal`, so both may be registered on one tensor if they hold together."""
+
+
+class FurtherZeroDiagonal(ZeroDiagonal):
+    """Another class than `ZeroDiagonal`."""
+
+
+class Nonnegative(Parametrization):
+    """A user's own constraint."""
+
+    needs = "every entry to be at least 0"
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return (-weight).clamp(min=0)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return weight.clamp(min=0)
+
+
+@pytest.mark.parametrize("separately", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (NegExpDiagonal(), NegExpDiagonal(product="dense")),
+        (ZeroDiagonal(on_infeasible="project"), ZeroDiagonal()),
+        (Diagonal(), Diagonal()),
+        (MaskedSparse(masks.banded(1, 1)), MaskedSparse(masks.lower_triangular())),
+        (Nonnegative(), Nonnegative(on_infeasible="project")),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_a_class_is_registered_on_a_tensor_once(first: nn.Module, second: nn.Module, separately: bool) -> None:
+    made = model()
+    if separately:
+        register(made, {"0.weight": [first, nn.Identity()]})
+    before = everything(made)
+    name = type(second).__name__
+    advice = "bake first. To change only its mask, call remask" if name == "MaskedSparse" else r"bake first\.$"
+    with pytest.raises(ValueError, match=rf"different classes for '0.weight'. Got a second {name}. Pass it .*{advice}"):
+        register(made, {"*.bias": Nonnegative(), "0.weight": second if separately else [first, nn.Identity(), second]})
+    assert everything(made) == before
+
+
+def test_third_party_parametrizations_and_subclasses_can_be_stacked() -> None:
+    made = register(model(), {"0.weight": [nn.Identity(), ZeroDiagonal(), nn.Identity(), FurtherZeroDiagonal()]})
+    register(made, {"0.weight": nn.Identity(), "2.weight": ZeroDiagonal()})
+    assert len(chain_of(made[0], "weight")) == 5
+
+
 @pytest.mark.parametrize("diagonal", [[-2.0, -0.5, -3.0], [-0.2, -0.5, -0.3], [0.2, -0.5, 3.0]])
 @pytest.mark.parametrize("fresh", [True, False])
 def test_two_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal: list[float]) -> None:
     made = nn.Linear(3, 3)
     made.weight.data = torch.tensor(diagonal).diag()
-    rule: Any = [NegExpDiagonal(), NegExpDiagonal()] if fresh else NegExpDiagonal()
+    rule: Any = [NegExpDiagonal(), FurtherNegExpDiagonal()] if fresh else FurtherNegExpDiagonal()
     if not fresh:
         register(made, {"weight": NegExpDiagonal()})
     before = everything(made)
     with pytest.raises(
         ValueError,
-        match=r"hold together for 'weight'. Got NegExpDiagonal, then NegExpDiagonal, whose weight is .* away",
+        match=r"hold together for 'weight'. Got NegExpDiagonal, then FurtherNegExpDiagonal, whose weight is .* away",
     ):
         register(made, {"weight": rule})
     assert everything(made) == before
@@ -576,16 +633,19 @@ class Kept(nn.Module):
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
-        ([NegExpDiagonal(), Kept(), NegExpDiagonal()], "whose weight is .* away from one that is in the set of each"),
-        ([NegExpDiagonal(), nn.Identity(), NegExpDiagonal()], "whose weight is .* away"),
-        ([NegExpDiagonal(), NegExpDiagonal(), Kept()], "whose weight is .* away"),
         (
-            [MaskedSparse(masks.random(density=0.8)), Transposed(), NegExpDiagonal(), Kept(), NegExpDiagonal()],
+            [NegExpDiagonal(), Kept(), FurtherNegExpDiagonal()],
+            "whose weight is .* away from one that is in the set of each",
+        ),
+        ([NegExpDiagonal(), nn.Identity(), FurtherNegExpDiagonal()], "whose weight is .* away"),
+        ([NegExpDiagonal(), FurtherNegExpDiagonal(), Kept()], "whose weight is .* away"),
+        (
+            [MaskedSparse(masks.random(density=0.8)), Transposed(), NegExpDiagonal(), Kept(), FurtherNegExpDiagonal()],
             "away|outside",
         ),
         ([ZeroDiagonal(), Kept(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
         ([NegExpDiagonal(), Kept(), ZeroDiagonal()], "outside the set of NegExpDiagonal"),
-        ([NegExpDiagonal(), Negated(), NegExpDiagonal()], "outside the set of NegExpDiagonal"),
+        ([NegExpDiagonal(), Negated(), FurtherNegExpDiagonal()], "outside the set of NegExpDiagonal"),
         ([Exponential(), ZeroDiagonal(), Kept(), Negated(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
     ],
 )
@@ -633,16 +693,16 @@ class Overflowing(Kept):
 @pytest.mark.parametrize(
     "chain",
     [
-        [ZeroDiagonal(), Kept(), ZeroDiagonal()],
-        [ZeroDiagonal(), Transposed(), ZeroDiagonal(), Negated()],
+        [ZeroDiagonal(), Kept(), FurtherZeroDiagonal()],
+        [ZeroDiagonal(), Transposed(), FurtherZeroDiagonal(), Negated()],
         [Diagonal(), Kept(), NegExpDiagonal(), Negated()],
         [Diagonal(), Transposed(), Kept(), ZeroDiagonal()],
         [MaskedSparse(masks.lower_triangular()), Negated(), NegExpDiagonal()],
         [MaskedSparse(masks.lower_triangular(1)), Transposed(), ZeroDiagonal()],
-        [ZeroDiagonal(), Estimating(), ZeroDiagonal()],
+        [ZeroDiagonal(), Estimating(), FurtherZeroDiagonal()],
         [MaskedSparse(masks.lower_triangular()), NegExpDiagonal(), LowerBounded()],
         [MaskedSparse(masks.lower_triangular()), Overflowing(), NegExpDiagonal()],
-        [Estimating(), NegExpDiagonal(), Estimating(), NegExpDiagonal()],
+        [Estimating(), NegExpDiagonal(), Estimating(), FurtherNegExpDiagonal()],
     ],
     ids=str,
 )
@@ -661,7 +721,7 @@ def test_those_that_hold_together_around_foreign_ones_are_attached(chain: list[n
         [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
         [Diagonal(), NegExpDiagonal()],
         [Diagonal(), ZeroDiagonal()],
-        [ZeroDiagonal(), ZeroDiagonal()],
+        [ZeroDiagonal(), FurtherZeroDiagonal()],
     ],
 )
 def test_two_that_hold_together_start_from_any_weight(chain: list[nn.Module], scale: float, dtype: torch.dtype) -> None:

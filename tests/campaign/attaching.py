@@ -26,12 +26,13 @@ def text_of(constraints: list[Constraint]) -> str:
 
 
 def draw(session: Session, random: Random, name: str) -> list[Constraint]:
-    """Constraints that can be put on top of what is there; three in all at most."""
+    """Constraints to register on top of the present ones, each class once."""
     cell = session.reference.cells[name]
     there = [step.kind for step in cell.steps]
-    if len(there) > 2:
+    constraints = chain(random, cell.weight().shape, cell.x.dtype, there)
+    if not constraints:
         raise Skipped
-    return chain(random, cell.weight().shape, cell.x.dtype, there)
+    return constraints
 
 
 def follow(session: Session, name: str, constraints: list[Constraint]) -> None:

@@ -43,9 +43,12 @@ def make(constraint: Constraint) -> nn.Module:
 
 
 def chain(random: Random, shape: torch.Size, dtype: torch.dtype, there: list[str]) -> list[Constraint]:
-    """One constraint or two that can be put on top of those that are there."""
+    """One or two constraints to register on top of the present ones; none if each class is there already."""
     first = [] if there else ["Diagonal", "MaskedSparse", "MaskedSparse"]
-    onto = ["ZeroDiagonal"] if dtype.is_complex or "NegExpDiagonal" in there else ["ZeroDiagonal", "NegExpDiagonal"]
+    onto = ["ZeroDiagonal"] if dtype.is_complex else ["ZeroDiagonal", "NegExpDiagonal"]
+    onto = [kind for kind in onto if kind not in there]
+    if not onto:
+        return []
     kinds = [random.choice(first + onto)]
     if random.random() < 0.3:
         kinds += [kind for kind in random.sample(onto, 1) if kind not in kinds]
