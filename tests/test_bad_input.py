@@ -1195,7 +1195,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: no model": (
-        "remask(3, {})",
+        "remask(3, {}, optimizer=None)",
         TypeError,
         (
             "remask needs a model and a mapping from names to mask rules. Got int and dict. Pass e.g. (model, "
@@ -1203,7 +1203,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: no mapping": (
-        "remask(w.sparse, masks.random(density=0.5))",
+        "remask(w.sparse, masks.random(density=0.5), optimizer=None)",
         TypeError,
         (
             "remask needs a model and a mapping from names to mask rules. Got ParametrizedLinear and MaskRule. "
@@ -1211,7 +1211,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: a parametrization": (
-        'remask(w.sparse, {"weight": MaskedSparse(masks.random(density=0.5))})',
+        'remask(w.sparse, {"weight": MaskedSparse(masks.random(density=0.5))}, optimizer=None)',
         TypeError,
         (
             "remask needs a mask rule for 'weight'. Got MaskedSparse. Pass the rule or the mask itself, without"
@@ -1219,7 +1219,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: a class": (
-        'remask(w.sparse, {"weight": MaskedSparse})',
+        'remask(w.sparse, {"weight": MaskedSparse}, optimizer=None)',
         TypeError,
         (
             "remask needs a mask rule for 'weight'. Got the class MaskedSparse. Pass the rule or the mask "
@@ -1227,7 +1227,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: a number": (
-        'remask(w.sparse, {"weight": 0.5})',
+        'remask(w.sparse, {"weight": 0.5}, optimizer=None)',
         TypeError,
         (
             "remask cannot make a mask for 'weight'. MaskedSparse needs a boolean tensor or a mask rule. Got "
@@ -1235,12 +1235,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: no match": (
-        'remask(w.sparse, {"wight": masks.random(density=0.5)})',
+        'remask(w.sparse, {"wight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         ("remask needs a tensor with a mask for 'wight'. Got no match among 1 names. Names that are close: 'weight'."),
     ),
     "remask: no mask": (
-        'remask(w.diagonal, {"weight": masks.random(density=0.5)})',
+        'remask(w.diagonal, {"weight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         (
             "remask needs a tensor with a mask for 'weight'. Got 'weight', whose first parametrization is no "
@@ -1248,12 +1248,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: two rules": (
-        'remask(w.sparse, {"weight": masks.random(density=0.5), "w*": masks.random(density=0.5)})',
+        'remask(w.sparse, {"weight": masks.random(density=0.5), "w*": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         ("remask needs one rule for each tensor. Got two for 'weight': 'weight' and 'w*'. Narrow one of them."),
     ),
     "remask: a mask of another shape": (
-        'remask(w.sparse, {"weight": torch.eye(3).bool()})',
+        'remask(w.sparse, {"weight": torch.eye(3).bool()}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. MaskedSparse needs a mask of the weight's shape, (4, "
@@ -1261,7 +1261,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: too large a density": (
-        'remask(w.sparse, {"weight": masks.magnitude(density=0.5)})',
+        'remask(w.sparse, {"weight": masks.magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries to choose "
@@ -1277,12 +1277,17 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "none of them. Pass the one that was made with this model's parameters."
         ),
     ),
+    "remask: no optimizer": (
+        'remask(w.sparse, {"weight": masks.magnitude(density=0.1)})',
+        TypeError,
+        ("remask() missing 1 required keyword-only argument: 'optimizer'"),
+    ),
     "remask: LBFGS": (
         'remask(w.sparse, {"weight": masks.random(density=0.1)}, optimizer=torch.optim.LBFGS(w.sparse.parameters()))',
         ValueError,
         (
             "remask needs an optimizer with state for each entry of 'weight'. Got LBFGS, whose history is one "
-            "of all parameters together. Leave it out, and make a new one afterwards."
+            "of all parameters together. Pass optimizer=None, and make a new one afterwards."
         ),
     ),
     "dense_gradients: no model": (
@@ -1357,7 +1362,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.rigl: no gradient": (
-        'remask(w.sparse, {"weight": masks.rigl(0.3, {})})',
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {})}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs the dense gradient of 'weight'. Got "
@@ -1365,7 +1370,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.rigl: the stored tensor's gradient": (
-        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.ones(4)})})',
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.ones(4)})}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
@@ -1374,7 +1379,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.rigl: not finite": (
-        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.full((4, 4), torch.nan)})})',
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.full((4, 4), torch.nan)})}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a finite dense gradient of 'weight'. "
@@ -1420,7 +1425,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ("global_magnitude needs a density above 0 and at most 1. Got 0. 0.1 keeps a tenth."),
     ),
     "masks.global_magnitude: too many": (
-        'remask(w.sparse, {"weight": masks.global_magnitude(density=0.5)})',
+        'remask(w.sparse, {"weight": masks.global_magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
             "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4, as the others have no "

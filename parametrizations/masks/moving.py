@@ -59,7 +59,7 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
         >>> from parametrizations import MaskedSparse, masks, register, remask
         >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.25))})
         >>> before = layer.parametrizations.weight[0].mask
-        >>> _ = remask(layer, {"weight": masks.evolutionary(0.5)})
+        >>> _ = remask(layer, {"weight": masks.evolutionary(0.5)}, optimizer=None)
         >>> after = layer.parametrizations.weight[0].mask
         >>> int(after.sum()), int((before & after).sum())
         (16, 8)
@@ -92,7 +92,7 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
         >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.25))})
         >>> with dense_gradients(layer, "weight") as gradients:
         ...     layer(torch.randn(4, 8)).square().sum().backward()
-        >>> _ = remask(layer, {"weight": masks.rigl(0.5, gradients)})
+        >>> _ = remask(layer, {"weight": masks.rigl(0.5, gradients)}, optimizer=None)
         >>> layer.parametrizations.weight.original.shape
         torch.Size([16])
     """

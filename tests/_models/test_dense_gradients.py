@@ -255,7 +255,7 @@ def test_complex_weights() -> None:
     with dense_gradients(layer) as gradients:
         layer(inputs).abs().sum().backward()
     torch.testing.assert_close(gradients["weight"][:], plain.weight.grad)
-    remask(layer, {"weight": masks.rigl(0.5, gradients)})
+    remask(layer, {"weight": masks.rigl(0.5, gradients)}, optimizer=None)
 
 
 def test_a_vector_and_an_empty_batch() -> None:
@@ -321,7 +321,7 @@ def test_what_took_no_part_says_so() -> None:
         pass
     made(batch()).square().sum().backward()
     with pytest.raises(RuntimeError, match=r"needs a forward pass with 'first.weight' and its backward pass inside"):
-        remask(made, {"first.weight": masks.rigl(0.5, gradients)})
+        remask(made, {"first.weight": masks.rigl(0.5, gradients)}, optimizer=None)
 
 
 def test_sparse_inputs_are_refused() -> None:
