@@ -440,12 +440,12 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
     [
         ("linear", nn.Linear(3, 3), "the name 'linear' for a method of its own. Got a Linear"),
         ("options", {"rank": 3}, "the name 'options' for a method of its own. Got a dict"),
-        ("path", Path("weights"), "the name 'path' for a method"),
+        ("explain", Path("weights"), "the name 'explain' for a method"),
         ("project", nn.Identity(), "the name 'project' for a method"),
         (
-            "known_shape",
+            "stored_shape",
             "square",
-            "the name 'known_shape' for a property of its own. Got a str .* such as 'own_known_shape'; options",
+            "the name 'stored_shape' for a property of its own. Got a str .* such as 'own_stored_shape'; options",
         ),
         ("product", nn.Linear(3, 3), "the name 'product' for a property of its own. Got a Linear"),
         ("stored_shape", nn.Linear(3, 3), "the name 'stored_shape' for a property"),
