@@ -52,7 +52,7 @@ class Training:
 
     def __init__(self, n: int, density: float) -> None:
         with torch.device("meta"):
-            layer = register(nn.Linear(n, n), {"weight": MaskedSparse(masks.random(density))})
+            layer = register(nn.Linear(n, n), {"weight": MaskedSparse(masks.random(density=density))})
         self.layer: Any = layer.to_empty(device="cpu")
         self.layer.reset_parameters()
         self.optimizer = torch.optim.Adam(self.layer.parameters())
@@ -82,8 +82,8 @@ class Training:
 
 MOVES: dict[str, Callable[[Training], MaskRule]] = {
     "`evolutionary`": lambda _: masks.evolutionary(0.3),
-    "`magnitude`": lambda _: masks.magnitude(DENSITY),
-    "`random`": lambda _: masks.random(DENSITY),
+    "`magnitude`": lambda _: masks.magnitude(density=DENSITY),
+    "`random`": lambda _: masks.random(density=DENSITY),
     "`rigl`, its dense gradient and the pass for it": Training.rigl,
 }
 

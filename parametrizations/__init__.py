@@ -1,31 +1,31 @@
 """Exact constraints on the weights of PyTorch models, at the cost of their structure.
 
-Constraints, each a map from freely trainable numbers onto a set of matrices:
+Constraints, each a map from a freely trainable tensor onto a set of matrices:
 
 - `Diagonal`: zeros off the main diagonal
-- `ZeroDiagonal`: zeros on it
-- `NegExpDiagonal`: negative numbers on it
+- `ZeroDiagonal`: zeros on the main diagonal
+- `NegExpDiagonal`: negative numbers on the main diagonal
 - `MaskedSparse`: zeros outside a mask, given as a tensor or as a rule of `parametrizations.masks`
-- `Parametrization`: the base of one of your own, which `parametrizations.testing.check_parametrization` checks
+- `Parametrization`: the base class of your own constraints; `parametrizations.testing.check_parametrization` tests them
 
-Calls, each on a layer or a whole model:
+Calls on a layer or a whole model:
 
-- `register` attaches constraints by name, `bake` takes them off again and gives a plain model
-- `remask` moves the mask of `MaskedSparse` while a model is trained, with its optimizer; `dense_gradients` has, for one
-  pass, the gradient by the whole weight
-- `summary` shows what is constrained, `explain` how a layer multiplies
-- `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` takes plain ones, too
-- `tune` measures how each layer multiplies fastest on this machine, and makes it so
-- `fuse` does for layers of PyTorch's own ``register_parametrization`` what `register` does by itself
+- `register` attaches constraints by name, `bake` removes them and returns a plain model
+- `remask` changes the masks of `MaskedSparse` during training, and moves the optimizer state;
+  `dense_gradients` gives the gradient with respect to the full weight in one pass
+- `summary` shows the constrained tensors, `explain` the product that a layer takes, and why
+- `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` also takes plain checkpoints
+- `tune` measures the products of each layer on this machine, and selects the fastest
+- `fuse` prepares layers that PyTorch's own ``register_parametrization`` constrained, as `register` does for its own
 
 Modules:
 
 - `masks`: rules for `MaskedSparse`
-- `positive`: the map behind `NegExpDiagonal`, for constraints of your own
+- `positive`: the map behind `NegExpDiagonal`, for your own constraints
 - `testing`: `check_parametrization`
-- `typing`: what calls return and take, to annotate with
+- `typing`: the types of arguments and results, for annotations
 
-Everything else is internal, and its name begins with an underscore.
+All other names are internal and begin with an underscore.
 
 Example:
     >>> import torch
@@ -44,6 +44,8 @@ Example:
 """
 
 from parametrizations import masks, positive
+from parametrizations import testing as testing
+from parametrizations import typing as typing
 from parametrizations._models.bake import bake
 from parametrizations._models.dense_gradients import dense_gradients
 from parametrizations._models.fuse import explain, fuse
@@ -80,4 +82,4 @@ __all__ = [
 
 def __dir__() -> list[str]:
     """The public names, for completion."""
-    return [*__all__, "testing", "typing"]
+    return [*__all__, "testing", "typing"]  # a star import must not replace the standard library's typing

@@ -89,12 +89,12 @@ ROWS: dict[str, tuple[Callable[[], Parametrization], Others, str]] = {
         "strips",
     ),
     "random-sparse-zero": (
-        lambda: MaskedSparse(masks.random(0.5, generator=torch.Generator().manual_seed(1)), product="csr"),
+        lambda: MaskedSparse(masks.random(density=0.5, generator=torch.Generator().manual_seed(1)), product="csr"),
         lambda: [ZeroDiagonal()],
         "csr",
     ),
     "random-zero": (
-        lambda: MaskedSparse(masks.random(0.5, generator=torch.Generator().manual_seed(1)), product="strips"),
+        lambda: MaskedSparse(masks.random(density=0.5, generator=torch.Generator().manual_seed(1)), product="strips"),
         lambda: [ZeroDiagonal()],
         "strips",
     ),

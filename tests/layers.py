@@ -58,8 +58,8 @@ PRODUCTS: dict[str, Callable[[], Parametrization]] = {
     "Diagonal": lambda: Diagonal(product="elementwise"),
     "ZeroDiagonal": lambda: ZeroDiagonal(product="replaced-diagonal"),
     "NegExpDiagonal": lambda: NegExpDiagonal(product="replaced-diagonal"),
-    "MaskedSparse": lambda: MaskedSparse(masks.random(0.3), product="csr"),
-    "MaskedSparse-CSR": lambda: MaskedSparse(masks.random(0.3), product="csr"),
+    "MaskedSparse": lambda: MaskedSparse(masks.random(density=0.3), product="csr"),
+    "MaskedSparse-CSR": lambda: MaskedSparse(masks.random(density=0.3), product="csr"),
     "MaskedSparse-strips": lambda: MaskedSparse(cheaply_in_strips, product="strips"),
     "MaskedSparse-blocks": lambda: MaskedSparse(equal_blocks, product="strips"),
 }

@@ -294,6 +294,22 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "float16, bfloat16, float32, float64. Got torch.complex64. Convert the layer or the value first."
         ),
     ),
+    "register: a second constraint of the same class": (
+        'register(w.model, {"0.weight": ZeroDiagonal(on_infeasible="project")})',
+        ValueError,
+        (
+            "register needs constraints of different classes for '0.weight'. Got a second ZeroDiagonal. Pass it once, "
+            "or, to replace an earlier one, bake first."
+        ),
+    ),
+    "register: a second mask": (
+        'register(w.sparse, {"weight": MaskedSparse(masks.banded(1, 1))})',
+        ValueError,
+        (
+            "register needs constraints of different classes for 'weight'. Got a second MaskedSparse. Pass it once, "
+            "or, to replace an earlier one, bake first. To change only its mask, call remask."
+        ),
+    ),
     "register: what stores another shape on top of another": (
         'register(w.model, {"0.weight": Diagonal()})',
         ValueError,
@@ -423,7 +439,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "register: magnitude on the meta device": (
-        'register(w.meta, {"weight": MaskedSparse(masks.magnitude(0.5))})',
+        'register(w.meta, {"weight": MaskedSparse(masks.magnitude(density=0.5))})',
         ValueError,
         (
             "register cannot attach MaskedSparse to 'weight'. magnitude needs the values of the weight. Got a"
@@ -466,7 +482,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "NegExpDiagonal needs product to be 'auto' or 'dense' or 'replaced-diagonal'. Got 'fast'.",
     ),
     "product: a number": (
-        "MaskedSparse(masks.random(0.5), product=1)",
+        "MaskedSparse(masks.random(density=0.5), product=1)",
         ValueError,
         "MaskedSparse needs product to be 'auto' or 'dense' or 'strips' or 'csr'. Got 1.",
     ),
@@ -532,42 +548,42 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.random: zero": (
-        "masks.random(0.0)",
+        "masks.random(density=0.0)",
         ValueError,
         "random needs a density above 0 and at most 1. Got 0.0. 0.1 keeps a tenth.",
     ),
     "masks.random: above one": (
-        "masks.random(1.5)",
+        "masks.random(density=1.5)",
         ValueError,
         "random needs a density above 0 and at most 1. Got 1.5. 0.1 keeps a tenth.",
     ),
     "masks.random: NaN": (
-        'masks.random(float("nan"))',
+        'masks.random(density=float("nan"))',
         ValueError,
         "random needs a density above 0 and at most 1. Got nan. 0.1 keeps a tenth.",
     ),
     "masks.random: text": (
-        'masks.random("0.1")',
+        'masks.random(density="0.1")',
         TypeError,
         "random needs a density that is a number. Got str. Pass a float.",
     ),
     "masks.random: a seed instead of a generator": (
-        "masks.random(0.1, generator=0)",
+        "masks.random(density=0.1, generator=0)",
         TypeError,
         "random needs a torch.Generator or None. Got int. Seed one: torch.Generator().manual_seed(0).",
     ),
     "masks.magnitude: negative": (
-        "masks.magnitude(-0.1)",
+        "masks.magnitude(density=-0.1)",
         ValueError,
         "magnitude needs a density above 0 and at most 1. Got -0.1. 0.1 keeps a tenth.",
     ),
     "masks.magnitude: a tensor": (
-        "masks.magnitude(torch.tensor(0.1))",
+        "masks.magnitude(density=torch.tensor(0.1))",
         TypeError,
         "magnitude needs a density that is a number. Got Tensor. Pass a float.",
     ),
     "masks.magnitude: a percentage": (
-        "masks.magnitude(10)",
+        "masks.magnitude(density=10)",
         ValueError,
         "magnitude needs a density above 0 and at most 1. Got 10. 0.1 keeps a tenth.",
     ),
@@ -661,7 +677,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "autoregressive needs numbers. Got int: .... Number the units from 0 first.",
     ),
     "masks.random: a truth value": (
-        "masks.random(True)",
+        "masks.random(density=True)",
         TypeError,
         "random needs a density that is a number. Got bool. Pass a float.",
     ),
@@ -1179,23 +1195,23 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: no model": (
-        "remask(3, {})",
+        "remask(3, {}, optimizer=None)",
         TypeError,
         (
             "remask needs a model and a mapping from names to mask rules. Got int and dict. Pass e.g. (model, "
-            '{"encoder.*.weight": masks.magnitude(0.1)}).'
+            '{"encoder.*.weight": masks.magnitude(density=0.1)}).'
         ),
     ),
     "remask: no mapping": (
-        "remask(w.sparse, masks.random(0.5))",
+        "remask(w.sparse, masks.random(density=0.5), optimizer=None)",
         TypeError,
         (
             "remask needs a model and a mapping from names to mask rules. Got ParametrizedLinear and MaskRule. "
-            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(0.1)}).'
+            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(density=0.1)}).'
         ),
     ),
     "remask: a parametrization": (
-        'remask(w.sparse, {"weight": MaskedSparse(masks.random(0.5))})',
+        'remask(w.sparse, {"weight": MaskedSparse(masks.random(density=0.5))}, optimizer=None)',
         TypeError,
         (
             "remask needs a mask rule for 'weight'. Got MaskedSparse. Pass the rule or the mask itself, without"
@@ -1203,7 +1219,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: a class": (
-        'remask(w.sparse, {"weight": MaskedSparse})',
+        'remask(w.sparse, {"weight": MaskedSparse}, optimizer=None)',
         TypeError,
         (
             "remask needs a mask rule for 'weight'. Got the class MaskedSparse. Pass the rule or the mask "
@@ -1211,7 +1227,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: a number": (
-        'remask(w.sparse, {"weight": 0.5})',
+        'remask(w.sparse, {"weight": 0.5}, optimizer=None)',
         TypeError,
         (
             "remask cannot make a mask for 'weight'. MaskedSparse needs a boolean tensor or a mask rule. Got "
@@ -1219,12 +1235,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: no match": (
-        'remask(w.sparse, {"wight": masks.random(0.5)})',
+        'remask(w.sparse, {"wight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         ("remask needs a tensor with a mask for 'wight'. Got no match among 1 names. Names that are close: 'weight'."),
     ),
     "remask: no mask": (
-        'remask(w.diagonal, {"weight": masks.random(0.5)})',
+        'remask(w.diagonal, {"weight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         (
             "remask needs a tensor with a mask for 'weight'. Got 'weight', whose first parametrization is no "
@@ -1232,12 +1248,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: two rules": (
-        'remask(w.sparse, {"weight": masks.random(0.5), "w*": masks.random(0.5)})',
+        'remask(w.sparse, {"weight": masks.random(density=0.5), "w*": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         ("remask needs one rule for each tensor. Got two for 'weight': 'weight' and 'w*'. Narrow one of them."),
     ),
     "remask: a mask of another shape": (
-        'remask(w.sparse, {"weight": torch.eye(3).bool()})',
+        'remask(w.sparse, {"weight": torch.eye(3).bool()}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. MaskedSparse needs a mask of the weight's shape, (4, "
@@ -1245,7 +1261,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: too large a density": (
-        'remask(w.sparse, {"weight": masks.magnitude(0.5)})',
+        'remask(w.sparse, {"weight": masks.magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries to choose "
@@ -1254,19 +1270,24 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: another's optimizer": (
-        'remask(w.sparse, {"weight": masks.magnitude(0.1)}, optimizer=w.optimizer)',
+        'remask(w.sparse, {"weight": masks.magnitude(density=0.1)}, optimizer=w.optimizer)',
         ValueError,
         (
             "remask needs the optimizer of the parameters that it changes, such as 'weight'. Got one that has "
             "none of them. Pass the one that was made with this model's parameters."
         ),
     ),
+    "remask: no optimizer": (
+        'remask(w.sparse, {"weight": masks.magnitude(density=0.1)})',
+        TypeError,
+        ("remask() missing 1 required keyword-only argument: 'optimizer'"),
+    ),
     "remask: LBFGS": (
-        'remask(w.sparse, {"weight": masks.magnitude(0.1)}, optimizer=torch.optim.LBFGS(w.sparse.parameters()))',
+        'remask(w.sparse, {"weight": masks.random(density=0.1)}, optimizer=torch.optim.LBFGS(w.sparse.parameters()))',
         ValueError,
         (
             "remask needs an optimizer with state for each entry of 'weight'. Got LBFGS, whose history is one "
-            "of all parameters together. Leave it out, and make a new one afterwards."
+            "of all parameters together. Pass optimizer=None, and make a new one afterwards."
         ),
     ),
     "dense_gradients: no model": (
@@ -1324,7 +1345,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "register cannot attach MaskedSparse to '0.weight'. evolutionary(0.3) moves a mask that is there. "
             "Got a weight of shape (4, 4) without one. Register a mask first, such as "
-            "MaskedSparse(masks.random(0.1)), and move it with remask."
+            "MaskedSparse(masks.random(density=0.1)), and move it with remask."
         ),
     ),
     "masks.rigl: negative": (
@@ -1341,7 +1362,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.rigl: no gradient": (
-        'remask(w.sparse, {"weight": masks.rigl(0.3, {})})',
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {})}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs the dense gradient of 'weight'. Got "
@@ -1349,7 +1370,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.rigl: the stored tensor's gradient": (
-        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.ones(4)})})',
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.ones(4)})}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
@@ -1358,7 +1379,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.rigl: not finite": (
-        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.full((4, 4), torch.nan)})})',
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": torch.full((4, 4), torch.nan)})}, optimizer=None)',
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a finite dense gradient of 'weight'. "
@@ -1386,25 +1407,25 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ("gradual needs whole numbers. Got float. Convert them with int()."),
     ),
     "masks.erdos_renyi: a rule": (
-        "masks.erdos_renyi(0.1, 0.2)",
+        "masks.erdos_renyi(density=0.1, rule=0.2)",
         TypeError,
         (
             "erdos_renyi needs a function from a density to a mask rule. Got float. Pass e.g. masks.random, "
-            "without a density."
+            "without calling it."
         ),
     ),
     "masks.erdos_renyi: too large": (
-        "masks.erdos_renyi(1.5)",
+        "masks.erdos_renyi(density=1.5)",
         ValueError,
         ("erdos_renyi needs a density above 0 and at most 1. Got 1.5. 0.1 keeps a tenth."),
     ),
     "masks.global_magnitude: none": (
-        "masks.global_magnitude(0)",
+        "masks.global_magnitude(density=0)",
         ValueError,
         ("global_magnitude needs a density above 0 and at most 1. Got 0. 0.1 keeps a tenth."),
     ),
     "masks.global_magnitude: too many": (
-        'remask(w.sparse, {"weight": masks.global_magnitude(0.5)})',
+        'remask(w.sparse, {"weight": masks.global_magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
             "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4, as the others have no "
@@ -1412,7 +1433,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "masks.global_magnitude: meta": (
-        'register(w.meta, {"weight": MaskedSparse(masks.global_magnitude(0.5))})',
+        'register(w.meta, {"weight": MaskedSparse(masks.global_magnitude(density=0.5))})',
         ValueError,
         (
             "global_magnitude(0.5) needs the values of the weight. Got a weight on the meta device, which has "

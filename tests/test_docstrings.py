@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -21,6 +23,12 @@ PUBLIC = [
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda part: getattr(part, "__name__", part))
 def test_every_public_name_has_an_example(module: object, name: str) -> None:
     assert ">>> " in (inspect.getdoc(getattr(module, name)) or "")
+
+
+def test_public_modules_need_no_import() -> None:
+    use = "import parametrizations as p; p.testing.check_parametrization, p.typing.Explanation; "
+    star = "import typing; from parametrizations import *; typing.NamedTuple"
+    subprocess.run([sys.executable, "-c", use + star], check=True)
 
 
 @pytest.fixture
@@ -47,11 +55,11 @@ def test_nothing_internal_shows(page: str) -> None:
     assert {name for name in shown if not name.startswith("_")} == classes | public
 
 
-def test_summary_explains_its_columns_and_path_its_names() -> None:
-    columns, names = inspect.getdoc(parametrizations.summary) or "", inspect.getdoc(parametrizations.path) or ""
+def test_summary_documents_its_columns_and_explain_the_products() -> None:
+    columns, names = inspect.getdoc(parametrizations.summary) or "", inspect.getdoc(parametrizations.explain) or ""
     assert [field for field in typing.Row._fields if f"\n``{field}`` " not in columns] == []
-    paths = {*get_args(typing.Product)} - {"auto"} | {"own"}
-    assert [name for name in paths if f'\n``"{name}"`` ' not in names] == []
+    products = {*get_args(typing.Product)} - {"auto"} | {"own"}
+    assert [name for name in products if f'\n``"{name}"`` ' not in names] == []
 
 
 def test_what_calls_return_can_be_annotated_with() -> None:
@@ -59,4 +67,4 @@ def test_what_calls_return_can_be_annotated_with() -> None:
     shown = parametrizations.summary(layer)
     assert (type(shown), type(shown.rows[0])) == (typing.Summary, typing.Row)
     assert type(parametrizations.explain(layer)) is typing.Explanation
-    assert type(masks.random(0.5)) is typing.MaskRule
+    assert type(masks.random(density=0.5)) is typing.MaskRule

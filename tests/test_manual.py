@@ -44,7 +44,7 @@ ONE_PROCESS = """
         optimizer.step()
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    model, rules = Model(), {"layers.0.weight": Diagonal(), "layers.1.weight": MaskedSparse(masks.random(0.5))}
+    model, rules = Model(), {"layers.0.weight": Diagonal(), "layers.1.weight": MaskedSparse(masks.random(density=0.5))}
 """
 AFTERWARDS = """
     plain = torch.load("plain.pt")

@@ -99,11 +99,11 @@ def test_before_registration_it_knows_its_members_if_it_knows_its_mask() -> None
     assert not parametrization.contains(torch.ones(SHAPE))
     assert not parametrization.contains(inside.mT)
     with pytest.raises(ValueError, match="needs to know its weight"):
-        MaskedSparse(masks.random(0.5)).contains(inside)
+        MaskedSparse(masks.random(density=0.5)).contains(inside)
 
 
 def test_copies_before_registration_draw_different_masks_from_one_generator() -> None:
-    parametrization = MaskedSparse(masks.random(0.5, generator=torch.Generator().manual_seed(0)))
+    parametrization = MaskedSparse(masks.random(density=0.5, generator=torch.Generator().manual_seed(0)))
     one, other = (constrained(copy.deepcopy(parametrization), torch.ones(8, 8)) for _ in range(2))
     assert not torch.equal(one.weight, other.weight)
 
@@ -162,7 +162,7 @@ def test_bad_masks_are_refused(mask: Any, error: type[Exception], message: str) 
 
 @pytest.mark.parametrize("rule", [masks.random, masks.magnitude, masks.lower_triangular])
 def test_a_rule_that_was_not_called_is_refused(rule: Any) -> None:
-    with pytest.raises(TypeError, match=r"needs a density that is a number|needs whole numbers. Got Tensor"):
+    with pytest.raises(TypeError, match=r"takes 0 positional arguments|needs whole numbers. Got Tensor"):
         register_parametrization(linear(torch.randn(SHAPE)), "weight", MaskedSparse(rule))
 
 
@@ -173,9 +173,9 @@ def test_every_rule_of_shape_starts_on_meta_also_under_a_meta_default() -> None:
         lambda: masks.autoregressive(range(6), range(4)),
         lambda: masks.banded(1, 0),
         lambda: masks.from_edges([(0, 1)]),
-        lambda: masks.random(0.6),
-        lambda: masks.random(0.2),
-        lambda: masks.erdos_renyi(0.01),  # nothing
+        lambda: masks.random(density=0.6),
+        lambda: masks.random(density=0.2),
+        lambda: masks.erdos_renyi(density=0.01),  # nothing
     ]
     for make in makes:
         with torch.device("meta"):
@@ -217,7 +217,7 @@ assert warnings.filters == before, "importing"
 warnings.simplefilter("error")
 before = list(warnings.filters)
 with torch.device("meta"):
-    layer = register(nn.Linear(6, 4, device="cpu"), {"weight": MaskedSparse(masks.random(0.3), product="csr")})
+    layer = register(nn.Linear(6, 4, device="cpu"), {"weight": MaskedSparse(masks.random(density=0.3), product="csr")})
 layer(torch.ones(2, 6)).sum().backward()
 assert warnings.filters == before, "multiplying"
 """
@@ -230,7 +230,7 @@ def test_neither_importing_nor_the_first_product_of_a_process_warns_or_touches_t
 def test_a_mask_rule_of_values_cannot_start_on_meta() -> None:
     layer = nn.Linear(6, 4, device="meta")
     with pytest.raises(ValueError, match="magnitude needs the values of the weight"):
-        register_parametrization(layer, "weight", MaskedSparse(masks.magnitude(0.5)))
+        register_parametrization(layer, "weight", MaskedSparse(masks.magnitude(density=0.5)))
 
 
 # Checkpoints: what is damaged is refused, and leaves the layer as it was.
@@ -313,7 +313,7 @@ DAMAGE: dict[Callable[[dict[str, Any]], None], str] = {
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("assign", [True, False])
-@pytest.mark.parametrize("other", [None, masks.random(0.2)], ids=["same mask", "other count"])
+@pytest.mark.parametrize("other", [None, masks.random(density=0.2)], ids=["same mask", "other count"])
 def test_a_damaged_checkpoint_is_refused_and_changes_nothing(
     damage: Callable[[dict[str, Any]], None], strict: bool, assign: bool, other: Any
 ) -> None:
@@ -341,7 +341,7 @@ def made_complex(values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("change", [on_meta, made_sparse, made_complex])
-@pytest.mark.parametrize("other", [None, masks.random(0.2)], ids=["same mask", "other count"])
+@pytest.mark.parametrize("other", [None, masks.random(density=0.2)], ids=["same mask", "other count"])
 def test_values_that_pytorch_could_not_copy_leave_the_mask_too(change: Callable[[Tensor], Tensor], other: Any) -> None:
     state, layer = sparse().state_dict(), sparse(other)
     state[VALUES] = change(state[VALUES])
@@ -368,7 +368,7 @@ def test_a_state_dict_without_the_layer_is_reported_as_pytorch_does() -> None:
 
 
 def test_the_mask_alone_does_not_load_into_other_values() -> None:
-    layer, parametrization = sparse(masks.random(0.2)), sparse().parametrizations.weight[0]
+    layer, parametrization = sparse(masks.random(density=0.2)), sparse().parametrizations.weight[0]
     with pytest.raises(ValueError, match=r"needs a mask of 5 positions for the values it has. Got 12"):
         layer.parametrizations.weight[0].load_state_dict(parametrization.state_dict())
 
@@ -398,7 +398,9 @@ def by_distributed_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("route", [by_torch_save, by_safetensors, by_distributed_checkpoint])
 @pytest.mark.parametrize("assign", [True, False])
-@pytest.mark.parametrize("built", [masks.random(0.5), masks.random(0.2), masks.random(0.9)], ids=repr)
+@pytest.mark.parametrize(
+    "built", [masks.random(density=0.5), masks.random(density=0.2), masks.random(density=0.9)], ids=repr
+)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 def test_a_saved_mask_replaces_the_one_a_model_was_built_with(
     route: Callable[[dict[str, Any]], dict[str, Any]],
@@ -429,7 +431,7 @@ def test_training_resumes_with_another_mask_when_the_optimizer_is_restored_too()
     saved = sparse()
     first = torch.optim.Adam(saved.parameters(), fused=True)
     step(saved, first)
-    layer = sparse(masks.random(0.2))
+    layer = sparse(masks.random(density=0.2))
     second = torch.optim.Adam(layer.parameters(), fused=True)
     layer.load_state_dict(saved.state_dict())
     second.load_state_dict(copy.deepcopy(first.state_dict()))
@@ -439,7 +441,7 @@ def test_training_resumes_with_another_mask_when_the_optimizer_is_restored_too()
 
 
 def test_a_deep_copy_loads_for_itself() -> None:
-    saved, layer = sparse(), sparse(masks.random(0.2))
+    saved, layer = sparse(), sparse(masks.random(density=0.2))
     twin = copy.deepcopy(layer)
     before = layer.weight.detach().clone()
     twin.load_state_dict(saved.state_dict())
@@ -504,7 +506,9 @@ class Own(Parametrization):
 
 
 @pytest.mark.parametrize("make", [Scaled, Own])
-@pytest.mark.parametrize("built", [masks.random(0.5), masks.random(0.2)], ids=["same count", "other count"])
+@pytest.mark.parametrize(
+    "built", [masks.random(density=0.5), masks.random(density=0.2)], ids=["same count", "other count"]
+)
 def test_a_mask_inside_of_another_parametrization_loads_and_turns_plain(
     make: Callable[[Any], nn.Module], built: masks.MaskRule
 ) -> None:
@@ -565,7 +569,7 @@ def test_half_and_back_leaves_the_mask() -> None:
     assert torch.equal(mask_of(layer), checkerboard(SHAPE))
 
 
-@pytest.mark.parametrize("rule", [masks.random(0.01), masks.banded(3, 3), masks.block_diagonal(8)])
+@pytest.mark.parametrize("rule", [masks.random(density=0.01), masks.banded(3, 3), masks.block_diagonal(8)])
 def test_a_large_layer_on_meta_runs_densely(rule: masks.MaskRule) -> None:
     with torch.device("meta"):
         layer: Any = register(nn.Linear(1024, 1024), {"weight": MaskedSparse(rule)})
@@ -583,13 +587,13 @@ def test_meta_and_to_empty_leave_the_mask() -> None:
 def test_built_on_meta_it_loads_by_assignment() -> None:
     saved = sparse()
     layer: Any = nn.Linear(6, 4, bias=False, device="meta")
-    register_parametrization(layer, "weight", MaskedSparse(masks.random(0.2)))
+    register_parametrization(layer, "weight", MaskedSparse(masks.random(density=0.2)))
     layer.load_state_dict(saved.state_dict(), assign=True)
     assert torch.equal(layer.weight, saved.weight)
 
 
 def test_swapped_parameters_leave_the_mask() -> None:
-    saved, layer = sparse(), sparse(masks.random(0.2))
+    saved, layer = sparse(), sparse(masks.random(density=0.2))
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
         layer.load_state_dict(saved.state_dict())
@@ -622,7 +626,7 @@ def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
     assert torch.equal(masked.mask, GIVEN)
     assert masked.mask is not masked.mask
     assert masked.positions.tolist() == GIVEN.flatten().nonzero().flatten().tolist()
-    assert (masked._known_shape, masked.stored_shape) == ((3, 4), (6,))
+    assert masked.stored_shape == (6,)
     assert torch.equal(masked.project(matrix), matrix * GIVEN)
     assert torch.equal(masked.excess(matrix), matrix.abs() * ~GIVEN)
     assert not masked.contains(matrix)
@@ -632,7 +636,7 @@ def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
 
 
 @pytest.mark.parametrize("route", [by_torch_save, by_safetensors], ids=lambda route: route.__name__)
-@pytest.mark.parametrize("mask", [GIVEN, masks.random(0.5)], ids=["given", "rule"])
+@pytest.mark.parametrize("mask", [GIVEN, masks.random(density=0.5)], ids=["given", "rule"])
 def test_a_module_that_holds_one_without_a_weight_saves_and_loads(route: Any, mask: Any) -> None:
     held, other = nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask)), nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask))
     other.load_state_dict(route(held.state_dict()))
@@ -651,4 +655,4 @@ def test_a_given_mask_is_replaced_by_the_saved_one_and_attached() -> None:
     with pytest.raises(ValueError, match=r"needs a mask for a weight of shape \(4, 4\). Got one for shape \(3, 4\)"):
         MaskedSparse(checkerboard((4, 4))).load_state_dict(saved)
     with pytest.raises(ValueError, match="needs to know its weight"):
-        MaskedSparse(masks.random(0.5)).load_state_dict(saved)
+        MaskedSparse(masks.random(density=0.5)).load_state_dict(saved)

@@ -30,7 +30,7 @@ def mask_of(rule: MaskRule, rows: int, columns: int) -> Tensor:
 
 @given(SIZES, SIZES, DENSITIES)
 def test_a_density_keeps_an_exact_number(rows: int, columns: int, density: float) -> None:
-    for rule in (masks.random(density), masks.magnitude(density)):
+    for rule in (masks.random(density=density), masks.magnitude(density=density)):
         mask = mask_of(rule, rows, columns)
         assert mask.shape == (rows, columns)
         assert int(mask.sum()) == round(density * rows * columns)
@@ -39,7 +39,7 @@ def test_a_density_keeps_an_exact_number(rows: int, columns: int, density: float
 @given(SIZES, SIZES, DENSITIES)
 def test_magnitude_keeps_the_largest(rows: int, columns: int, density: float) -> None:
     weight = torch.randn(rows, columns)
-    mask = masks.magnitude(density)(weight)
+    mask = masks.magnitude(density=density)(weight)
     if bool(mask.any()) and not bool(mask.all()):
         assert weight[mask].abs().min() >= weight[~mask].abs().max()
 
@@ -99,7 +99,7 @@ def test_autoregressive_layers_make_a_triangular_network() -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        masks.random(0.5),
+        masks.random(density=0.5),
         masks.banded(1, 1),
         masks.block_diagonal(2),
         masks.lower_triangular(),
@@ -114,7 +114,9 @@ def test_rules_of_shape_make_a_real_mask_for_meta(rule: MaskRule) -> None:
     assert mask.dtype is torch.bool
 
 
-@pytest.mark.parametrize("rule", [masks.magnitude(0.5), masks.n_of_m(1, 2), masks.global_magnitude(0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [masks.magnitude(density=0.5), masks.n_of_m(1, 2), masks.global_magnitude(density=0.5)], ids=repr
+)
 def test_rules_of_values_say_that_meta_has_none(rule: MaskRule) -> None:
     weight = torch.empty(4, 4, device="meta")
     with pytest.raises(ValueError, match=r"needs the values of the weight. Got a weight on the meta device"):
@@ -127,11 +129,11 @@ def test_rules_of_values_say_that_meta_has_none(rule: MaskRule) -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        masks.magnitude(0.5),
+        masks.magnitude(density=0.5),
         masks.n_of_m(1, 2),
-        masks.global_magnitude(0.5),
-        masks.random(0.2),
-        masks.random(0.8),
+        masks.global_magnitude(density=0.5),
+        masks.random(density=0.2),
+        masks.random(density=0.8),
         masks.block_diagonal(2),
         masks.lower_triangular(),
         masks.autoregressive(range(4), range(4)),
@@ -157,27 +159,27 @@ def test_another_default_device_changes_no_mask(rule: MaskRule) -> None:
 def test_rules_of_values_take_every_dtype(dtype: torch.dtype) -> None:
     weight = torch.tensor([[4.0, 1.0, 2.0, 3.0]]).to(dtype)
     expected = torch.tensor([[True, False, False, True]])
-    assert torch.equal(masks.magnitude(0.5)(weight), expected)
+    assert torch.equal(masks.magnitude(density=0.5)(weight), expected)
     assert torch.equal(masks.n_of_m(2, 4)(weight), expected)
 
 
 def test_copies_share_the_generator_and_go_on_drawing() -> None:
-    rule = masks.random(0.5, generator=torch.Generator().manual_seed(0))
+    rule = masks.random(density=0.5, generator=torch.Generator().manual_seed(0))
     first, second = mask_of(copy.deepcopy(rule), 8, 8), mask_of(copy.deepcopy(rule), 8, 8)
     assert not torch.equal(first, second)
-    again = masks.random(0.5, generator=torch.Generator().manual_seed(0))
+    again = masks.random(density=0.5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(mask_of(again, 8, 8), first)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.4, 0.6, 0.9])
 def test_a_seed_draws_the_same_whatever_else_is_drawn(density: float) -> None:
-    rules = [masks.random(density, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    rules = [masks.random(density=density, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
     first = mask_of(rules[0], 20, 20)
     torch.manual_seed(1)
     assert torch.equal(mask_of(rules[1], 20, 20), first)
 
 
-@pytest.mark.parametrize("rule", [masks.random(0.5), masks.banded(1, 0), masks.from_edges([(0, 1)])], ids=repr)
+@pytest.mark.parametrize("rule", [masks.random(density=0.5), masks.banded(1, 0), masks.from_edges([(0, 1)])], ids=repr)
 def test_rules_pickle(rule: MaskRule) -> None:
     torch.manual_seed(0)
     expected = rule(torch.ones(4, 4))
@@ -188,9 +190,9 @@ def test_rules_pickle(rule: MaskRule) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: masks.random(0.0), r"random needs a density above 0 and at most 1. Got 0.0"),
-        (lambda: masks.random(1.5), r"random needs a density above 0 and at most 1. Got 1.5"),
-        (lambda: masks.magnitude(float("nan")), r"magnitude needs a density above 0 and at most 1. Got nan"),
+        (lambda: masks.random(density=0.0), r"random needs a density above 0 and at most 1. Got 0.0"),
+        (lambda: masks.random(density=1.5), r"random needs a density above 0 and at most 1. Got 1.5"),
+        (lambda: masks.magnitude(density=float("nan")), r"magnitude needs a density above 0 and at most 1. Got nan"),
         (lambda: masks.n_of_m(5, 4), r"n_of_m needs 1 <= n <= m. Got n=5, m=4"),
         (lambda: masks.banded(-1, 0), r"banded needs numbers of diagonals that are at least 0. Got lower=-1"),
         (lambda: masks.block_diagonal(0), r"block_diagonal needs at least 1 block. Got 0"),
@@ -222,9 +224,9 @@ def test_bad_rules_say_what_they_need(make: Callable[[], object], message: str) 
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
-        (masks.random, ["0.1"], r"random needs a density that is a number. Got str"),
-        (masks.random, [torch.tensor(0.5)], r"random needs a density that is a number. Got Tensor"),
-        (masks.random, [0.5, {"generator": 0}], r"random needs a torch.Generator or None. Got int"),
+        (masks.random, [{"density": "0.1"}], r"random needs a density that is a number. Got str"),
+        (masks.random, [{"density": torch.tensor(0.5)}], r"random needs a density that is a number. Got Tensor"),
+        (masks.random, [{"density": 0.5, "generator": 0}], r"random needs a torch.Generator or None. Got int"),
         (masks.n_of_m, [2.0, 4.0], r"n_of_m needs whole numbers. Got float, float"),
         (masks.banded, [1.5, 1], r"banded needs whole numbers. Got float, int"),
         (masks.block_diagonal, [2.0], r"block_diagonal needs whole numbers. Got float"),
@@ -237,6 +239,14 @@ def test_arguments_of_other_types_are_refused_at_once(make: Any, arguments: list
     options = arguments.pop() if isinstance(arguments[-1], dict) else {}
     with pytest.raises(TypeError, match=message):
         make(*arguments, **options)
+
+
+@pytest.mark.parametrize("make", [masks.random, masks.magnitude, masks.global_magnitude, masks.erdos_renyi])
+def test_a_density_is_given_by_name(make: Any) -> None:
+    with pytest.raises(TypeError, match="takes 0 positional arguments"):
+        make(0.1)
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'density'"):
+        make()
 
 
 @pytest.mark.parametrize("degrees", [torch.tensor([1j, 2]), torch.tensor([1.0, torch.nan])])
@@ -257,8 +267,8 @@ def test_degrees_and_edges_are_copied_and_may_be_arrays() -> None:
 def test_numbers_of_other_libraries_are_numbers() -> None:
     weight, one, half = torch.randn(4, 4), cast(int, np.int64(1)), cast(float, np.float32(0.5))
     assert torch.equal(masks.banded(one, one)(weight), masks.banded(1, 1)(weight))
-    assert int(masks.magnitude(half)(weight).sum()) == 8
-    assert str(masks.random(half)) == "random(0.5)"
+    assert int(masks.magnitude(density=half)(weight).sum()) == 8
+    assert str(masks.random(density=half)) == "random(0.5)"
 
 
 def kept_of(rows: int, columns: int, count: int, name: str = "weight") -> Kept:
@@ -287,7 +297,7 @@ def test_the_places_of_a_weight_on_meta_are_known() -> None:
 
 
 def test_rules_of_values_keep_no_more_entries_than_there_are() -> None:
-    magnitude, spread = masks.magnitude(0.25), masks.global_magnitude(0.25).spread
+    magnitude, spread = masks.magnitude(density=0.25), masks.global_magnitude(density=0.25).spread
     assert magnitude.move is not None
     assert spread is not None
     enough, fewer = kept_of(4, 5, 5), kept_of(4, 5, 4)
@@ -390,13 +400,13 @@ def test_the_largest_are_found_whatever_a_sample_tells(
 @given(SIZES, SIZES, st.floats(0.01, 1))
 def test_magnitude_prunes_kept_entries_as_it_would_the_weight(rows: int, columns: int, density: float) -> None:
     kept = Kept.whole(torch.randn(rows, columns))
-    mask = masks.magnitude(density)(kept.values.view(rows, columns))
-    assert moved(masks.magnitude(density), kept) == set(mask.flatten().nonzero().flatten().tolist())
+    mask = masks.magnitude(density=density)(kept.values.view(rows, columns))
+    assert moved(masks.magnitude(density=density), kept) == set(mask.flatten().nonzero().flatten().tolist())
 
 
 def test_random_redraws_an_exact_number() -> None:
     for density in (0.1, 0.5, 0.9, 1.0):
-        assert len(moved(masks.random(density), kept_of(7, 9, 5))) == round(density * 63)
+        assert len(moved(masks.random(density=density), kept_of(7, 9, 5))) == round(density * 63)
 
 
 SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5)
@@ -406,7 +416,7 @@ SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1,
 def test_erdos_renyi_keeps_an_exact_number_in_proportion_to_the_sides(
     shapes: list[tuple[int, int]], density: float
 ) -> None:
-    rule = masks.erdos_renyi(density)
+    rule = masks.erdos_renyi(density=density)
     assert rule.spread is not None
     weights = [torch.empty(shape, device="meta") for shape in shapes]
     found = [
@@ -421,7 +431,7 @@ def test_erdos_renyi_keeps_an_exact_number_in_proportion_to_the_sides(
 
 
 def test_erdos_renyi_is_the_papers() -> None:
-    rule = masks.erdos_renyi(0.1)
+    rule = masks.erdos_renyi(density=0.1)
     assert rule.spread is not None
     one, other = (Kept.whole(torch.empty(shape, device="meta")) for shape in ((100, 200), (300, 300)))
     found = [
@@ -433,7 +443,7 @@ def test_erdos_renyi_is_the_papers() -> None:
 
 @given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=4), st.floats(0.01, 1))
 def test_global_magnitude_has_one_threshold(shapes: list[tuple[int, int]], density: float) -> None:
-    rule = masks.global_magnitude(density)
+    rule = masks.global_magnitude(density=density)
     weights = [torch.randn(shape) * (place + 1) for place, shape in enumerate(shapes)]
     assert rule.spread is not None
     made = [own(weight) for own, weight in zip(rule.spread([*map(Kept.whole, weights)]), weights, strict=True)]
@@ -459,10 +469,10 @@ def test_rules_for_several_weights_look_at_all_that_register_gives_them() -> Non
         return [layer.parametrizations.weight.original.numel() for layer in made]
 
     generator = torch.Generator().manual_seed(0)
-    rule = masks.erdos_renyi(0.2, functools.partial(masks.random, generator=generator))
+    rule = masks.erdos_renyi(density=0.2, rule=functools.partial(masks.random, generator=generator))
     assert counts({"*.weight": MaskedSparse(rule)}) == [169, 225, 126]  # of 520, by 60, 80 and 45
     assert counts({"[01].weight": MaskedSparse(rule), "2.weight": MaskedSparse(rule)}) == [169, 225, 126]
-    largest = masks.global_magnitude(0.5)
+    largest = masks.global_magnitude(density=0.5)
     one, two, three = counts({"0.weight": MaskedSparse(largest), "[12].weight": MaskedSparse(largest)})
     assert one + two + three == 1300
     assert two > 1250
@@ -470,9 +480,9 @@ def test_rules_for_several_weights_look_at_all_that_register_gives_them() -> Non
 
 def test_a_rule_for_several_weights_that_sees_one_gives_it_all() -> None:
     weight = torch.randn(8, 6)
-    assert torch.equal(masks.global_magnitude(0.25)(weight), masks.magnitude(0.25)(weight))
-    assert int(masks.erdos_renyi(0.25, masks.magnitude)(weight).sum()) == 12
-    assert repr(masks.erdos_renyi(0.25, masks.magnitude)) == "erdos_renyi(0.25, magnitude)"
+    assert torch.equal(masks.global_magnitude(density=0.25)(weight), masks.magnitude(density=0.25)(weight))
+    assert int(masks.erdos_renyi(density=0.25, rule=masks.magnitude)(weight).sum()) == 12
+    assert repr(masks.erdos_renyi(density=0.25, rule=masks.magnitude)) == "erdos_renyi(0.25, magnitude)"
 
 
 @pytest.mark.parametrize("rule", [masks.evolutionary(0.3), masks.rigl(0.3, {})], ids=repr)
@@ -522,13 +532,17 @@ def test_schedules_begin_end_and_fall() -> None:
         (lambda: masks.cosine(0.5, steps=0), ValueError, r"cosine needs at least 1 step. Got 0"),
         (lambda: cast(Any, masks.cosine)(0.5, steps=0.5), TypeError, r"cosine needs whole numbers. Got float"),
         (lambda: masks.gradual(0, 0.5, steps=5), ValueError, r"gradual needs a density above 0 and at most 1. Got 0"),
-        (lambda: masks.erdos_renyi(0), ValueError, r"erdos_renyi needs a density above 0 and at most 1. Got 0"),
+        (lambda: masks.erdos_renyi(density=0), ValueError, r"erdos_renyi needs a density above 0 and at most 1. Got 0"),
         (
-            lambda: cast(Any, masks.erdos_renyi)(0.1, 0.2),
+            lambda: cast(Any, masks.erdos_renyi)(density=0.1, rule=0.2),
             TypeError,
             r"function from a density to a mask rule. Got float",
         ),
-        (lambda: masks.global_magnitude(2), ValueError, r"global_magnitude needs a density above 0 and at most 1"),
+        (
+            lambda: masks.global_magnitude(density=2),
+            ValueError,
+            r"global_magnitude needs a density above 0 and at most 1",
+        ),
     ],
 )
 def test_bad_arguments_of_rules_that_move_are_refused_at_once(

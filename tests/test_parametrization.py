@@ -26,7 +26,7 @@ FOUR: dict[str, Callable[[], Parametrization]] = {
     "Diagonal": Diagonal,
     "ZeroDiagonal": ZeroDiagonal,
     "NegExpDiagonal": NegExpDiagonal,
-    "MaskedSparse": lambda: MaskedSparse(masks.random(0.3)),
+    "MaskedSparse": lambda: MaskedSparse(masks.random(density=0.3)),
 }
 every = pytest.mark.parametrize("make", FOUR.values(), ids=FOUR)
 
@@ -323,7 +323,7 @@ def test_before_registration_it_says_that_it_needs_a_weight() -> None:
     with pytest.raises(ValueError, match=r"Diagonal needs to know its weight. Got no weight yet. Register it"):
         Diagonal()(torch.ones(3))
     with pytest.raises(ValueError, match=r"MaskedSparse needs to know its weight"):
-        _ = MaskedSparse(masks.random(0.5)).mask
+        _ = MaskedSparse(masks.random(density=0.5)).mask
 
 
 def test_repr_shows_options_shape_and_stored_numbers() -> None:
@@ -440,12 +440,12 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
     [
         ("linear", nn.Linear(3, 3), "the name 'linear' for a method of its own. Got a Linear"),
         ("options", {"rank": 3}, "the name 'options' for a method of its own. Got a dict"),
-        ("path", Path("weights"), "the name 'path' for a method"),
+        ("explain", Path("weights"), "the name 'explain' for a method"),
         ("project", nn.Identity(), "the name 'project' for a method"),
         (
-            "_known_shape",
+            "stored_shape",
             "square",
-            "the name 'known_shape' for a property of its own. Got a str .* such as 'own_known_shape'; options",
+            "the name 'stored_shape' for a property of its own. Got a str .* such as 'own_stored_shape'; options",
         ),
         ("product", nn.Linear(3, 3), "the name 'product' for a property of its own. Got a Linear"),
         ("stored_shape", nn.Linear(3, 3), "the name 'stored_shape' for a property"),

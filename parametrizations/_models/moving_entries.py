@@ -60,7 +60,7 @@ def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> 
     if isinstance(optimizer, LBFGS):
         raise ValueError(
             f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, whose history is one of "
-            "all parameters together. Leave it out, and make a new one afterwards."
+            "all parameters together. Pass optimizer=None, and make a new one afterwards."
         )
     for key, value in optimizer.state.get(tensor, {}).items():
         if isinstance(value, Tensor) and not _is_understood(value, tensor):

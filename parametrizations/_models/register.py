@@ -29,6 +29,7 @@ from parametrizations._options import kind_of
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
+from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Rules", "register"]
@@ -37,42 +38,40 @@ Model = TypeVar("Model", bound=nn.Module)
 Rules = Mapping[str, nn.Module | Sequence[nn.Module]]
 
 
-def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimizer | None = None) -> Model:
-    """Attach parametrizations to every parameter whose name matches a pattern, or to none if anything fails.
+def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
+    """Constrain every parameter whose name matches a pattern. On an error, nothing changes.
 
-    Each match gets a fresh copy of its parametrization; mask rules, and generators in them, are shared, and one such as
-    `masks.erdos_renyi` looks at all of its weights together. It starts from the weight that is there, as with PyTorch's
-    `register_parametrization`. A gradient is dropped, since it does not belong to what is stored from now on. Plain
-    checkpoints of the model still load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a
-    layer initialises what is stored. Call ``backward`` on earlier losses before: their graph refers to the parameters
-    as they were.
+    Each match gets its own copy of the parametrization. Copies share mask rules and the generators in them, and a rule
+    such as `masks.erdos_renyi` sees all of its weights together. The present weight is adopted, as by PyTorch's
+    `register_parametrization`. Its gradient is dropped, because the stored tensor may have another shape and meaning.
+    An `nn.Linear` then uses the product that `explain` reports. Plain checkpoints of the model still load
+    (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a layer initialises the stored tensor.
+    Call ``backward`` on earlier losses first: their graphs refer to the old parameters.
 
     Args:
-        model: Changed in place. Tensors made in inference mode, which cannot be trained, are replaced.
-        rules: By pattern, what to attach: a parametrization, or a sequence of them, applied left to right. What is
-            stored is found by going back from the weight through all the inverses. A pattern is a full name of a
-            parameter in the plain model, as in ``encoder.layers.*.linear1.weight``, with the wildcards of `fnmatch`:
-            ``*`` crosses dots.
-            Where something is attached already, the new ones are applied on top of it.
-        fuse: Whether each `nn.Linear` multiplies through its structure, as by `fuse`.
-        optimizer: One that was made before and may hold state of the old shape and meaning: the state of
-            exactly the parameters that match is dropped. Without it, make a new optimizer: a fused one would write out
-            of bounds (see the README). Fused SGD with dampening goes on unfused: it cannot start only some anew.
+        model: Changed in place. Tensors created in inference mode cannot be trained, so they are replaced.
+        rules: Maps each pattern to a parametrization, or to a sequence of them, applied left to right. A pattern is the
+            full name of a parameter in the plain model, such as ``encoder.layers.*.linear1.weight``, with the wildcards
+            of `fnmatch`: ``*`` crosses dots. New parametrizations of a constrained tensor are applied on top of the old
+            ones. The stored tensor is computed from the weight through all inverses.
+        optimizer: An optimizer that was made before. Its state is dropped for exactly the matching parameters. Without
+            it, make a new optimizer: a fused one would write out of bounds (see the README). Fused SGD with dampening
+            continues unfused, because it cannot restart the momentum of only some parameters.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If a pattern matches nothing, two match one parameter, a parameter is tied (it has
-            two owners), pruned, sharded over processes, or not initialised yet; if the parametrization refuses the
-            weight; if parametrizations of one tensor undo one another, such as one with itself on top; or if the
-            optimizer has none of the parameters. The model and the optimizer are as they were.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a pattern matches nothing, or two match one parameter; if a parameter is tied (it has two
+            owners), pruned, sharded over processes, or not initialised yet; if the parametrization refuses the weight;
+            if a tensor would have two constraints of the same class, or constraints that undo one another; or if the
+            optimizer has none of the parameters.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> _ = register(model, {"0.weight": Diagonal(), "2.*eight": MaskedSparse(masks.magnitude(0.5))})
+        >>> _ = register(model, {"0.weight": Diagonal(), "2.*eight": MaskedSparse(masks.magnitude(density=0.5))})
         >>> [parameter.numel() for parameter in model.parameters()]
         [8, 8, 2, 8]
     """
@@ -86,7 +85,7 @@ def register(model: Model, rules: Rules, *, fuse: bool = True, optimizer: Optimi
         for place, chain in with_own_rules(plan):
             _attach(place, chain)
         for module in modules:
-            become_constrained(module, fused=fuse)
+            become_constrained(module, fused=True)
         for (place, _), old in zip(plan, stored, strict=True):
             take_over(place, old)
             if optimizer is not None:
@@ -153,6 +152,7 @@ def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Modul
         _require_unpruned(model, pattern)
         for key in matches(pattern, names) or _no_match(model, pattern, names):
             _require_unmatched(names[key][0], pattern, matched.get(key))
+            _require_different_classes(names[key][0], chain)
             matched[key] = pattern
             plan.append((names[key][0], chain))
     _require_attachable(model, [place for place, _ in plan])
@@ -209,6 +209,20 @@ def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
             f"register needs one rule for each parameter. Got two for {place.name!r}: {other!r} and {pattern!r}. "
             "Narrow one of them, or give a sequence of parametrizations."
         )
+
+
+def _require_different_classes(place: Place, new: Sequence[nn.Module]) -> None:
+    """Refuse a constraint that the tensor has already, whatever its options; third-party ones may be stacked."""
+    chain = chains(place.module).get(place.tensor_name)
+    kinds = [type(step) for step in (() if chain is None else steps(chain)) if isinstance(step, Parametrization)]
+    for kind in (type(step) for step in new if isinstance(step, Parametrization)):
+        if kind in kinds:
+            mask = " To change only its mask, call remask." if issubclass(kind, MaskedSparse) else ""
+            raise ValueError(
+                f"register needs constraints of different classes for {place.name!r}. Got a second {kind.__name__}. "
+                f"Pass it once, or, to replace an earlier one, bake first.{mask}"
+            )
+        kinds.append(kind)
 
 
 def _require_attachable(model: nn.Module, places: list[Place]) -> None:

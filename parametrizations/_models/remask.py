@@ -37,48 +37,48 @@ Model = TypeVar("Model", bound=nn.Module)
 MaskRules = Mapping[str, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array]
 
 
-def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None = None) -> Model:
-    """Give every `MaskedSparse` tensor whose name matches a pattern a new mask, or none if anything fails.
+def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Model:
+    """Give every `MaskedSparse` tensor whose name matches a pattern a new mask. On an error, nothing changes.
 
-    An entry that stays keeps its value, its gradient and its state in the optimizer, bit for bit. One that comes starts
-    at 0, with gradient 0 and the state that the optimizer begins with; one that goes is gone. The number of entries may
-    change. Each parameter stays the same object, with its hooks and its place in the optimizer; what is one for all of
-    its entries, such as Adam's count of steps, goes on. No dense tensor is made, unless a rule needs one: those of
-    `parametrizations.masks` that look at more than a shape work on the kept entries alone, but for `masks.n_of_m`.
+    A kept entry that stays keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
+    with gradient 0 and fresh optimizer state. The number of entries may change. Each parameter stays the same object,
+    with its hooks and its place in the optimizer. State that belongs to all entries together, such as Adam's step
+    count, stays. No dense tensor is allocated, unless a rule needs one. The rules of `parametrizations.masks` that look
+    at values use the kept entries alone, except `masks.n_of_m`.
 
-    Call ``backward`` on earlier losses before: their graph refers to the entries as they were. On several machines
-    every rank has to call it, with generators seeded alike; give it the ``DistributedDataParallel`` object, not the
-    model inside, and the masks are compared before anything changes.
+    Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank
+    must call it, with generators that have the same seed. Pass the ``DistributedDataParallel`` object, not its module:
+    the masks of all ranks are then compared before anything changes.
 
     Args:
         model: Changed in place.
-        rules: By pattern, the new mask: a rule of `parametrizations.masks`, any callable that is shown the weight as it
-            is, ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. A pattern is as for
-            `register`; it stands for the tensors with a mask among those that it matches. Where other parametrizations
-            are applied on top of the mask, rules are shown the weight that comes out.
-        optimizer: The one that steps on these parameters, whose state is to go with the entries. Without it a state
-            that is there would go on with other entries: make a new optimizer then, as a fused one would write out of
-            bounds where the number of entries has changed. Several optimizers: one call for each, by patterns.
+        rules: Maps each pattern to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
+            ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Patterns are those of
+            `register`, and match only tensors with a mask. If other parametrizations are applied on top of the mask,
+            rules see the final weight.
+        optimizer: The optimizer of these parameters; its state moves with the entries. With None no state is moved:
+            then make a new optimizer, because the old one would apply its state to other entries, and a fused one would
+            write out of bounds if the number of entries has changed. With several optimizers, call once for each,
+            with the patterns of its parameters.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If a pattern matches no tensor with a mask, two match one, a parameter is tied (it has two owners)
-            or sharded over processes, or not finite; if a rule refuses the weight, or gives no mask for it; if the
-            parametrizations on top cannot hold with the new mask; if the optimizer has none of the parameters, or state
-            that is not one number for each entry or one for all; if ranks have different masks, or wrapped by
-            ``DistributedDataParallel`` another number of entries than before. The model and the optimizer are as they
-            were.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a pattern matches no tensor with a mask, or two match one; if a parameter is tied (it has two
+            owners), sharded over processes, or not finite; if a rule refuses the weight, or returns an invalid mask; if
+            the parametrizations on top cannot hold with the new mask; if the optimizer has none of the parameters, or
+            state that is neither one number for each entry nor one for all; if ranks have different masks, or a model
+            wrapped by ``DistributedDataParallel`` would have another number of entries than before.
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
-        >>> model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": MaskedSparse(masks.random(0.5))})
+        >>> model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": MaskedSparse(masks.random(density=0.5))})
         >>> optimizer = torch.optim.Adam(model.parameters())
         >>> model(torch.ones(2, 8)).sum().backward()
         >>> optimizer.step()
-        >>> _ = remask(model, {"0.weight": masks.magnitude(0.25)}, optimizer=optimizer)
+        >>> _ = remask(model, {"0.weight": masks.magnitude(density=0.25)}, optimizer=optimizer)
         >>> x = model[0].parametrizations.weight.original
         >>> x.shape, optimizer.state[x]["exp_avg"].shape
         (torch.Size([16]), torch.Size([16]))
@@ -137,7 +137,7 @@ def _plan(model: nn.Module, rules: MaskRules) -> list[tuple[Place, MaskRule]]:
         raise TypeError(
             "remask needs a model and a mapping from names to mask rules. "
             f"Got {type(model).__name__} and {type(rules).__name__}. "
-            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(0.1)}).'
+            'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(density=0.1)}).'
         )
     every = named_places(model)
     names = {key: places for key, places in every.items() if _has_mask(places[0])}

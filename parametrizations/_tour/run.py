@@ -41,7 +41,7 @@ PARAMETRIZATIONS: dict[str, Callable[[], Parametrization]] = {
     "Diagonal": Diagonal,
     "ZeroDiagonal": ZeroDiagonal,
     "NegExpDiagonal": NegExpDiagonal,
-    "MaskedSparse": lambda: MaskedSparse(masks.magnitude(0.1)),
+    "MaskedSparse": lambda: MaskedSparse(masks.magnitude(density=0.1)),
 }
 
 

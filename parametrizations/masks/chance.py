@@ -1,4 +1,4 @@
-"""Masks that are drawn."""
+"""Random masks."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from parametrizations.masks.rule import MaskRule
 __all__ = ["drawn", "random"]
 
 
-def random(density: float, *, generator: Generator | None = None) -> MaskRule:
-    """Keep entries drawn uniformly, exactly ``round(density * out * in)`` of them.
+def random(*, density: float, generator: Generator | None = None) -> MaskRule:
+    """Keep entries sampled uniformly at random, exactly ``round(density * out * in)`` of them.
 
     Args:
-        density: The share that is kept, above 0 and at most 1.
-        generator: Where the draws come from, on any device; torch's default one on the CPU if None. On
-            several machines give each the same seed: a mask is not broadcast.
+        density: The share of the entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
+            `torch.nn.utils.prune` is the share to remove.
+        generator: The random number generator, on any device; torch's default one on the CPU if None. On several
+            machines give each the same seed, since masks are not broadcast.
 
     Raises:
         ValueError: If ``density`` is out of range.
 
     Example:
-        >>> rule = random(0.25, generator=torch.Generator().manual_seed(0))
+        >>> rule = random(density=0.25, generator=torch.Generator().manual_seed(0))
         >>> int(rule(torch.empty(8, 6)).sum())
         12
     """

@@ -57,9 +57,9 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
     Example:
         >>> from torch import nn
         >>> from parametrizations import MaskedSparse, masks, register, remask
-        >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.25))})
+        >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.25))})
         >>> before = layer.parametrizations.weight[0].mask
-        >>> _ = remask(layer, {"weight": masks.evolutionary(0.5)})
+        >>> _ = remask(layer, {"weight": masks.evolutionary(0.5)}, optimizer=None)
         >>> after = layer.parametrizations.weight[0].mask
         >>> int(after.sum()), int((before & after).sum())
         (16, 8)
@@ -89,10 +89,10 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
     Example:
         >>> from torch import nn
         >>> from parametrizations import MaskedSparse, dense_gradients, masks, register, remask
-        >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.25))})
+        >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.25))})
         >>> with dense_gradients(layer, "weight") as gradients:
         ...     layer(torch.randn(4, 8)).square().sum().backward()
-        >>> _ = remask(layer, {"weight": masks.rigl(0.5, gradients)})
+        >>> _ = remask(layer, {"weight": masks.rigl(0.5, gradients)}, optimizer=None)
         >>> layer.parametrizations.weight.original.shape
         torch.Size([16])
     """
@@ -108,7 +108,7 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
 def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
     raise ValueError(
         f"{name} moves a mask that is there. Got a weight of shape {tuple(weight.shape)} without one. Register a mask "
-        "first, such as MaskedSparse(masks.random(0.1)), and move it with remask."
+        "first, such as MaskedSparse(masks.random(density=0.1)), and move it with remask."
     )
 
 

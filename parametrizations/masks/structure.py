@@ -1,4 +1,4 @@
-"""Masks with a structure that is given beforehand."""
+"""Masks with a given structure."""
 
 from __future__ import annotations
 
@@ -109,19 +109,31 @@ def autoregressive(
     One layer of MADE: Germain et al., *MADE: Masked Autoencoder for Distribution Estimation*, 2015,
     arXiv 1502.03509, equations 12 and 13. Hidden layers use the default; the output layer is strict.
 
+    Sort the degrees of hidden units. Nothing is lost, because the order of hidden units is free: permuting the units of
+    a hidden layer, with the rows and columns of the weights before and after it, changes no output. If the degrees on
+    both sides are sorted, the mask is a staircase, in which every row keeps its first entries and none keeps fewer than
+    the row above. The product ``"strips"`` is fast for such masks.
+
     Args:
         in_degrees: One number for each input.
         out_degrees: One number for each output.
-        strict: Whether to ask for ``>`` instead.
+        strict: Whether to require ``>`` instead of ``>=``.
 
     Raises:
-        ValueError: When shown a weight whose shape the numbers do not fit.
+        ValueError: If the numbers do not fit the shape of the weight.
 
     Example:
-        >>> autoregressive([1, 2, 3], [1, 2, 3], strict=True)(torch.empty(3, 3))
-        tensor([[False, False, False],
+        >>> pixels = [1, 2, 3]
+        >>> hidden = torch.tensor([2, 1, 2, 1]).sort().values
+        >>> autoregressive(pixels, hidden)(torch.empty(4, 3))
+        tensor([[ True, False, False],
                 [ True, False, False],
+                [ True,  True, False],
                 [ True,  True, False]])
+        >>> autoregressive(hidden, pixels, strict=True)(torch.empty(3, 4))
+        tensor([[False, False, False, False],
+                [ True,  True, False, False],
+                [ True,  True,  True,  True]])
     """
     inputs, outputs = (numbers("autoregressive", degrees) for degrees in (in_degrees, out_degrees))
     if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):

@@ -19,21 +19,22 @@ SAMPLED = 4096
 """So many sizes tell about where the limit lies between those that are chosen and those that are not."""
 
 
-def magnitude(density: float) -> MaskRule:
+def magnitude(*, density: float) -> MaskRule:
     """Keep the entries of largest absolute value, exactly ``round(density * out * in)`` of them.
 
     The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
     for Efficient Neural Networks*, 2015, arXiv 1506.02626. Needs the weight's values, so not for meta.
-    `remask` chooses among the entries that are kept, and refuses to keep more than there are.
+    `remask` chooses among the kept entries, and refuses to keep more.
 
     Args:
-        density: The share that is kept, above 0 and at most 1.
+        density: The share of the entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
+            `torch.nn.utils.prune` is the share to remove.
 
     Raises:
         ValueError: If ``density`` is out of range.
 
     Example:
-        >>> magnitude(0.5)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
+        >>> magnitude(density=0.5)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
         tensor([[False,  True],
                 [ True, False]])
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +26,13 @@ Counts = Callable[[Sequence[Kept]], Sequence[int]]
 """From several weights to the number of entries that each of them keeps."""
 
 
-def erdos_renyi(density: float, rule: Callable[[float], MaskRule] = random) -> MaskRule:
+class RuleOfDensity(Protocol):
+    """A function from a density to a mask rule, such as `random` or `magnitude`."""
+
+    def __call__(self, *, density: float) -> MaskRule: ...
+
+
+def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
     """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
 
     A layer keeps a number of entries in proportion to ``out + in``, as far as it has so many; together the layers keep
@@ -33,19 +40,20 @@ def erdos_renyi(density: float, rule: Callable[[float], MaskRule] = random) -> M
     1911.11134, found it better than the same density in each layer, which is what any other rule gives.
 
     Args:
-        density: The share of all entries that is kept, above 0 and at most 1.
-        rule: What makes the mask of one layer, by its density: `random`, `magnitude`, or any function such as
-            ``functools.partial(masks.random, generator=generator)``.
+        density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
+            `torch.nn.utils.prune` is the share to remove.
+        rule: A function from the density of one layer to its mask rule, called as ``rule(density=...)``: `random`,
+            `magnitude`, or another one such as ``functools.partial(masks.random, generator=generator)``.
 
     Raises:
-        TypeError: If ``density`` is no number, or ``rule`` cannot be called.
+        TypeError: If ``density`` is not a number, or ``rule`` cannot be called.
         ValueError: If ``density`` is out of range.
 
     Example:
         >>> from torch import nn
         >>> from parametrizations import MaskedSparse, masks, register
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
-        >>> _ = register(model, {"*.weight": MaskedSparse(masks.erdos_renyi(0.25))})
+        >>> _ = register(model, {"*.weight": MaskedSparse(masks.erdos_renyi(density=0.25))})
         >>> [layer.parametrizations.weight.original.numel() for layer in model]
         [26, 22]
     """
@@ -53,31 +61,32 @@ def erdos_renyi(density: float, rule: Callable[[float], MaskRule] = random) -> M
     if not callable(rule):
         raise TypeError(
             f"erdos_renyi needs a function from a density to a mask rule. Got {type(rule).__name__}. "
-            "Pass e.g. masks.random, without a density."
+            "Pass e.g. masks.random, without calling it."
         )
     kind = getattr(rule, "__name__", "rule")
     return _spread(f"erdos_renyi({density}, {kind})", partial(_by_sides, density), rule)
 
 
-def global_magnitude(density: float) -> MaskRule:
+def global_magnitude(*, density: float) -> MaskRule:
     """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
 
     A layer whose entries are all small may keep few or none. Blalock et al., *What is the State of Neural Network
     Pruning?*, 2020, arXiv 2003.03033, compare it with `magnitude`, which keeps the same share of each. `remask` chooses
-    among the entries that are kept.
+    among the kept entries.
 
     Args:
-        density: The share of all entries that is kept, above 0 and at most 1.
+        density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
+            `torch.nn.utils.prune` is the share to remove.
 
     Raises:
-        TypeError: If ``density`` is no number.
+        TypeError: If ``density`` is not a number.
         ValueError: If ``density`` is out of range; if `remask` is to keep more than there are.
 
     Example:
         >>> from torch import nn
         >>> from parametrizations import MaskedSparse, masks, register
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
-        >>> _ = register(model, {"*.weight": MaskedSparse(masks.global_magnitude(0.25))})
+        >>> _ = register(model, {"*.weight": MaskedSparse(masks.global_magnitude(density=0.25))})
         >>> sum(layer.parametrizations.weight.original.numel() for layer in model)
         48
     """
@@ -86,7 +95,7 @@ def global_magnitude(density: float) -> MaskRule:
     return _spread(name, partial(_by_size, name, density), magnitude)
 
 
-def _spread(name: str, counts: Counts, rule: Callable[[float], MaskRule]) -> MaskRule:
+def _spread(name: str, counts: Counts, rule: RuleOfDensity) -> MaskRule:
     spread = partial(_rules, counts, rule)
     return MaskRule(name, partial(_alone, spread), spread=spread)
 
@@ -96,9 +105,11 @@ def _alone(spread: Callable[[Sequence[Kept]], Sequence[MaskRule]], weight: Tenso
     return rule(weight)
 
 
-def _rules(counts: Counts, rule: Callable[[float], MaskRule], weights: Sequence[Kept]) -> list[MaskRule]:
-    shares = zip(counts(weights), weights, strict=True)
-    return [rule(count / kept.shape.numel()) if count else MaskRule("nothing", _nothing) for count, kept in shares]
+def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list[MaskRule]:
+    return [
+        rule(density=count / kept.shape.numel()) if count else MaskRule("nothing", _nothing)
+        for count, kept in zip(counts(weights), weights, strict=True)
+    ]
 
 
 def _nothing(weight: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def plain() -> Any:
 
 def model() -> Any:
     rules: dict[str, Any] = {
-        "0.weight": MaskedSparse(masks.random(0.3, generator=torch.Generator().manual_seed(0))),
+        "0.weight": MaskedSparse(masks.random(density=0.3, generator=torch.Generator().manual_seed(0))),
         "1.weight": Diagonal(),
         "2.weight": ZeroDiagonal(),
         "3.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],

@@ -22,7 +22,7 @@ from tests.injection import everything, held_by
 
 def model() -> Any:
     torch.manual_seed(0)
-    rule = masks.random(0.3, generator=torch.Generator().manual_seed(0))
+    rule = masks.random(density=0.3, generator=torch.Generator().manual_seed(0))
     made = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 5)).double()
     return register(made, {"[02].weight": MaskedSparse(rule)})
 
@@ -73,10 +73,10 @@ def ddp(folder: Path, rank: int, ranks: int) -> None:
     ):
         remask(wrapped, {"*.0.weight": masks.evolutionary(0.5)}, optimizer=optimizer)
     with pytest.raises(ValueError, match=r"as many entries as before while DistributedDataParallel wraps the model"):
-        remask(wrapped, {"*.0.weight": masks.magnitude(0.1)}, optimizer=optimizer)
+        remask(wrapped, {"*.0.weight": masks.magnitude(density=0.1)}, optimizer=optimizer)
     assert everything(wrapped) == before
     assert held_by(optimizer) == held
-    remask(made, {"0.weight": masks.magnitude(0.1)}, optimizer=optimizer)
+    remask(made, {"0.weight": masks.magnitude(density=0.1)}, optimizer=optimizer)
     again = DistributedDataParallel(made)
     again(batch(0).chunk(ranks)[rank]).sum().backward()
     optimizer.step()
@@ -89,7 +89,7 @@ def fsdp2() -> None:
         fully_shard(layer)
     fully_shard(made)
     with pytest.raises(ValueError, match=r"needs what is stored for '0.weight' in one piece. Got a DTensor, sharded"):
-        remask(made, {"*": masks.magnitude(0.1)})
+        remask(made, {"*": masks.magnitude(density=0.1)}, optimizer=None)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,6 @@ def registered() -> Any:
 
 MODELS: dict[str, Callable[[], Any]] = {
     "ours": registered,
-    "not fused": lambda: register(plain(), RULES, fuse=False),
     "theirs": lambda: theirs(plain()),
     "theirs, fused": lambda: fuse(theirs(plain())),
     "spectral": lambda: nn.Sequential(spectral_norm(nn.Linear(4, 4))),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
@@ -28,8 +29,8 @@ from tests.injection import everything
 from tests.layers import of_the_compiler
 
 KINDS: dict[str, Callable[[], Any]] = {
-    "dense": lambda: MaskedSparse(masks.random(0.3), product="dense"),
-    "structured": lambda: MaskedSparse(masks.random(0.3), product="csr"),
+    "dense": lambda: MaskedSparse(masks.random(density=0.3), product="dense"),
+    "csr": lambda: MaskedSparse(masks.random(density=0.3), product="csr"),
     "banded": lambda: MaskedSparse(masks.banded(1, 1), product="strips"),
     "chain": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     "Diagonal": Diagonal,
@@ -54,9 +55,16 @@ class Net(nn.Module):
         return output
 
 
-def net(make: Callable[[], Any], fuse: bool = True, dtype: torch.dtype = torch.float64) -> Any:
+def net(make: Callable[[], Any], fused: bool = True, dtype: torch.dtype = torch.float64) -> Any:
+    """Registered by this library, or by PyTorch's own function, after which no product but the dense one is taken."""
     torch.manual_seed(0)
-    return register(Net().to(dtype), {"first.weight": make()}, fuse=fuse)
+    made = Net().to(dtype)
+    if fused:
+        return register(made, {"first.weight": make()})
+    steps = make()
+    for step in steps if isinstance(steps, list) else [steps]:
+        register_parametrization(made.first, "weight", step)
+    return made
 
 
 def batch(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -74,9 +82,9 @@ def by_hand(made: Any, inputs: Tensor, passes: int = 1) -> Tensor:
 
 
 @every
-@pytest.mark.parametrize("fuse", [True, False])
-def test_it_is_the_gradient_of_the_plain_model(make: Callable[[], Any], fuse: bool) -> None:
-    made = net(make, fuse)
+@pytest.mark.parametrize("fused", [True, False], ids=["registered", "by PyTorch"])
+def test_it_is_the_gradient_of_the_plain_model(make: Callable[[], Any], fused: bool) -> None:
+    made = net(make, fused)
     expected = by_hand(made, batch())
     with dense_gradients(made, "first.weight") as gradients:
         made(batch()).square().sum().backward()
@@ -89,9 +97,9 @@ def test_it_is_the_gradient_of_the_plain_model(make: Callable[[], Any], fuse: bo
 
 
 @every
-@pytest.mark.parametrize("fuse", [True, False])
-def test_training_sees_nothing_of_it(make: Callable[[], Any], fuse: bool) -> None:
-    made, twin = net(make, fuse), net(make, fuse)
+@pytest.mark.parametrize("fused", [True, False], ids=["registered", "by PyTorch"])
+def test_training_sees_nothing_of_it(make: Callable[[], Any], fused: bool) -> None:
+    made, twin = net(make, fused), net(make, fused)
     for one, other in zip(made.parameters(), twin.parameters(), strict=True):
         other.data.copy_(one.data)
     twin.load_state_dict(made.state_dict())
@@ -169,7 +177,7 @@ def test_under_autocast(make: Callable[[], Any]) -> None:
 
 @of_the_compiler
 def test_compiled_models_run_as_they_were_written() -> None:
-    made = net(KINDS["structured"])
+    made = net(KINDS["csr"])
     compiled: Any = torch.compile(made, backend="aot_eager")
     for _ in range(2):
         compiled(batch()).square().sum().backward()
@@ -182,11 +190,11 @@ def test_compiled_models_run_as_they_were_written() -> None:
 
 
 def test_other_modules_and_users_hooks() -> None:
-    embedding: Any = register(nn.Embedding(5, 4), {"weight": MaskedSparse(masks.random(0.5))})
+    embedding: Any = register(nn.Embedding(5, 4), {"weight": MaskedSparse(masks.random(density=0.5))})
     with dense_gradients(embedding) as gradients:
         embedding(torch.tensor([0, 3, 3])).sum().backward()
     assert gradients["weight"][:].sum(1).tolist() == [4, 0, 0, 8, 0]
-    layer: Any = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.random(0.5))})
+    layer: Any = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.random(density=0.5))})
     layer.register_forward_hook(lambda module, inputs, output: 2 * output)  # noqa: ARG005
     with dense_gradients(layer) as gradients:
         layer(torch.ones(1, 4)).sum().backward()
@@ -226,7 +234,9 @@ def test_the_gradient_of_an_output_is_kept_apart_from_that_of_the_bias() -> None
 
 
 def test_inputs_that_have_changed_are_refused() -> None:
-    layer = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(0.5), product="csr")})
+    layer = register(
+        nn.Linear(6, 6, dtype=torch.float64), {"weight": MaskedSparse(masks.random(density=0.5), product="csr")}
+    )
     inputs = batch()
     with dense_gradients(layer) as gradients:
         layer(inputs).square().sum().backward()
@@ -238,18 +248,18 @@ def test_inputs_that_have_changed_are_refused() -> None:
 
 def test_complex_weights() -> None:
     layer: Any = nn.Linear(4, 4, dtype=torch.complex128)
-    register(layer, {"weight": MaskedSparse(masks.random(0.5))})
+    register(layer, {"weight": MaskedSparse(masks.random(density=0.5))})
     inputs = torch.randn(3, 4, dtype=torch.complex128)
     plain = bake(layer)
     plain(inputs).abs().sum().backward()
     with dense_gradients(layer) as gradients:
         layer(inputs).abs().sum().backward()
     torch.testing.assert_close(gradients["weight"][:], plain.weight.grad)
-    remask(layer, {"weight": masks.rigl(0.5, gradients)})
+    remask(layer, {"weight": masks.rigl(0.5, gradients)}, optimizer=None)
 
 
 def test_a_vector_and_an_empty_batch() -> None:
-    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(0.5))})
+    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(density=0.5))})
     with dense_gradients(layer) as gradients:
         layer(torch.ones(4)).sum().backward()
         layer(torch.ones(0, 4)).sum().backward()
@@ -257,7 +267,7 @@ def test_a_vector_and_an_empty_batch() -> None:
 
 
 def test_a_frozen_weight_and_a_copy() -> None:
-    made = net(KINDS["structured"])
+    made = net(KINDS["csr"])
     made.first.parametrizations.requires_grad_(False)
     twin = copy.deepcopy(made)
     with dense_gradients(made, "first.weight") as gradients:
@@ -298,7 +308,7 @@ def test_transforms_inside_are_not_looked_at(make: Callable[[], Any]) -> None:
 
 
 def test_an_error_inside_leaves_no_hook() -> None:
-    made = net(KINDS["structured"])
+    made = net(KINDS["csr"])
     before = everything(made)
     with pytest.raises(KeyError, match="mine"), dense_gradients(made):
         raise KeyError("mine")
@@ -311,10 +321,10 @@ def test_what_took_no_part_says_so() -> None:
         pass
     made(batch()).square().sum().backward()
     with pytest.raises(RuntimeError, match=r"needs a forward pass with 'first.weight' and its backward pass inside"):
-        remask(made, {"first.weight": masks.rigl(0.5, gradients)})
+        remask(made, {"first.weight": masks.rigl(0.5, gradients)}, optimizer=None)
 
 
 def test_sparse_inputs_are_refused() -> None:
-    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(0.5))})
+    layer: Any = register(nn.Linear(4, 3), {"weight": MaskedSparse(masks.random(density=0.5))})
     with dense_gradients(layer), pytest.raises(ValueError, match=r"needs dense inputs of 'weight'. Got one of layout"):
         layer(torch.eye(4).to_sparse())

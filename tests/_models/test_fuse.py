@@ -172,7 +172,10 @@ def test_explain_says_the_product_and_why(layer: nn.Module, name: str, why: str)
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_layer_without_inputs_says_so() -> None:
-    assert explain(fused(lambda: MaskedSparse(masks.random(0.3)), 0, 4)) == ("dense", "the weight has no entries")
+    assert explain(fused(lambda: MaskedSparse(masks.random(density=0.3)), 0, 4)) == (
+        "dense",
+        "the weight has no entries",
+    )
 
 
 class Block(nn.Module):
@@ -263,7 +266,7 @@ def test_a_million_features_take_an_adam_step_below_400_mb() -> None:
 @pytest.mark.parametrize("then", ["dense", "strips", "csr", "auto"])
 @pytest.mark.parametrize("first", ["dense", "strips", "csr"])
 def test_the_product_may_be_set_at_any_time(first: Product, then: Product) -> None:
-    layer = fused(lambda: MaskedSparse(masks.random(0.3), product=first))
+    layer = fused(lambda: MaskedSparse(masks.random(density=0.3), product=first))
     mask, expected = layer.parametrizations.weight[0].mask, dense_output(layer)
     layer.parametrizations.weight[0].product = then
     named = {"auto": ("dense",)}.get(then, (then,))
@@ -271,7 +274,7 @@ def test_the_product_may_be_set_at_any_time(first: Product, then: Product) -> No
     assert f"product='{then}'" in repr(layer)
     assert torch.equal(layer.parametrizations.weight[0].mask, mask)
     torch.testing.assert_close(layer(INPUTS), expected)
-    fresh = fused(lambda: MaskedSparse(masks.random(0.3)))
+    fresh = fused(lambda: MaskedSparse(masks.random(density=0.3)))
     fresh.load_state_dict(layer.state_dict())
     torch.testing.assert_close(fresh(INPUTS), expected)
 
@@ -281,7 +284,7 @@ def test_the_product_may_be_set_at_any_time(first: Product, then: Product) -> No
     [
         (Diagonal, "'auto' or 'dense' or 'elementwise'"),
         (ZeroDiagonal, "'auto' or 'dense' or 'replaced-diagonal'"),
-        (lambda: MaskedSparse(masks.random(0.3)), "'auto' or 'dense' or 'strips' or 'csr'"),
+        (lambda: MaskedSparse(masks.random(density=0.3)), "'auto' or 'dense' or 'strips' or 'csr'"),
     ],
 )
 def test_a_product_of_another_name_is_refused_and_changes_nothing(make: Callable[[], Any], allowed: str) -> None:
@@ -294,7 +297,7 @@ def test_a_product_of_another_name_is_refused_and_changes_nothing(make: Callable
 
 
 def test_the_sparse_product_is_there_without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = fused(lambda: MaskedSparse(masks.random(0.3), product="csr"))
+    layer = fused(lambda: MaskedSparse(masks.random(density=0.3), product="csr"))
     monkeypatch.setattr(csr, "HAS_MKL", False)
     assert explain(layer).product == "csr"
     torch.testing.assert_close(layer(INPUTS), dense_output(layer))

@@ -44,7 +44,7 @@ LOOKS: dict[str, Callable[[Any], object]] = {
     "plain_state_dict": plain_state_dict,
     "plain_state_dict of a checkpoint": lambda model: plain_state_dict(model, model.state_dict()),
     "summary": lambda model: repr(summary(model)),
-    "path": lambda model: explain(model[0]),
+    "explain": lambda model: explain(model[0]),
     "bake": bake,
     "state_dict": lambda model: model.state_dict(),
     "forward": lambda model: model(torch.ones(2, 3)),

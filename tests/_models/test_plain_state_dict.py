@@ -35,7 +35,7 @@ INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
 RULES: dict[str, Any] = {
     "0.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     "1.weight": Diagonal(),
-    "2.inner.weight": MaskedSparse(masks.random(0.5)),
+    "2.inner.weight": MaskedSparse(masks.random(density=0.5)),
     "3.weight": ZeroDiagonal(),
 }
 

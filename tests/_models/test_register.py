@@ -22,6 +22,7 @@ from parametrizations import (
     Diagonal,
     MaskedSparse,
     NegExpDiagonal,
+    Parametrization,
     ZeroDiagonal,
     bake,
     explain,
@@ -46,7 +47,7 @@ def test_patterns_match_full_names_and_cross_dots() -> None:
 
 def test_each_match_gets_a_copy_and_rules_are_shared() -> None:
     generator = torch.Generator().manual_seed(0)
-    mine = MaskedSparse(masks.random(0.5, generator=generator))
+    mine = MaskedSparse(masks.random(density=0.5, generator=generator))
     made = register(model(), {"0.weight": mine, "1.0.weight": mine})
     one, other = (made.get_submodule(name).parametrizations.weight[0] for name in ("0", "1.0"))
     assert not torch.equal(one.mask, other.mask)  # the generator went on drawing
@@ -67,7 +68,7 @@ def test_a_member_does_not_move_through_a_chain() -> None:
 def test_a_chain_shows_rules_the_weight_that_is_there() -> None:
     layer: Any = nn.Linear(3, 3)
     layer.weight.data = torch.tensor([[-5.0, 4.0, 3.0], [2.5, -6.0, 2.0], [1.0, 0.5, -7.0]])
-    register(layer, {"weight": [MaskedSparse(masks.magnitude(4 / 9)), NegExpDiagonal()]})
+    register(layer, {"weight": [MaskedSparse(masks.magnitude(density=4 / 9)), NegExpDiagonal()]})
     assert layer.parametrizations.weight[0].mask.tolist() == [
         [True, True, False],
         [False, True, False],
@@ -96,13 +97,12 @@ def test_foreign_parametrizations_attach_too() -> None:
     assert explain(made[0]).why == "the parametrization is not one of this library's"
 
 
-@pytest.mark.parametrize("fuse", [True, False])
-def test_fusing_is_the_default_and_every_module_shares_a_class(fuse: bool) -> None:
+def test_linear_layers_are_fused_and_every_module_of_a_kind_shares_a_class() -> None:
     made: Any = nn.ModuleDict(
         {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "e": nn.Embedding(5, 4), "f": nn.Embedding(6, 4)}
     )
-    register(made, {"*.weight": Diagonal()}, fuse=fuse)
-    assert explain(made["a"]).product == ("elementwise" if fuse else "dense")
+    register(made, {"*.weight": Diagonal()})
+    assert explain(made["a"]).product == "elementwise"
     assert type(made["a"]) is type(made["b"])
     assert type(made["e"]) is type(made["f"])
     twin = copy.deepcopy(made)
@@ -113,13 +113,6 @@ def test_fusing_is_the_default_and_every_module_shares_a_class(fuse: bool) -> No
         remove_parametrizations(twin[name], "weight")
         assert made[name].weight.shape == twin[name].weight.shape
     assert type(twin["e"]) is nn.Embedding
-
-
-def test_a_layer_registered_without_fusing_can_be_fused_later() -> None:
-    from parametrizations import fuse
-
-    made = register(model(), {"0.weight": Diagonal()}, fuse=False)
-    assert explain(fuse(made)[0]).product == "elementwise"
 
 
 def test_a_bias_and_an_embedding_beside_each_other() -> None:
@@ -536,18 +529,74 @@ def test_a_model_made_in_inference_mode_can_be_registered(within: bool) -> None:
         made(torch.ones(1, 4))
 
 
+class FurtherNegExpDiagonal(NegExpDiagonal):
+    """Another class than `NegExpDiagonal`, so both may be registered on one tensor if they hold together."""
+
+
+class FurtherZeroDiagonal(ZeroDiagonal):
+    """Another class than `ZeroDiagonal`."""
+
+
+class Nonnegative(Parametrization):
+    """A user's own constraint."""
+
+    needs = "every entry to be at least 0"
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return (-weight).clamp(min=0)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return weight.clamp(min=0)
+
+
+@pytest.mark.parametrize("separately", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (NegExpDiagonal(), NegExpDiagonal(product="dense")),
+        (ZeroDiagonal(on_infeasible="project"), ZeroDiagonal()),
+        (Diagonal(), Diagonal()),
+        (MaskedSparse(masks.banded(1, 1)), MaskedSparse(masks.lower_triangular())),
+        (Nonnegative(), Nonnegative(on_infeasible="project")),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_a_class_is_registered_on_a_tensor_once(first: nn.Module, second: nn.Module, separately: bool) -> None:
+    made = model()
+    if separately:
+        register(made, {"0.weight": [first, nn.Identity()]})
+    before = everything(made)
+    name = type(second).__name__
+    advice = "bake first. To change only its mask, call remask" if name == "MaskedSparse" else r"bake first\.$"
+    with pytest.raises(ValueError, match=rf"different classes for '0.weight'. Got a second {name}. Pass it .*{advice}"):
+        register(made, {"*.bias": Nonnegative(), "0.weight": second if separately else [first, nn.Identity(), second]})
+    assert everything(made) == before
+
+
+def test_third_party_parametrizations_and_subclasses_can_be_stacked() -> None:
+    made = register(model(), {"0.weight": [nn.Identity(), ZeroDiagonal(), nn.Identity(), FurtherZeroDiagonal()]})
+    register(made, {"0.weight": nn.Identity(), "2.weight": ZeroDiagonal()})
+    assert len(chain_of(made[0], "weight")) == 5
+
+
 @pytest.mark.parametrize("diagonal", [[-2.0, -0.5, -3.0], [-0.2, -0.5, -0.3], [0.2, -0.5, 3.0]])
 @pytest.mark.parametrize("fresh", [True, False])
 def test_two_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal: list[float]) -> None:
     made = nn.Linear(3, 3)
     made.weight.data = torch.tensor(diagonal).diag()
-    rule: Any = [NegExpDiagonal(), NegExpDiagonal()] if fresh else NegExpDiagonal()
+    rule: Any = [NegExpDiagonal(), FurtherNegExpDiagonal()] if fresh else FurtherNegExpDiagonal()
     if not fresh:
         register(made, {"weight": NegExpDiagonal()})
     before = everything(made)
     with pytest.raises(
         ValueError,
-        match=r"hold together for 'weight'. Got NegExpDiagonal, then NegExpDiagonal, whose weight is .* away",
+        match=r"hold together for 'weight'. Got NegExpDiagonal, then FurtherNegExpDiagonal, whose weight is .* away",
     ):
         register(made, {"weight": rule})
     assert everything(made) == before
@@ -584,13 +633,19 @@ class Kept(nn.Module):
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
-        ([NegExpDiagonal(), Kept(), NegExpDiagonal()], "whose weight is .* away from one that is in the set of each"),
-        ([NegExpDiagonal(), nn.Identity(), NegExpDiagonal()], "whose weight is .* away"),
-        ([NegExpDiagonal(), NegExpDiagonal(), Kept()], "whose weight is .* away"),
-        ([MaskedSparse(masks.random(0.8)), Transposed(), NegExpDiagonal(), Kept(), NegExpDiagonal()], "away|outside"),
+        (
+            [NegExpDiagonal(), Kept(), FurtherNegExpDiagonal()],
+            "whose weight is .* away from one that is in the set of each",
+        ),
+        ([NegExpDiagonal(), nn.Identity(), FurtherNegExpDiagonal()], "whose weight is .* away"),
+        ([NegExpDiagonal(), FurtherNegExpDiagonal(), Kept()], "whose weight is .* away"),
+        (
+            [MaskedSparse(masks.random(density=0.8)), Transposed(), NegExpDiagonal(), Kept(), FurtherNegExpDiagonal()],
+            "away|outside",
+        ),
         ([ZeroDiagonal(), Kept(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
         ([NegExpDiagonal(), Kept(), ZeroDiagonal()], "outside the set of NegExpDiagonal"),
-        ([NegExpDiagonal(), Negated(), NegExpDiagonal()], "outside the set of NegExpDiagonal"),
+        ([NegExpDiagonal(), Negated(), FurtherNegExpDiagonal()], "outside the set of NegExpDiagonal"),
         ([Exponential(), ZeroDiagonal(), Kept(), Negated(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
     ],
 )
@@ -638,16 +693,16 @@ class Overflowing(Kept):
 @pytest.mark.parametrize(
     "chain",
     [
-        [ZeroDiagonal(), Kept(), ZeroDiagonal()],
-        [ZeroDiagonal(), Transposed(), ZeroDiagonal(), Negated()],
+        [ZeroDiagonal(), Kept(), FurtherZeroDiagonal()],
+        [ZeroDiagonal(), Transposed(), FurtherZeroDiagonal(), Negated()],
         [Diagonal(), Kept(), NegExpDiagonal(), Negated()],
         [Diagonal(), Transposed(), Kept(), ZeroDiagonal()],
         [MaskedSparse(masks.lower_triangular()), Negated(), NegExpDiagonal()],
         [MaskedSparse(masks.lower_triangular(1)), Transposed(), ZeroDiagonal()],
-        [ZeroDiagonal(), Estimating(), ZeroDiagonal()],
+        [ZeroDiagonal(), Estimating(), FurtherZeroDiagonal()],
         [MaskedSparse(masks.lower_triangular()), NegExpDiagonal(), LowerBounded()],
         [MaskedSparse(masks.lower_triangular()), Overflowing(), NegExpDiagonal()],
-        [Estimating(), NegExpDiagonal(), Estimating(), NegExpDiagonal()],
+        [Estimating(), NegExpDiagonal(), Estimating(), FurtherNegExpDiagonal()],
     ],
     ids=str,
 )
@@ -666,7 +721,7 @@ def test_those_that_hold_together_around_foreign_ones_are_attached(chain: list[n
         [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
         [Diagonal(), NegExpDiagonal()],
         [Diagonal(), ZeroDiagonal()],
-        [ZeroDiagonal(), ZeroDiagonal()],
+        [ZeroDiagonal(), FurtherZeroDiagonal()],
     ],
 )
 def test_two_that_hold_together_start_from_any_weight(chain: list[nn.Module], scale: float, dtype: torch.dtype) -> None:
@@ -720,7 +775,7 @@ def closure_over(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda generator: masks.random(0.5, generator=generator),
+        lambda generator: masks.random(density=0.5, generator=generator),
         closure_over,
         Drawing,
         lambda generator: Drawing(generator).__call__,
@@ -745,7 +800,7 @@ def test_a_rule_for_several_weights_is_shown_copies() -> None:
         for kept in weights:
             kept.values.fill_(7)
             kept.places.fill_(7)
-        return [masks.magnitude(1.0) for _ in weights]
+        return [masks.magnitude(density=1.0) for _ in weights]
 
     register(made, {"*.weight": MaskedSparse(masks.MaskRule("mine", lambda weight: weight > 0, spread=spread))})
     torch.testing.assert_close([*bake(made).parameters()], [nn.Parameter(x) for x in before], rtol=0, atol=0)

@@ -31,7 +31,7 @@ def one_of_each() -> Any:
         "0.weight": Diagonal(),
         "1.weight": ZeroDiagonal(),
         "2.weight": NegExpDiagonal(),
-        "3.weight": MaskedSparse(masks.random(0.3)),
+        "3.weight": MaskedSparse(masks.random(density=0.3)),
         "4.weight": MaskedSparse(masks.block_diagonal(2)),
         "5.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
     }
@@ -63,7 +63,7 @@ def test_no_way_always_comes_after_the_same_one(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module, "SECONDS", 0)
     monkeypatch.setattr(module, "_seconds", seconds)
-    tune(register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.3))}), BATCH)
+    tune(register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.3))}), BATCH)
     rounds = [tuple(map(id, taken[start : start + 3])) for start in range(0, len(taken), 3)]
     assert len(rounds) == module.ROUNDS
     assert len(set(rounds)) > 1
@@ -84,7 +84,7 @@ def test_the_way_with_the_smallest_median_is_taken(
     seconds: tuple[float, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slowest_first(monkeypatch, *seconds)
-    layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(0.3))})
+    layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.3))})
     (row,) = tune(layer, BATCH).rows
     assert row.chosen == chosen
     assert row.milliseconds == {way: 1000 * time for way, time in zip(("dense", "strips", "csr"), seconds, strict=True)}
@@ -140,7 +140,7 @@ def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pyt
 def test_a_layer_that_the_model_does_not_call_is_named_and_stays() -> None:
     model: Any = nn.ModuleDict({"used": nn.Linear(8, 8), "spare": nn.Linear(8, 8)})
     model.forward = lambda inputs: model["used"](inputs)
-    register(model, {"*.weight": MaskedSparse(masks.random(0.3))})
+    register(model, {"*.weight": MaskedSparse(masks.random(density=0.3))})
     used, spare = tune(model, BATCH).rows
     assert set(used.milliseconds) == {"dense", "strips", "csr"}
     assert (spare.name, spare.milliseconds, spare.chosen) == ("spare.weight", {}, "dense")

@@ -109,7 +109,7 @@ LIVES = {
     "TransformerEncoder": Life(
         encoder,
         {
-            "*.linear1.weight": MaskedSparse(masks.magnitude(0.3)),
+            "*.linear1.weight": MaskedSparse(masks.magnitude(density=0.3)),
             "*.out_proj.weight": CHAIN,
             "*.linear2.*t": Diagonal(),
         },
@@ -133,14 +133,18 @@ LIVES = {
         llama,
         {
             "*.q_proj.weight": ZeroDiagonal(),
-            "*.mlp.*.weight": MaskedSparse(masks.magnitude(0.2)),
+            "*.mlp.*.weight": MaskedSparse(masks.magnitude(density=0.2)),
             "lm_head.*": Diagonal(),
         },
         lambda model: model(input_ids=ids()).logits,
     ),
     "BERT": Life(
         bert,
-        {"*.query.weight": Diagonal(), "*.dense.weight": MaskedSparse(masks.magnitude(0.5)), "*.key.weight": CHAIN},
+        {
+            "*.query.weight": Diagonal(),
+            "*.dense.weight": MaskedSparse(masks.magnitude(density=0.5)),
+            "*.key.weight": CHAIN,
+        },
         lambda model: model(input_ids=ids()).last_hidden_state,
     ),
 }

@@ -23,7 +23,7 @@ Chain = Callable[[], nn.Module | Sequence[nn.Module]]
 CHAINS: dict[str, Chain] = {
     **PRODUCTS,
     "one by one": lambda: MaskedSparse(masks.banded(0, 0), product="strips"),
-    "MaskedSparse-dense": lambda: MaskedSparse(masks.random(0.5), product="dense"),
+    "MaskedSparse-dense": lambda: MaskedSparse(masks.random(density=0.5), product="dense"),
     "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
     "dense, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="dense"), NegExpDiagonal()],
     "strips, NegExp": lambda: [MaskedSparse(masks.lower_triangular(), product="strips"), NegExpDiagonal()],

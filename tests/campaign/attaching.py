@@ -26,12 +26,13 @@ def text_of(constraints: list[Constraint]) -> str:
 
 
 def draw(session: Session, random: Random, name: str) -> list[Constraint]:
-    """Constraints that can be put on top of what is there; three in all at most."""
+    """Constraints to register on top of the present ones, each class once."""
     cell = session.reference.cells[name]
     there = [step.kind for step in cell.steps]
-    if len(there) > 2:
+    constraints = chain(random, cell.weight().shape, cell.x.dtype, there)
+    if not constraints:
         raise Skipped
-    return chain(random, cell.weight().shape, cell.x.dtype, there)
+    return constraints
 
 
 def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
@@ -62,12 +63,11 @@ def register_some(session: Session, random: Random) -> None:
     names = random.sample(session.matrices(), random.randint(1, min(5, len(session.matrices()))))
     plans = {name: draw(session, random, name) for name in names}
     keep = session.optimizer is not None and random.random() < 0.7
-    fused = random.random() < 0.8
     texts = ", ".join(f'"{name}": {text_of(plan)}' for name, plan in plans.items())
-    session.note(f"register(model, {{{texts}}}, fuse={fused}, optimizer={'optimizer' if keep else None})")
+    session.note(f"register(model, {{{texts}}}, optimizer={'optimizer' if keep else None})")
     made = {name: [make(one) for one in plan] for name, plan in plans.items()}
     with session.unchanged_if_refused(ValueError, "hold together", allowed=any(map(may_clash, kinds(session, plans)))):
-        result = register(session.model, made, fuse=fused, optimizer=session.optimizer if keep else None)
+        result = register(session.model, made, optimizer=session.optimizer if keep else None)
         assert result is session.model
         assert not any(map(have_to_clash, kinds(session, plans))), "what cannot hold together was attached"
     for name, plan in plans.items():

@@ -69,7 +69,7 @@ def load_into_another(session: Session, _: Random) -> None:
     for name in session.constrained():
         cell = session.reference.cells[name]
         negative = any(step.kind == "NegExpDiagonal" for step in cell.steps)
-        rules[name] = [_alike(step, "banded(0, 0)" if negative else "random(0.3)") for step in cell.steps]
+        rules[name] = [_alike(step, "banded(0, 0)" if negative else "random(density=0.3)") for step in cell.steps]
     session.note(f"other = register(plain, {rules}); other.load_state_dict(model.state_dict()); model = other")
     for name, cell in session.reference.cells.items():
         other.get_parameter(name).requires_grad_(cell.x.requires_grad)

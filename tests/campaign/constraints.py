@@ -43,9 +43,12 @@ def make(constraint: Constraint) -> nn.Module:
 
 
 def chain(random: Random, shape: torch.Size, dtype: torch.dtype, there: list[str]) -> list[Constraint]:
-    """One constraint or two that can be put on top of those that are there."""
+    """One or two constraints to register on top of the present ones; none if each class is there already."""
     first = [] if there else ["Diagonal", "MaskedSparse", "MaskedSparse"]
-    onto = ["ZeroDiagonal"] if dtype.is_complex or "NegExpDiagonal" in there else ["ZeroDiagonal", "NegExpDiagonal"]
+    onto = ["ZeroDiagonal"] if dtype.is_complex else ["ZeroDiagonal", "NegExpDiagonal"]
+    onto = [kind for kind in onto if kind not in there]
+    if not onto:
+        return []
     kinds = [random.choice(first + onto)]
     if random.random() < 0.3:
         kinds += [kind for kind in random.sample(onto, 1) if kind not in kinds]
@@ -97,7 +100,7 @@ def _tensor(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
 
 def _random(random: Random, *_: int) -> tuple[str, Fits]:
     share, seed = random.choice([0.02, 0.1, 0.4, 1.0]), random.randrange(1000)
-    text = f"masks.random({share}, generator=torch.Generator().manual_seed({seed}))"
+    text = f"masks.random(density={share}, generator=torch.Generator().manual_seed({seed}))"
     return text, lambda mask, weight: int(mask.sum()) == round(share * weight.numel())
 
 
@@ -109,7 +112,7 @@ def _magnitude(random: Random, *_: int) -> tuple[str, Fits]:
         right = kept.numel() == round(share * weight.numel())
         return right and (not kept.numel() or not dropped.numel() or bool(kept.min() >= dropped.max()))
 
-    return f"masks.magnitude({share})", largest
+    return f"masks.magnitude(density={share})", largest
 
 
 def _banded(random: Random, rows: int, columns: int) -> tuple[str, Fits]:

@@ -14,15 +14,15 @@ from tests.campaign.session import Session, Skipped
 
 __all__ = ["in_autocast", "in_cache", "in_inference_mode", "look", "modes", "with_other_values"]
 
-PATHS = {"dense", "elementwise", "replaced-diagonal", "strips", "csr"}
+PRODUCTS = {"dense", "elementwise", "replaced-diagonal", "strips", "csr"}
 
 
 def look(session: Session, _: Random) -> None:
-    """`summary`, `path`, ``repr`` and `fuse`, which changes no number."""
+    """`summary`, `explain`, ``repr`` and `fuse` change no number."""
     session.note("summary(model); explain(layer); repr(model); fuse(model)")
     with session.unchanged():
         rows = {row.name: row for row in summary(session.model).rows}
-        assert all(explain(module).product in PATHS for module in session.model.modules())
+        assert all(explain(module).product in PRODUCTS for module in session.model.modules())
         repr(session.model)
     fuse(session.model)
     assert sorted(rows) == sorted(session.constrained()), f"the summary has {list(rows)}"

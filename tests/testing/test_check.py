@@ -92,7 +92,7 @@ def test_no_parametrization_may_claim_to_round_by_more_than_rounding(law: str) -
 
 
 def test_a_law_that_does_not_apply_says_why() -> None:
-    outcome = check_parametrization(MaskedSparse(masks.magnitude(0.5)), weight((4, 4)))
+    outcome = check_parametrization(MaskedSparse(masks.magnitude(density=0.5)), weight((4, 4)))
     assert outcome["meta_registration"].startswith("skipped: it cannot be registered on meta: magnitude")
 
 

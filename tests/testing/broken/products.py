@@ -31,8 +31,9 @@ class Broadcasts(Diagonal):
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         if input.shape[-1] == 1 and x.numel() > 1:
             return super().linear(input, x, bias)
+        assert self.shape is not None
         output = input[..., : x.numel()] * x
-        output = F.pad(output, (0, self._known_shape[0] - output.shape[-1]))
+        output = F.pad(output, (0, self.shape[0] - output.shape[-1]))
         return output if bias is None else output + bias
 
 
