@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -72,7 +73,12 @@ class Case:
 
     def kept(self) -> Tensor:
         """The mask as a boolean tensor, equal at every call."""
-        return MASKS[self.mask](self.features)(torch.empty(self.features, self.features))
+        return _kept(self.mask, self.features)
+
+
+@lru_cache(maxsize=1)  # a mask of 4096 features takes seconds
+def _kept(mask: str, features: int) -> Tensor:
+    return MASKS[mask](features)(torch.empty(features, features))
 
 
 SINGLE, SPARSE, TRIANGLE = ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"), "MaskedSparse", "lower_triangular()"

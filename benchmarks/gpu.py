@@ -39,8 +39,9 @@ def on_device(device: torch.device, shapes: Sequence[tuple[int, int]] = SHAPES, 
         layers = _layers(case)
         for dtype in (torch.float32, torch.bfloat16):
             moved = {name: layer.to(device, dtype) for name, layer in layers.items()}
-            taken = {name: work_of(layer, case) for name, layer in moved.items() if _is_taken(name, layer)}
-            times, kind = take_turns(taken, seconds=seconds), str(dtype).removeprefix("torch.")
+            taken = {name for name, layer in moved.items() if name in (PLAIN, BY_HAND, explain(layer).product)}
+            times = take_turns({name: work_of(moved[name], case) for name in taken}, seconds=seconds)
+            kind = str(dtype).removeprefix("torch.")
             sizes = f"{case.features}", f"{case.batch}", kind, f"{times[PLAIN]:.3g}"
             rows.append((case.weight, *sizes, *multiples(times, COLUMNS)))
     parts = (
@@ -58,7 +59,3 @@ def _layers(case: Case) -> dict[str, nn.Module]:
     layers = {name: layer for name, layer in contestants(case).items() if name in (PLAIN, BY_HAND)}
     products = (name for name in PRODUCTS[case.constraint] if name != "strips" or has_strips(case))
     return layers | {name: ours(case, name) for name in products}
-
-
-def _is_taken(name: str, layer: nn.Module) -> bool:
-    return name in (PLAIN, BY_HAND) or explain(layer).product == name

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import product
 
-from benchmarks.cases import CHAIN, FEATURES, KINDS, MASKS, SINGLE, SPARSE, STABLE, TRIANGLE, Case
+from benchmarks.cases import CHAIN, FEATURES, KINDS, SINGLE, SPARSE, STABLE, TRIANGLE, Case
 
 __all__ = ["ROWS", "TRAINING", "USERS", "WAYS", "cases"]
 
 
-def _rows(constraint: str, mask: str, batches: tuple[int, ...], threads: int = 2) -> tuple[Case, ...]:
-    return tuple(Case(constraint, 0, batch, mask, threads=threads) for batch in batches)
-
-
-ROWS = (
-    *chain.from_iterable(_rows(constraint, "", (1, 32, 128, 512)) for constraint in SINGLE),
-    *chain.from_iterable(_rows(constraint, "", (1, 32), threads=1) for constraint in SINGLE[1:]),
-    *chain.from_iterable(_rows(SPARSE, mask, (1, 32, 128)) for mask in ("1 %", "10 %", "50 %")),
-    *chain.from_iterable(_rows(SPARSE, mask, (1, 32), threads=1) for mask in ("10 %", "50 %")),
-    *_rows(SPARSE, "10 %", (512,)),
-    *_rows(SPARSE, TRIANGLE, (32,)),
-    *chain.from_iterable(
-        _rows(SPARSE, mask, (128,)) for mask in (name for name in MASKS if name not in ("1 %", "10 %", "50 %"))
-    ),
-    *_rows(CHAIN, "", (128,)),
-    *_rows(STABLE, TRIANGLE, (128,)),
+GROUPS: tuple[tuple[Iterable[str], Iterable[str], Iterable[int], int], ...] = (
+    (SINGLE, [""], (1, 32, 128, 512), 2),
+    (SINGLE[1:], [""], (1, 32), 1),
+    ([SPARSE], ("1 %", "10 %", "50 %"), (1, 32, 128), 2),
+    ([SPARSE], ("10 %", "50 %"), (1, 32), 1),
+    ([SPARSE], ["10 %"], [512], 2),
+    ([SPARSE], ("0.1 %", "5 %", "block_diagonal(8)", "banded(64, 64)", "autoregressive"), [128], 2),
+    ([SPARSE], [TRIANGLE], (32, 128), 2),
+    ([CHAIN], [""], [128], 2),
+    ([STABLE], [TRIANGLE], [128], 2),
+)
+"""Constraints, masks, batches and threads."""
+ROWS = tuple(
+    Case(constraint, 0, batch, mask, threads=threads)
+    for constraints, masks, batches, threads in GROUPS
+    for constraint, mask, batch in product(constraints, masks, batches)
 )
 """Rows of the table of all sizes; `FEATURES` are its columns."""
 USERS = tuple(
@@ -46,11 +47,12 @@ TRAINING = (
 
 
 def cases(*, quick: bool) -> tuple[Case, ...]:
-    """The cases of a full run, or of a quick one."""
-    if quick:
-        return (*USERS, *(case for case in TRAINING if case.features < 1024))
+    """The cases of a full run, or of a quick one; cases with one mask follow each other."""
     sizes = (replace(row, features=n) for row in ROWS for n in FEATURES if n <= _largest(row))
-    return tuple(dict.fromkeys((*USERS, *WAYS, *sizes, *TRAINING)))
+    found = {*USERS, *WAYS, *sizes, *TRAINING}
+    if quick:
+        found = {*USERS, *(case for case in TRAINING if case.features < 1024)}
+    return tuple(sorted(found, key=lambda case: (case.features, case.mask)))
 
 
 def _largest(row: Case) -> int:

@@ -21,7 +21,6 @@ __all__ = ["Choice", "compare", "has_strips", "summary"]
 
 FEATURES, BATCHES = (64, 256, 512, 1024, 2048, 4096), (1, 32, 128, 512)
 NAMES: tuple[Product, ...] = ("auto", "dense", "csr", "strips")
-HEADER = ("mask", "features", "batch", "threads", "chosen", "ratio", "auto, ms", *NAMES[1:])
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ def summary(choices: Sequence[Choice], origin: str) -> str:
     slow = sorted((choice for choice in choices if choice.ratio > 1.1), key=lambda choice: -choice.ratio)
     alone = [choice.ratio for choice in choices if choice.case.batch == 1]
     batched = [choice.ratio for choice in choices if choice.case.batch >= 32]
+    header = "mask", "features", "batch", "threads", "chosen", "ratio", "auto, ms", *NAMES[1:]
     parts = (
         "# The chosen products",
         f"In {len(slow)} of {len(choices)} cases ({len(slow) / len(choices):.0%}; goal: 10 %) the product that "
@@ -91,6 +91,6 @@ def summary(choices: Sequence[Choice], origin: str) -> str:
         f"{origin} The work is a forward and backward pass, with the gradients of input, weight and bias. `ratio` is "
         "the time of the chosen product over that of the fastest; `dense`, `csr` and `strips` are multiples of `auto`. "
         "Not measured: products of more than a second, and strips over more than 90 % of the weight.",
-        table(HEADER, (choice.row for choice in slow)),
+        table(header, (choice.row for choice in slow)),
     )
     return "\n\n".join(parts) + "\n"

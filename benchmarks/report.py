@@ -34,14 +34,14 @@ def report(times: Times, further: Mapping[str, str], origin: str) -> str:
         f"{origin} What limits the slow rows: [limits.md](limits.md).",
         "## All sizes",
         f"`{OURS}` / `{BY_HAND}`, both as multiples of `{PLAIN}`. The columns are the numbers of features. `{STABLE}` "
-        f"takes {_over_the_mask(times)} times as long as the mask alone.",
+        f"takes {_over_the_mask(times)} times as long as its mask alone, over all cases.",
         _by_size(times, ROWS),
         "## Loops and optimizers",
         f"`loop` is {STEPS} steps over time inside `torch.nn.utils.parametrize.cached()`, forward and backward. "
         "`adam` is a forward and backward pass and a step of Adam.",
         _by_size(times, TRAINING),
         "## Ways to write a mask",
-        f"Multiples of `{PLAIN}`. `register_parametrization` is PyTorch's, with a parametrization that multiplies.",
+        f"Multiples of `{PLAIN}`. `prune` and `register_parametrization` are PyTorch's; both multiply with the mask.",
         _rows(times, WAYS, ways),
         *(("## Moving masks, and memory", table(("work", "cost"), further.items())) if further else ()),
         "## Figures to reach",
