@@ -1,1 +1,1 @@
-"""How fast the constraints are, beside other ways to have them: ``python -m benchmarks``."""
+"""The cost of the constraints, compared with plain PyTorch: ``python -m benchmarks``."""

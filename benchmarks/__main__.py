@@ -1,55 +1,78 @@
-"""The benchmark's command line: ``python -m benchmarks [--quick] [--device cuda] [--out FOLDER]``."""
+"""Compare the constraints with plain PyTorch, and write ``results.md`` and ``results.png``."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
-from benchmarks import on_gpu
+from benchmarks.cases import Case
+from benchmarks.contestants import MASK_WAYS, contestants
+from benchmarks.gpu import SHAPES, on_device
+from benchmarks.grid import WAYS, cases
+from benchmarks.measure import progress, take_turns, work_of
 from benchmarks.picture import picture
-from benchmarks.report import report
-from benchmarks.run import run
-from parametrizations._tour.command_line import device
+from benchmarks.products import compare, summary
+from benchmarks.report import origin, report
+from benchmarks.training import memory, time_to_move
 
 
-def main() -> None:
-    """Measure every case, print the tables, and write them."""
-    options = _command_line().parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the report and write it."""
+    options = _command_line().parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    measure = _on_cpu if options.device.type == "cpu" else _elsewhere
-    Console().print(measure(options), soft_wrap=True, markup=False)
+    if options.device.type != "cpu":
+        name = f"results-{options.device.type}.md"
+        text = on_device(options.device, SHAPES[: 1 if options.quick else None])
+    elif options.products:
+        name = "products.md"
+        text = summary(list(compare()), origin(" --products"))
+    else:
+        name = "results.md"
+        text = _results(options.quick, options.out)
+    (options.out / name).write_text(text)
+    print(text)
 
 
-def _on_cpu(options: argparse.Namespace) -> str:
-    results = run(quick=options.quick)
-    text = report(results)
-    (options.out / "results.md").write_text(text)
-    picture(results.cases).savefig(options.out / "results.png", dpi=110)
-    return text
+def _results(quick: bool, out: Path) -> str:
+    times = {case: _measured(case, quick) for case in progress(cases(quick=quick))}
+    picture(times).savefig(out / "results.png", dpi=110)
+    further = {} if quick else _further()
+    return report(times, further, origin(" --quick" if quick else ""))
 
 
-def _elsewhere(options: argparse.Namespace) -> str:
-    """Into a file of its own, after each setting, as a long run may be ended before it is through."""
-    found: dict[on_gpu.Setting, on_gpu.Timed] = {}
-    for setting in track(list(on_gpu.grid(quick=options.quick)), "measuring"):
-        found[setting] = on_gpu.measured(setting, options.device, 0.1 if options.quick else 0.5)
-        text = on_gpu.report(found, options.device, quick=options.quick)
-        (options.out / f"results-{options.device.type}.md").write_text(text)
-    return text
+def _measured(case: Case, quick: bool) -> dict[str, float]:
+    layers = {name: layer for name, layer in contestants(case).items() if case in WAYS or name not in MASK_WAYS}
+    works = {name: work_of(layer, case) for name, layer in layers.items()}
+    return take_turns(works, seconds=0.3 if quick else 0.7, threads=case.threads, rounds=3 if quick else 5)
+
+
+def _further() -> dict[str, str]:
+    moves = {
+        f"`remask` by `{rule}`, 4096 features, 1 % kept": f"{ratio:.1f} training steps"
+        for rule, ratio in time_to_move().items()
+    }
+    return moves | {f"training with Adam, {layer}": f"{megabytes:.0f} MB" for layer, megabytes in memory().items()}
 
 
 def _command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, in under two minutes")
-    parser.add_argument("--device", type=device, default="cpu")
+    parser.add_argument("--products", action="store_true", help="the products of MaskedSparse against each other")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER")
     return parser
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"needs a device of this machine. Got {name!r}.") from error
 
 
 if __name__ == "__main__":

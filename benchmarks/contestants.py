@@ -1,66 +1,116 @@
-"""The layers that are compared: a plain one, the ways by hand, and ours."""
+"""The layers to compare: `nn.Linear`, the package's, and the same constraint in plain PyTorch."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
-from benchmarks.by_hand import by_hand
-from benchmarks.cases import CHAIN, STABLE, Case, mask_of
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse
+from benchmarks.cases import CHAIN, SPARSE, STABLE, Case
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, register
 from parametrizations.typing import Product
 
-__all__ = ["CONSTRAINTS", "OURS", "PLAIN", "REGISTERED", "STRUCTURED", "as_compiled", "contestants", "registered"]
+__all__ = ["BY_HAND", "LINES", "MASK_ALONE", "MASK_WAYS", "OURS", "PLAIN", "contestants", "ours"]
 
-PLAIN = "nn.Linear"
-OURS = "ours, fused"
-REGISTERED = "ours, registered"
-STRUCTURED = "ours, structured"
-COMPILED = (REGISTERED, OURS)
+PLAIN, OURS, BY_HAND, MASK_ALONE = "nn.Linear", "ours", "by hand", "the mask alone"
+MASK_WAYS = ("weight * mask", "prune", "register_parametrization")
 
-CONSTRAINTS: dict[str, Callable[[Case, Product], list[Parametrization]]] = {
-    "Diagonal": lambda _, product: [Diagonal(product=product)],
-    "ZeroDiagonal": lambda _, product: [ZeroDiagonal(product=product)],
-    "NegExpDiagonal": lambda _, product: [NegExpDiagonal(product=product)],
-    "MaskedSparse": lambda case, product: [MaskedSparse(mask_of(case), product=product)],
-    CHAIN: lambda _, product: [Diagonal(product=product), NegExpDiagonal()],
-    STABLE: lambda case, product: [MaskedSparse(mask_of(case), product=product), NegExpDiagonal()],
+Line = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+LINES: dict[str, tuple[str, Line]] = {
+    "Diagonal": ("x * w + b", lambda x, w, b, _: x * w + b),
+    "ZeroDiagonal": (
+        "F.linear(x, torch.diagonal_scatter(w, torch.zeros(n)), b)",
+        lambda x, w, b, _: F.linear(x, torch.diagonal_scatter(w, w.new_zeros(len(w))), b),
+    ),
+    "NegExpDiagonal": (
+        "F.linear(x, torch.diagonal_scatter(w, -w.diagonal().exp()), b)",
+        lambda x, w, b, _: F.linear(x, torch.diagonal_scatter(w, -w.diagonal().exp()), b),
+    ),
+    SPARSE: (
+        "F.linear(x, torch.zeros(n * n).scatter(0, positions, w).view(n, n), b)",
+        lambda x, w, b, at: F.linear(x, w.new_zeros(len(b) ** 2).scatter(0, at, w).view(len(b), len(b)), b),
+    ),
+    CHAIN: ("x * -w.exp() + b", lambda x, w, b, _: x * -w.exp() + b),
+    STABLE: (
+        "F.linear(x, (w * mask).diagonal_scatter(-w.diagonal().exp()), b)",
+        lambda x, w, b, mask: F.linear(x, (w * mask).diagonal_scatter(-w.diagonal().exp()), b),
+    ),
 }
+"""The plain line of each constraint, as text and as a function."""
 
 
-def contestants(case: Case, device: torch.device, compiled: bool) -> dict[str, nn.Module]:
-    """A layer for each way, by name; without dense ones where a dense weight does not fit."""
-    made = by_hand(case, device)
-    if case.fits_densely:
-        made = {PLAIN: nn.Linear(case.n, case.n, device=device), **made}
-        made[REGISTERED] = registered(case, device)
-    made[OURS] = fuse(registered(case, device))
-    if case.constraint != "Diagonal" and 256 <= case.n <= 1024 and case.work == "step":  # around the crossovers
-        made[STRUCTURED] = fuse(registered(case, device, "structured"))
-    if compiled:
-        made |= {f"{name}, compiled": as_compiled(copy.deepcopy(made[name])) for name in COMPILED}
+class ByHand(nn.Module):
+    """A layer as a user writes it: its forward pass makes the zeros.
+
+    Args:
+        line: A function of the input, the free parameters, the bias and the constant.
+        w: The free parameters.
+        b: The bias.
+        constant: A mask, or the positions of the free parameters.
+    """
+
+    def __init__(self, line: Line, w: Tensor, b: Tensor, constant: Tensor) -> None:
+        super().__init__()
+        self.line, self.w, self.b = line, nn.Parameter(w.detach().clone()), nn.Parameter(b.detach().clone())
+        self.constant: Tensor
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, n)`` from ``(batch, n)``."""
+        return self.line(x, self.w, self.b, self.constant)
+
+
+class TimesMask(nn.Module):
+    """A mask as a parametrization of PyTorch."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask: Tensor
+        self.register_buffer("mask", mask)
+
+    def forward(self, w: Tensor) -> Tensor:
+        """The masked weight."""
+        return w * self.mask
+
+
+def ours(case: Case, product: Product = "auto") -> nn.Linear:
+    """The layer of the package."""
+    layer = nn.Linear(case.features, case.features)
+    with torch.no_grad():
+        layer.weight.diagonal().abs_().neg_()  # as `NegExpDiagonal` needs it
+    name, *on_top = case.constraint.split(", ")
+    kinds = {"Diagonal": Diagonal, "ZeroDiagonal": ZeroDiagonal, "NegExpDiagonal": NegExpDiagonal}
+    first = kinds[name](product=product) if name in kinds else MaskedSparse(case.kept(), product=product)
+    return register(layer, {"weight": [first, *(NegExpDiagonal() for _ in on_top)]})
+
+
+def contestants(case: Case) -> dict[str, nn.Module]:
+    """The layers by name, all with the same weight and bias."""
+    layer: Any = ours(case)
+    w, weight, bias = layer.parametrizations.weight.original, layer.weight.detach(), layer.bias
+    made: dict[str, nn.Module] = {PLAIN: _linear(weight, bias), OURS: layer}
+    mask = case.kept() if case.mask else torch.ones(0)
+    constant = mask.float()
+    if case.constraint == SPARSE:
+        constant = mask.flatten().nonzero().flatten()
+        made["weight * mask"] = ByHand(lambda x, w, b, mask: F.linear(x, w * mask, b), weight, bias, mask.float())
+        made["prune"] = prune.custom_from_mask(_linear(weight, bias), "weight", mask)  # type: ignore[no-untyped-call]
+        parametrized = register_parametrization(_linear(weight, bias), "weight", TimesMask(mask.float()))
+        made["register_parametrization"] = parametrized
+    if case.constraint == STABLE:
+        w = weight.diagonal_scatter((-weight.diagonal()).log())
+        made[MASK_ALONE] = register(_linear(weight, bias), {"weight": MaskedSparse(mask)})
+    made[BY_HAND] = ByHand(LINES[case.constraint][1], w, bias, constant)
     return made
 
 
-def as_compiled(layer: nn.Module) -> nn.Module:
-    """The layer, compiled whole."""
-    compiled: Any = torch.compile(layer, fullgraph=True)
-    layer_like: nn.Module = compiled
-    return layer_like
-
-
-def registered(case: Case, device: torch.device, product: Product = "auto") -> nn.Module:
-    """A layer with our parametrization, not fused; built on meta where a dense weight does not fit."""
-    layer = nn.Linear(case.n, case.n, device=device if case.fits_densely else "meta")
-    for parametrization in CONSTRAINTS[case.constraint](case, product):
-        register_parametrization(layer, "weight", parametrization)
-    if not case.fits_densely:
-        layer = layer.to_empty(device=device)
-        for parameter in layer.parameters():
-            nn.init.normal_(parameter)
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(len(bias), len(bias))
+    layer.load_state_dict({"weight": weight, "bias": bias})
     return layer

@@ -1,72 +1,41 @@
-"""The picture: times as multiples of `nn.Linear`'s, against features, and for a sparse weight against its density."""
+"""The picture: times as multiples of `nn.Linear`, by features, and for a sparse weight by density."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from benchmarks.cases import Case
-from benchmarks.contestants import OURS, PLAIN, REGISTERED
-from benchmarks.results import Measured
+from benchmarks.cases import DENSITIES, FEATURES, SPARSE, Case
+from benchmarks.contestants import BY_HAND, OURS, PLAIN
+from benchmarks.goals import Times
 
 __all__ = ["picture"]
 
-Cases = Mapping[Case, Measured]
 
-
-def picture(cases: Cases) -> Figure:
+def picture(times: Times) -> Figure:
     """A panel for each constraint."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     *by_size, by_density = figure.subplots(1, 4)
     for axis, constraint in zip(by_size, ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"), strict=True):
-        shown = _by_size(cases, constraint)
-        _lines(axis, {case.n: measured for case, measured in shown.items()})
-        axis.set(title=f"{constraint}, batch {_batches(shown)}", xlabel="features")
-    _lines(by_density, _by_density(cases))
-    by_density.set(title="MaskedSparse, 4096, batch 128", xlabel="entries kept, %")
-    for axis in by_size[1:]:
-        axis.set(ylim=(0.8, 4), yticks=(1, 2, 3))
-    by_size[0].set_ylabel("forward and backward, nn.Linear = 1")
+        _lines(axis, times, {n: Case(constraint, n, 32) for n in FEATURES})
+        axis.set(title=f"{constraint}, batch 32", xlabel="features")
+    _lines(by_density, times, {float(mask[:-2]): Case(SPARSE, 4096, 128, mask) for mask in DENSITIES})
+    by_density.set(title="MaskedSparse, 4096, batch 128", xlabel="kept entries, %")
+    by_size[0].set_ylabel(f"forward and backward, {PLAIN} = 1")
     return figure
 
 
-def _by_size(cases: Cases, constraint: str) -> Cases:
-    """At batch 32, or at the only one that a quick run has."""
-    steps = [case for case in cases if case.constraint == constraint and case.work == "step" and case.fits_densely]
-    sizes = sorted({case.n for case in steps})
-    wanted = [(Case(constraint, n, 32), Case(constraint, n, 128)) for n in sizes]
-    return {case: cases[case] for usual, other in wanted for case in [usual if usual in cases else other]}
-
-
-def _batches(cases: Cases) -> str:
-    return " or ".join(dict.fromkeys(str(case.batch) for case in cases))
-
-
-def _by_density(cases: Cases) -> dict[float, Measured]:
-    return {100 * case.density: cases[case] for case in cases if case.density and (case.n, case.batch) == (4096, 128)}
-
-
-def _lines(axis: Axes, measured: Mapping[float, Measured]) -> None:
+def _lines(axis: Axes, times: Times, cases: Mapping[float, Case]) -> None:
+    found = {at: times[case] for at, case in cases.items() if case in times}
     axis.axhline(1, color="grey", linestyle="--")
-    for name in _names(list(measured.values())):
-        style: dict[str, Any] = {"linewidth": 1, "alpha": 0.8}
-        if name == OURS:
-            style = {"color": "black", "linewidth": 2.5}
-        multiples = [one.multiple(name) for one in measured.values()]
-        axis.loglog(list(measured), multiples, "o-", markersize=4, label=name, **style)
-    axis.set_xticks(list(measured), labels=[f"{at:g}" for at in measured])
+    for name, colour in ((OURS, "black"), (BY_HAND, "tab:blue")):
+        axis.loglog(list(found), [at[name] / at[PLAIN] for at in found.values()], "o-", label=name, color=colour)
+    axis.set_xticks(list(found), labels=[f"{at:g}" for at in found], fontsize=8)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.tick_params(axis="x", labelsize=8)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend(fontsize=7)
-
-
-def _names(measured: list[Measured]) -> list[str]:
-    """The contestants that take part everywhere, but for the plain layer and what is not fused."""
-    everywhere = set.intersection(*(set(one.timings) for one in measured)) - {PLAIN, REGISTERED}
-    return [name for name in measured[0].timings if name in everywhere]

@@ -1,53 +1,115 @@
-"""The report, in markdown."""
+"""The report: ``results.md``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from statistics import median
 
-from benchmarks.contestants import OURS, PLAIN, REGISTERED, STRUCTURED
-from benchmarks.outcome import found, outcomes
-from benchmarks.profiles import SHOWN, Profile
-from benchmarks.results import Results
-from benchmarks.tables import table
-from benchmarks.times import times
+import torch
+from tabulate import tabulate
 
-__all__ = ["report"]
+from benchmarks.cases import FEATURES, STABLE, Case
+from benchmarks.contestants import BY_HAND, LINES, MASK_ALONE, MASK_WAYS, OURS, PLAIN
+from benchmarks.goals import GOALS, Times
+from benchmarks.grid import ROWS, TRAINING, USERS, WAYS
+from benchmarks.measure import STEPS
+
+__all__ = ["multiples", "origin", "report", "table"]
 
 
-def report(results: Results) -> str:
-    """What was found in one line, then the figures to reach, and then everything in tables."""
-    parts = (
+def report(times: Times, further: Mapping[str, str], origin: str) -> str:
+    """The users' table first, then all sizes, and the figures to reach."""
+    ways = (OURS, BY_HAND, *MASK_WAYS)
+    parts = [
         "# What the constraints cost",
-        found(results.goals),
-        results.origin,
+        _rows(times, USERS, (OURS, BY_HAND)),
+        f"`{OURS}` and `{BY_HAND}` are multiples of the time of `{PLAIN}`: below 1 is faster. The work is a forward "
+        "pass and a backward pass in float32 on two threads, with the gradients of input, weight and bias. "
+        f"`{BY_HAND}` is one line of PyTorch:",
+        "\n".join(f"- `{constraint}`: `{line}`" for constraint, (line, _) in LINES.items()),
+        f"{origin} What limits the slow rows: [limits.md](limits.md).",
+        "## All sizes",
+        f"`{OURS}` / `{BY_HAND}`, both as multiples of `{PLAIN}`. The columns are the numbers of features. `{STABLE}` "
+        f"takes {_over_the_mask(times)} times as long as its mask alone, over all cases.",
+        _by_size(times, ROWS),
+        "## Loops and optimizers",
+        f"`loop` is {STEPS} steps over time inside `torch.nn.utils.parametrize.cached()`, forward and backward. "
+        "`adam` is a forward and backward pass and a step of Adam.",
+        _by_size(times, TRAINING),
+        "## Ways to write a mask",
+        f"Multiples of `{PLAIN}`. `prune` and `register_parametrization` are PyTorch's; both multiply with the mask.",
+        _rows(times, WAYS, ways),
+        *(("## Moving masks, and memory", table(("work", "cost"), further.items())) if further else ()),
         "## Figures to reach",
-        "The time that ours takes, as a multiple of what the fastest of those beside it takes. What limits the "
-        "rows that are not reached: [limits.md](limits.md).",
-        outcomes(results.goals),
-        "## Times",
-        "Forward and backward for input, weight and bias, float32. Contestants take turns in one process. Median "
-        f"milliseconds of `{PLAIN}` (quartiles), and every other contestant as a multiple of it.",
-        f"`{REGISTERED}` is PyTorch's own `register_parametrization` alone; `{OURS}` has `fuse` on top, and its path "
-        f"is the one in the table; `{STRUCTURED}` is asked for with `product='structured'`.",
-        *times(results.cases),
-        "## Further",
-        table(("what", "figure"), results.further.items()),
-        "## Memory",
-        "What a step with Adam adds to the imported libraries, each in a process of its own.",
-        table(("work", "MB"), ((work, f"{megabytes:.0f}") for work, megabytes in results.memory.items())),
-        "## Profiles",
-        "Where the time of a step goes, in milliseconds (PyTorch's profiler, which adds some of its own).",
-        _profiles(results.profiles),
-    )
+        f"The time of `{OURS}` as a multiple of another contestant's, over the measured cases in each range.",
+        _goals(times),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
-def _profiles(profiles: Iterable[Profile]) -> str:
-    header = ("work", "contestant", "most in", *["then in"] * (SHOWN - 1))
-    rows = ((str(profile.case), profile.contestant, *_operations(profile)) for profile in profiles)
-    return table(header, rows)
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In markdown."""
+    return str(tabulate(list(rows), header, tablefmt="github", disable_numparse=True))
 
 
-def _operations(profile: Profile) -> list[str]:
-    shown = [f"{name} {milliseconds:.2f}" for name, milliseconds in profile.operations]
-    return shown + [""] * (SHOWN - len(shown))
+def multiples(found: Mapping[str, float], names: Iterable[str], base: str = PLAIN) -> list[str]:
+    """The times of the contestants, as multiples of the base; empty without a time."""
+    return [_digits(found[name] / found[base]) if name in found else "" for name in names]
+
+
+def _digits(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+def _rows(times: Times, cases: Iterable[Case], names: Sequence[str]) -> str:
+    """A row for each case."""
+    rows = (
+        (case.weight, f"{case.features}", f"{case.batch}", f"{times[case][PLAIN]:.3g}", *multiples(times[case], names))
+        for case in cases
+        if case in times
+    )
+    return table(("constraint", "features", "batch", f"{PLAIN}, ms", *names), rows)
+
+
+def _by_size(times: Times, cases: Iterable[Case]) -> str:
+    """A column for each number of features."""
+    rows = []
+    for row in dict.fromkeys(replace(case, features=0) for case in cases):
+        found = [times.get(replace(row, features=features), {}) for features in FEATURES]
+        if any(found):
+            cells = [" / ".join(filter(None, multiples(at, (OURS, BY_HAND)))) for at in found]
+            rows.append((row.work, row.weight, f"{row.batch}", f"{row.threads}", *cells))
+    return table(("work", "constraint", "batch", "threads", *map(str, FEATURES)), rows)
+
+
+def _over_the_mask(times: Times) -> str:
+    ratios = [found[OURS] / found[MASK_ALONE] for found in times.values() if MASK_ALONE in found]
+    return f"{_digits(min(ratios))} to {_digits(max(ratios))}"
+
+
+def _goals(times: Times) -> str:
+    rows = []
+    for goal in GOALS:
+        if ratios := goal.ratios(times):
+            kind = goal.work, f"{goal.constraint}, {goal.mask}".removesuffix(", ")
+            ranges = (" to ".join(map(str, dict.fromkeys(ends))) for ends in (goal.features, goal.batch))
+            figures = f"{goal.most}", _digits(median(ratios)), _digits(max(ratios))
+            rows.append((*kind, *ranges, goal.against, *figures))
+    return table(("work", "constraint", "features", "batch", "against", "goal", "median", "worst"), rows)
+
+
+def origin(options: str, device: torch.device | None = None) -> str:
+    """The command, the date and the machine."""
+    on = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else _processor()
+    return f"Written by `python -m benchmarks{options}` on {date.today()}: torch {torch.__version__}, {on}."
+
+
+def _processor() -> str:
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else platform.machine()

@@ -148,6 +148,9 @@ class MaskedSparse(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
+        form = self._form
+        if type(form) is Dense and form.fits(x):  # first, since a small layer takes as long as any further question
+            return form.dense(x)
         shape = self._require_stored(x)
         return scattered(x, self._positions_for(x), shape.numel()).view(shape)
 
@@ -160,8 +163,8 @@ class MaskedSparse(Parametrization):
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         form = self._form
-        if type(form) is Dense and form.fits(x):  # first, since a small layer takes as long as any further question
-            return F.linear(input, form.dense(x), bias)
+        if type(form) is Dense:
+            return F.linear(input, self.forward(x), bias)
         if form is None or not has_rows(input) or self.explain(x).product == "dense":
             return F.linear(input, once(self, x, lambda: self.forward(x)), bias)
         require_operands(input, x, bias, self._require_stored(x)[1])

@@ -819,15 +819,15 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         "fuse needs a model. Got NoneType. Pass a torch.nn.Module.",
     ),
-    "path: no layer": (
+    "explain: no layer": (
         "explain(3)",
         TypeError,
-        "path needs a layer. Got int. Pass a torch.nn.Module.",
+        "explain needs a layer. Got int. Pass a torch.nn.Module.",
     ),
-    "path: a name": (
+    "explain: a name": (
         'explain("weight")',
         TypeError,
-        "path needs a layer. Got str. Pass a torch.nn.Module.",
+        "explain needs a layer. Got str. Pass a torch.nn.Module.",
     ),
     "summary: no model": (
         "summary(w.model.state_dict())",

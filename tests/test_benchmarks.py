@@ -1,150 +1,150 @@
-"""The benchmark's data fit each other, so that a long run does not fail at its end; its report says what was found."""
+"""The benchmark compares equal layers, in random order, and reports every case that it measures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import inf
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from benchmarks import remasking
-from benchmarks.cases import LOOPS, SMALL, Case, cases
-from benchmarks.contestants import OURS, PLAIN, STRUCTURED, contestants
-from benchmarks.further import NEEDED
-from benchmarks.goals import GOALS, Goal
-from benchmarks.measure import FORWARDS, STEPS, Timing, take_turns, work_of
-from benchmarks.picture import picture
-from benchmarks.profiles import PROFILED, Profile
-from benchmarks.report import report
-from benchmarks.results import Measured, Results
-from parametrizations.masks import MaskRule
-from parametrizations.typing import Explanation
+from benchmarks import __main__ as command
+from benchmarks.cases import SPARSE, Case
+from benchmarks.contestants import BY_HAND, MASK_ALONE, MASK_WAYS, OURS, PLAIN, contestants
+from benchmarks.goals import GOALS
+from benchmarks.grid import ROWS, USERS, WAYS, cases
+from benchmarks.measure import STEPS, take_turns, work_of
+from benchmarks.products import Choice, compare, summary
+from benchmarks.training import time_to_move
 
-CASE = Case("Diagonal", 4096, 128)
-COMPARED = [(goal.case, {goal.contestant, *goal.others}) for goal in GOALS] + [
-    (case, set(names)) for case, names in PROFILED.items()
-]
+SIDE, BATCH = 136, 3
+KINDS = tuple(dict.fromkeys(Case(case.constraint, SIDE, BATCH, case.mask) for case in cases(quick=False)))
 
 
-def results_of(ours: float) -> Results:
-    """By hand takes a hundredth of a plain layer, and ours so many times that; in another case ours is missing."""
-    milliseconds = {PLAIN: 100.0, "x * w + b": 1.0, OURS: ours}
-    timings = {name: Timing(median, 0.5 * median, 2 * median, ()) for name, median in milliseconds.items()}
-    path = Explanation("elementwise", "it is the fastest")
-    without = {name: timing for name, timing in timings.items() if name != OURS}
-    goal = Goal(CASE, OURS, ("x * w + b",), 1.1)
-    return Results(
-        origin="Written today.",
-        cases={CASE: Measured(path, timings), replace(CASE, batch=8): Measured(path, without)},
-        goals={goal: goal.ratio(timings)},
-        further={"a step": "two of a plain one"},
-        memory={"a layer": 172.4},
-        profiles=(Profile(CASE, OURS, (("aten::mul", 0.756), ("aten::sum", 0.29))),),
-    )
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of each table, without its header."""
+    blocks = (block.splitlines() for block in text.split("\n\n") if block.startswith("|"))
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in block[2:]] for block in blocks]
 
 
-def rows_of(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for a run of the command with small layers and made-up times."""
+
+    def turns(works: Mapping[str, object], **_: object) -> dict[str, float]:
+        return {name: 1.0 + place for place, name in enumerate(works)}
+
+    monkeypatch.setattr(command, "contestants", lambda case: contestants(replace(case, features=8)))
+    monkeypatch.setattr(command, "work_of", lambda *_: None)
+    monkeypatch.setattr(command, "take_turns", turns)
+    monkeypatch.setattr(command, "time_to_move", lambda: dict.fromkeys("abcd", 1.0))
+    monkeypatch.setattr(command, "memory", lambda: dict.fromkeys("abcd", 1.0))
+    return tmp_path
 
 
-@pytest.mark.parametrize("case", [goal.case for goal in GOALS], ids=str)
-def test_a_full_run_measures_the_case_of_every_goal(case: Case) -> None:
-    assert case in set(cases(quick=False))
+def passed(layer: nn.Module, inputs: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The output and the gradient of the input; the parameters take a step along their gradients."""
+    inputs = inputs.clone().requires_grad_()
+    output = layer(inputs)
+    output.backward(grad)
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    assert inputs.grad is not None
+    return output.detach(), inputs.grad
 
 
-@pytest.mark.parametrize(
-    "case", SMALL + LOOPS[:5] + (Case("MaskedSparse", 64, 4, structure="banded(64, 64)"),), ids=str
-)
-def test_every_kind_of_work_runs(case: Case) -> None:
-    layer, calls = nn.Linear(case.n, case.n), 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    layer.register_forward_hook(count)
-    work_of(layer, case, torch.device("cpu"))()
-    assert calls == {"step": 1, "forward": FORWARDS, "loop": STEPS}[case.work]
+@pytest.mark.parametrize("case", KINDS, ids=lambda case: case.weight)
+def test_contestants_agree_in_output_and_gradients(case: Case) -> None:
+    inputs, grad = torch.randn(2, BATCH, SIDE).unbind()
+    layers = contestants(case)
+    assert set(layers) >= {PLAIN, OURS, BY_HAND, *(MASK_WAYS if case.constraint == SPARSE else ())}
+    first = {name: passed(layer, inputs, grad) for name, layer in layers.items()}
+    then = {name: passed(layer, inputs, grad) for name, layer in layers.items()}
+    for name in layers:
+        torch.testing.assert_close(first[name], first[OURS], msg=partial("{}: {}".format, name))
+        if name not in (PLAIN, MASK_ALONE):  # they have other free parameters
+            torch.testing.assert_close(then[name], then[OURS], msg=partial("{}: {}".format, name))
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_every_run_measures_what_the_further_figures_need(quick: bool) -> None:
-    assert set(cases(quick=quick)) >= set(NEEDED)
+def test_a_full_run_prints_every_case(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["--out", str(written)])
+    text = (written / "results.md").read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert len(text.splitlines()) <= 150
+    assert text.splitlines()[2].startswith("| constraint ")
+    assert torch.__version__ in text
+    users, sizes, loops, ways, further, goals = tables(text)
+    assert [len(rows) for rows in (users, sizes, ways, further, goals)] == [
+        len(USERS),
+        len(ROWS),
+        len(WAYS),
+        8,
+        len(GOALS),
+    ]
+    assert all(all(row) for row in users + ways + goals)
+    shown = [cell for row in sizes + loops for cell in row[4:] if cell]
+    assert len(shown) == len(cases(quick=False))
+    assert all("/" in cell for cell in shown)
+    assert (written / "results.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize(
-    ("case", "names"), COMPARED, ids=lambda part: str(sorted(part) if isinstance(part, set) else part)
-)
-def test_there_is_a_contestant_of_every_name(case: Case, names: set[str]) -> None:
-    compiled = any("compiled" in name for name in names)
-    made = contestants(replace(case, n=256), torch.device("cpu"), compiled=compiled)
-    assert set(made) >= names
+def test_a_quick_run_prints_the_users_table(written: Path) -> None:
+    command.main(["--quick", "--out", str(written)])
+    users, *_ = tables((written / "results.md").read_text())
+    assert [row[:3] for row in users] == [[case.weight, f"{case.features}", f"{case.batch}"] for case in USERS]
+    assert set(cases(quick=True)) < set(cases(quick=False))
 
 
-@pytest.mark.parametrize(
-    ("ours", "found", "outcome"),
-    [
-        (1.1, "1 of 1 goals are reached: Diagonal 1 of 1.", "reached"),
-        (
-            1.2,
-            "0 of 1 goals are reached: Diagonal 0 of 1. The furthest from its goal is Diagonal n=4096, batch=128, at "
-            "1.2 where 1.1 is asked for.",
-            "[not reached](limits.md)",
-        ),
-    ],
-)
-def test_the_report_says_first_which_goals_are_reached(ours: float, found: str, outcome: str) -> None:
-    text = report(results_of(ours))
-    assert text.splitlines()[2] == found
-    assert ["Diagonal n=4096, batch=128", OURS, "`x * w + b`", f"{ours}", "<= 1.1", outcome] in rows_of(text)
+def test_contestants_take_turns_in_random_order() -> None:
+    seen: list[str] = []
+    taken = take_turns({name: partial(seen.append, name) for name in "abcd"}, seconds=0, rounds=8)
+    runs = seen[4 * 3 :: 3]  # every measurement runs a work three times, two of them to warm up
+    rounds = [tuple(runs[start : start + 4]) for start in range(0, len(runs), 4)]
+    assert len(rounds) == 8
+    assert {frozenset(turn) for turn in rounds} == {frozenset("abcd")}
+    assert len(set(rounds)) > 1
+    assert set(taken) == set("abcd")
 
 
-def test_the_report_has_a_row_for_each_case_with_its_path_and_a_cell_for_each_contestant() -> None:
-    rows = rows_of(report(results_of(1.7)))
-    start = rows.index(["features", "batch", "path", "nn.Linear, ms", "x * w + b", OURS])
-    assert rows[start + 2] == ["4096", "8", "elementwise", "100.000 (50.000 to 200.000)", "0.01", ""]
-    assert rows[start + 3] == ["4096", "128", "elementwise", "100.000 (50.000 to 200.000)", "0.01", "0.017"]
+@pytest.mark.parametrize("work", ["step", "loop", "adam"])
+def test_every_work_goes_backward(work: str) -> None:
+    layer, caches = nn.Linear(8, 8), []
+    layer.register_forward_hook(lambda *_: caches.append(parametrize._cache_enabled))
+    before = layer.weight.detach().clone()
+    work_of(layer, replace(Case("Diagonal", 8, 2), work=work))()  # type: ignore[arg-type]
+    assert len(caches) == (STEPS if work == "loop" else 1)
+    assert all(caches) == (work == "loop")
+    assert layer.weight.grad is not None
+    assert torch.equal(layer.weight, before) == (work != "adam")
 
 
-@pytest.mark.parametrize("rule", remasking.MOVES.values(), ids=remasking.MOVES)
-def test_every_move_that_is_measured_moves_a_mask(rule: Callable[[remasking.Training], MaskRule]) -> None:
-    training = remasking.Training(64, remasking.DENSITY)
-    with torch.no_grad():
-        training.layer.parametrizations.weight.original.normal_()
-    before = training.layer.parametrizations.weight[0].mask
-    training.moved_by(rule)()
-    training.step()
-    after = training.layer.parametrizations.weight[0].mask
-    assert int(after.sum()) == int(before.sum()) == 41
-    assert torch.equal(before, after) == ("magnitude" in repr(rule(training)))
-
-
-def test_the_picture_names_its_batches_and_sizes_and_draws_who_takes_part_at_every_size() -> None:
-    def measured(*names: str) -> Measured:
-        return Measured(
-            Explanation("dense", "it is small"), {name: Timing(1.0, 1.0, 1.0, ()) for name in (PLAIN, *names)}
+def test_products_are_compared_for_every_mask_and_batch() -> None:
+    choices = list(compare([64], [1], seconds=0, longest=inf))
+    assert len(choices) == 9 * 2
+    for choice in choices:
+        assert {"auto", "dense", "csr"} <= set(choice.times)
+        assert choice.chosen in choice.times
+        assert ("strips" in choice.times) == (
+            choice.case.mask in ("block_diagonal(8)", "lower_triangular()", "autoregressive")
         )
 
-    cases = {Case("MaskedSparse", 4096, 128, 0.1): measured(OURS)}
-    for constraint in ("Diagonal", "ZeroDiagonal", "NegExpDiagonal"):
-        cases[Case(constraint, 256, 32)] = measured("by hand", OURS, STRUCTURED)
-        cases[Case(constraint, 4096, 128)] = measured("by hand", OURS)
-        cases[Case(constraint, 32, 32, work="forward")] = measured("by hand", OURS)
-        cases[Case(constraint, 64, 32, work="loop")] = measured(OURS)
-    panel = picture(cases).axes[1]
-    assert panel.get_title() == "ZeroDiagonal, batch 32 or 128"
-    assert [label.get_text() for label in panel.get_xticklabels()] == ["256", "4096"]
-    assert panel.get_legend_handles_labels()[1] == ["by hand", OURS]
+
+def test_the_summary_says_how_often_and_how_far_the_choice_is_off() -> None:
+    case = Case(SPARSE, 64, 1, "1 %")
+    choices = [
+        Choice(case, "csr", {"auto": 2.0, "dense": 1.0, "csr": 1.5}),
+        Choice(replace(case, batch=32), "dense", {"auto": 1.2, "dense": 1.2, "csr": 1.0}),
+        Choice(replace(case, batch=128), "dense", {"auto": 9.0, "dense": 1.0, "csr": 1.0}),
+    ]
+    text = summary(choices, "Written today.")
+    assert "In 2 of 3 cases (67%" in text
+    assert "1.50 (goal: 2) at batch 1, and 1.20 (goal: 1.25) from batch 32" in text
+    assert [row[4:6] for row in tables(text)[0]] == [["csr", "1.50"], ["dense", "1.20"]]
 
 
-def test_no_contestant_always_comes_after_the_same_one() -> None:
-    seen: list[str] = []
-    taken = take_turns({name: partial(seen.append, name) for name in "abc"}, 0, least=7)
-    rounds = ["".join(seen[start : start + 3]) for start in range(6, len(seen), 3)]
-    assert len(rounds) == 7
-    assert len(set(rounds)) > 1
-    assert {frozenset(turn) for turn in rounds} == {frozenset("abc")}
-    assert all(len(timing.times) == 7 for timing in taken.values())
+def test_every_rule_moves_a_mask_beside_training() -> None:
+    assert list(time_to_move(64, 0.1, seconds=0)) == ["evolutionary", "magnitude", "random", "rigl"]

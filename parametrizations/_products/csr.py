@@ -26,9 +26,6 @@ __all__ = ["CSR"]
 
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
-# Measured 2026-11-21, torch 2.13.0 (CPU build, MKL), two threads of shared x86-64 machines of two makes.
-OWN_KERNEL_FROM = 128
-"""From this batch on PyTorch's own kernel takes 0.6 to 0.95 of what MKL's does; for one row up to 5 times as much."""
 SHORT = 2**15
 """Up to so many columns their numbers have two bytes, which are sorted in less time: byte by byte."""
 
@@ -113,7 +110,7 @@ def _starts(rows: Tensor, count: int) -> Tensor:
 
 def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor, out_features: int) -> Tensor:
     matrix = _csr(starts, columns, values, (out_features, input.shape[1]))
-    if not HAS_MKL or input.shape[0] >= OWN_KERNEL_FROM:
+    if not HAS_MKL:
         product: Tensor = torch.sparse.mm(matrix, transposed_copy(input), reduce="sum")
         return product.mT
     output = input.new_empty(out_features, input.shape[0])

@@ -20,7 +20,7 @@ from parametrizations._products.dense import scattered
 from parametrizations._products.operands import product_dtype, rows_of
 from parametrizations._products.transposed import transposed as transposed_copy
 from parametrizations._torch.private import as_own, is_traced
-from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd
+from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, is_differentiated
 
 __all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum_of_products"]
 
@@ -132,10 +132,15 @@ def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Te
         ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
     """
     dtype = product_dtype(x)
-    output = form.multiply(form.laid_out(rows_of(input).to(dtype)), x.to(dtype))
+    rows, values = rows_of(input), x
+    if dtype is not x.dtype or dtype is not input.dtype:
+        rows, values = rows.to(dtype), x.to(dtype)
+    output = form.multiply(form.laid_out(rows), values)
     output = output if output.is_contiguous() else transposed_copy(output.mT)
-    output = output if bias is None else output + bias.to(dtype)
-    return as_own(output, (*input.shape[:-1], form.shape[0]))
+    if bias is None:
+        return as_own(output, (*input.shape[:-1], form.shape[0]))
+    output = output + (bias if bias.dtype is dtype else bias.to(dtype))
+    return output if input.dim() == 2 else as_own(output, (*input.shape[:-1], form.shape[0]))
 
 
 def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = False) -> Tensor:
@@ -173,6 +178,14 @@ def sum_of_products(parts: Iterable[tuple[int, int, Tensor]], input: Tensor, fea
     return output.to(input.dtype)
 
 
+def _product(input: Tensor, values: Tensor, form: Kernel, transposed: bool) -> Tensor:
+    return form.product(input, values, transposed)
+
+
+def _sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
+    return form.sampled(left, right)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(input: Tensor, values: Tensor, form: Kernel, transposed: bool) -> Tensor:
@@ -189,8 +202,10 @@ class _Product(torch.autograd.Function):
         input, values = map(torch.conj, ctx.saved_tensors)  # of a real tensor, itself
         grad = ctx.form.laid_out(grad)
         left, right = (input, grad) if ctx.transposed else (grad, input)
-        grad_input = product(grad, values, ctx.form, not ctx.transposed) if ctx.needs_input_grad[0] else None
-        grad_values = sampled(left, right, ctx.form) if ctx.needs_input_grad[1] else None
+        again = is_differentiated(grad, input, values)
+        multiply, sample = (product, sampled) if again else (_product, _sampled)
+        grad_input = multiply(grad, values, ctx.form, not ctx.transposed) if ctx.needs_input_grad[0] else None
+        grad_values = sample(left, right, ctx.form) if ctx.needs_input_grad[1] else None
         return grad_input, grad_values, None, None
 
 

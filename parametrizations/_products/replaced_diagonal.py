@@ -17,7 +17,7 @@ from typing_extensions import override
 from parametrizations._products.dense import with_diagonal
 from parametrizations._products.form import Kernel, sum_of_products
 from parametrizations._torch.private import are_transforms_active
-from parametrizations._torch.transforms import has_tangent, is_batched_by_autograd, is_recorded
+from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded
 
 __all__ = ["ZeroedDiagonal", "with_own_diagonal"]
 
@@ -82,8 +82,7 @@ class _WithDiagonal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, of_diagonal: Tensor) -> Tensor:  # noqa: ARG004
-        tensors = grad, of_diagonal
-        if torch.is_grad_enabled() or has_tangent(*tensors) or is_batched_by_autograd(*tensors):
+        if is_differentiated(grad, of_diagonal):
             return grad.diagonal_scatter(of_diagonal)
         grad.diagonal().copy_(of_diagonal)
         return grad

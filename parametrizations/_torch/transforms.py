@@ -16,6 +16,7 @@ __all__ = [
     "function_for",
     "has_tangent",
     "is_batched_by_autograd",
+    "is_differentiated",
     "is_recorded",
     "is_traced_for_a_file",
     "may_look_at_values",
@@ -43,6 +44,13 @@ def may_look_at_values(x: Tensor) -> bool:
 def has_tangent(*tensors: Tensor) -> bool:
     """Whether one of them is a dual number, whose operations need a forward derivative, whether recorded or not."""
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)  # type: ignore[no-untyped-call]
+
+
+def is_differentiated(*tensors: Tensor) -> bool:
+    """Whether a backward pass is itself differentiated or transformed, so that it needs derivatives of its own."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or are_transforms_active():
+        return True
+    return has_tangent(*tensors) or is_batched_by_autograd(*tensors)
 
 
 def is_recorded() -> bool:

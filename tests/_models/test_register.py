@@ -94,7 +94,7 @@ def test_foreign_parametrizations_attach_too() -> None:
 
     made = register(model(), {"0.weight": Doubled(), "2.weight": [ZeroDiagonal(), Doubled()]})
     assert bool((made[2].weight.diagonal() == 0).all())
-    assert explain(made[0]).why == "the parametrization is not one of this library's"
+    assert explain(made[0]).why == "the constraint is third-party"
 
 
 def test_linear_layers_are_fused_and_every_module_of_a_kind_shares_a_class() -> None:

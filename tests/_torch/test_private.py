@@ -11,7 +11,7 @@ import parametrizations
 PACKAGE = Path(parametrizations.__file__).parent
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / "private.py"]
 
-PYTHONS = {"_fields", "_getframe", "_slotnames"}
+PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # what nn.Module leaves to its subclasses
 # What constraints share with the calls on whole models, and what users need not know.
 OURS = {"_known_shape", "_product", "_rearrange", "_require_matrix", "_require_stored", "_set_positions", "_with_rule"}
