@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import positive
-from parametrizations._products.choice import REPLACED_FROM, Explanation, explain_replaced_diagonal
+from parametrizations._products.choice import Explanation, explain_replaced_diagonal
 from parametrizations._products.dense import with_diagonal
 from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
@@ -22,6 +22,11 @@ FLOOR = 1e-4
 """Smallest absolute value that a diagonal entry gets when it was not negative: a normal number in every
 dtype, small beside any usual weight, and large enough for a gradient to move it (``exp`` has the gradient
 ``|w|``)."""
+
+LARGE = 2**21
+"""With fewer entries, copying the matrix takes less time than multiplying it in parts."""
+MEDIUM = 2**18
+"""From so many entries on, writing the gradient of the diagonal into that of the matrix saves time."""
 
 
 class NegExpDiagonal(Parametrization):
@@ -74,15 +79,16 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x, -positive.exp(x.diagonal()))
+        matrix, diagonal = (x, x.diagonal()) if x.numel() < MEDIUM else with_own_diagonal(x)
+        return with_diagonal(matrix, -positive.exp(diagonal))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return explain_replaced_diagonal(x, self.product)
+        return explain_replaced_diagonal(x, self.product, LARGE)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        small = self._product == "auto" and x.numel() < REPLACED_FROM  # first, since a small layer takes as long
+        small = self._product == "auto" and x.numel() < LARGE  # first, since a small layer takes as long
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])

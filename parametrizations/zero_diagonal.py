@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._products.choice import REPLACED_FROM, Explanation, explain_replaced_diagonal
+from parametrizations._products.choice import Explanation, explain_replaced_diagonal
 from parametrizations._products.dense import with_diagonal
 from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
@@ -16,6 +16,9 @@ from parametrizations._products.replaced_diagonal import ZeroedDiagonal
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["ZeroDiagonal"]
+
+LARGE = 2**20
+"""With fewer entries, copying the matrix takes less time than multiplying it in parts."""
 
 
 class ZeroDiagonal(Parametrization):
@@ -59,15 +62,15 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return explain_replaced_diagonal(x, self.product)
+        return explain_replaced_diagonal(x, self.product, LARGE)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        small = self._product == "auto" and x.numel() < REPLACED_FROM  # first, since a small layer takes as long
+        small = self._product == "auto" and x.numel() < LARGE  # first, since a small layer takes as long
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])
-        return form_linear(input, x, bias, ZeroedDiagonal(x.shape))
+        return form_linear(input, x, bias, ZeroedDiagonal.of(x))
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor:

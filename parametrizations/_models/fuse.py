@@ -29,11 +29,11 @@ def fuse(model: Model) -> Model:
     parametrization on the weight that acts on the stored entries alone, by ``on_entries``, changes these; with any
     other one the layer multiplies densely again. PyTorch's `remove_parametrizations` gives back the plain layer.
 
-    An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"`` it
-    reaches no others, since only stored entries are multiplied. With ``"strips"`` it also reaches the other outputs of
-    each strip or block that its column lies in. With ``"dense"`` and ``"replaced-diagonal"`` it reaches every output of
-    its row, since ``0 * inf`` is NaN. The same holds for gradients, from an output to the inputs. Other rows of the batch
-    are not affected.
+    An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"``
+    it reaches no others, since only stored entries are multiplied. With ``"strips"`` it also reaches the other outputs
+    of each strip or block that its column lies in. With ``"dense"`` and ``"replaced-diagonal"`` it reaches every output
+    of its row, since ``0 * inf`` is NaN. The same holds for gradients, from an output to the inputs. Other rows of the
+    batch are not affected.
 
     Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
     which constrained layers, PyTorch's own too, do not have: bake those first, or leave them out of its plan.

@@ -22,7 +22,6 @@ __all__ = [
     "OTHER_DEVICE",
     "OWN",
     "PLAIN",
-    "REPLACED_FROM",
     "UNREGISTERED",
     "Explanation",
     "Product",
@@ -53,8 +52,6 @@ EMPTY = Explanation("dense", "the weight has no entries")
 REPLACED = Explanation("replaced-diagonal", "only blocks on the diagonal are copied, not the whole weight")
 
 PRECISE = (torch.float32, torch.float64)
-REPLACED_FROM = 1024 * 1024
-"""Up to this many entries, to copy the matrix takes less time than to multiply it in parts."""
 
 
 def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[MaskForm, Explanation]:
@@ -71,13 +68,13 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
     asked = {"dense": ASKED, "csr": OTHER_DEVICE, "auto": OTHER_DEVICE}.get(product)
     if not size or (asked and (product == "dense" or positions.device.type != "cpu")):
         return Dense(*shape, positions.long()), asked if size and asked else EMPTY
-    fixed = 120_000 + 290 * sum(shape)
-    csr = fixed + 14.4 * kept
-    dense = 55_000 + 4.6 * size + 1.9 * kept
+    fixed = 180_000 + 375 * sum(shape)
+    csr = fixed + 20 * kept
+    dense = 90_000 + 5.3 * size + 2.6 * kept
     blocks = None if product == "csr" else Blocks.of(shape, positions)
     cover = [] if product == "csr" or blocks else windows(shape, positions.cpu())
     area, calls = (kept, 1) if blocks else (area_of(cover), len(cover))
-    strips = 88_000 + 5.5 * (area + CALL * calls) + (0 if blocks else 1.3 * kept)
+    strips = 155_000 + 8.4 * (area + CALL * calls)
     if product == "strips" or (product == "auto" and strips < min(0.9 * dense, csr)):
         if blocks is not None:
             return blocks, Explanation("strips", f"{_count(blocks.blocks, 'block')} in one batched product")
@@ -99,11 +96,17 @@ def _count(number: int, what: str) -> str:
     return f"{number} dense {what}{'' if number == 1 else 's'}"
 
 
-def explain_replaced_diagonal(x: Tensor, product: Product) -> Explanation:
-    """For a matrix ``(out, in)`` that is stored whole, and whose diagonal is another one in the weight."""
+def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explanation:
+    """For a matrix ``(out, in)`` that is stored whole, and whose diagonal is another one in the weight.
+
+    Args:
+        x: The matrix.
+        product: The option.
+        large: From how many entries on the diagonal is replaced in the product.
+    """
     if product == "dense":
         return ASKED
-    if x.numel() < REPLACED_FROM and product == "auto":
+    if x.numel() < large and product == "auto":
         return Explanation("dense", f"{' x '.join(map(str, x.shape))}: too small for replaced-diagonal")
     if x.device.type != "cpu":
         return OTHER_DEVICE

@@ -20,7 +20,13 @@ from parametrizations._products.dense import scattered
 from parametrizations._products.operands import product_dtype, rows_of
 from parametrizations._products.transposed import transposed as transposed_copy
 from parametrizations._torch.private import as_own, is_traced
-from parametrizations._torch.transforms import eager_form, function_for, is_batched_by_autograd, is_differentiated
+from parametrizations._torch.transforms import (
+    eager_form,
+    function_for,
+    is_batched_by_autograd,
+    is_differentiated,
+    is_recorded,
+)
 
 __all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum_of_products"]
 
@@ -173,8 +179,12 @@ def sum_of_products(parts: Iterable[tuple[int, int, Tensor]], input: Tensor, fea
     output = input.new_zeros(input.shape[0], features, dtype=wide)
     for row, column, part in parts:
         begin, right, place = (row, part, column) if transposed else (column, part.mT, row)
-        left = input.narrow(1, begin, right.shape[0]).to(wide)
-        output.narrow(1, place, right.shape[1]).add_(left @ right.to(wide))
+        left, right = input.narrow(1, begin, right.shape[0]).to(wide), right.to(wide)
+        target = output.narrow(1, place, right.shape[1])
+        if is_recorded():  # `FlopCounterMode` does not know `addmm_`
+            target.add_(left @ right)
+        else:
+            target.addmm_(left, right)
     return output.to(input.dtype)
 
 

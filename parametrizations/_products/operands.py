@@ -35,6 +35,8 @@ def has_rows(input: Tensor) -> bool:
 
 def rows_of(input: Tensor) -> Tensor:
     """``(*, in)`` as ``(rows, in)``, also for rows without entries, which `reshape` cannot count."""
+    if input.dim() == 2:
+        return input
     return input.unsqueeze(0) if input.dim() == 1 else input.flatten(0, -2)
 
 

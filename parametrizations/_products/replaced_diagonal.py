@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,19 +17,30 @@ from typing_extensions import override
 from parametrizations._products.dense import with_diagonal
 from parametrizations._products.form import Kernel, sum_of_products
 from parametrizations._torch.private import are_transforms_active
-from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded
+from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded, may_look_at_values
 
 __all__ = ["ZeroedDiagonal", "with_own_diagonal"]
 
-BLOCK = 256
+BLOCK = 512
 """Rows and columns of a block on the diagonal."""
 
 
 @dataclass(frozen=True, eq=False)
 class ZeroedDiagonal(Kernel):
-    """A matrix ``(out, in)``, stored whole, whose diagonal counts as zero."""
+    """A matrix ``(out, in)``, stored whole, whose diagonal counts as zero.
+
+    Args:
+        shape: ``(out, in)``.
+        is_zero: Whether the stored diagonal is known to be zero, so that nothing has to be copied.
+    """
 
     shape: torch.Size
+    is_zero: bool = False
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """The form for a stored matrix; `ZeroDiagonal` stores zeros, unless somebody writes others."""
+        return cls(x.shape, may_look_at_values(x) and not x.diagonal().any())
 
     @override
     def dense(self, values: Tensor) -> Tensor:
@@ -41,6 +52,8 @@ class ZeroedDiagonal(Kernel):
 
     @override
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
+        if self.is_zero:
+            return input @ (values if transposed else values.mT)
         return sum_of_products(self._parts(values), input, self.shape[int(transposed)], transposed)
 
     @override

@@ -26,7 +26,7 @@ from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["CALL", "Blocks", "Strips", "Window", "area_of", "windows"]
 
-CALL = 5_000
+CALL = 6_000
 """One more strip costs as much as so many entries of a strip."""
 GROUPS = 128
 """Strips begin and end at the borders of at most so many groups of rows, so that finding them takes milliseconds."""
