@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
 from parametrizations import MaskedSparse, Parametrization, bake, explain, masks, plain_state_dict, register
-from parametrizations._products.csr import index_dtype
+from parametrizations._products.operands import index_dtype
 from tests.cases import checkerboard, weight
 from tests.layers import INPUTS, constrained, dense_output, linear, stored
 

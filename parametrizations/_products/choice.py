@@ -1,10 +1,11 @@
 """The choice of the product, and the reason for it.
 
-Costs were measured by ``python -m benchmarks --products`` (benchmarks/results.md).
+Costs were measured by ``python -m benchmarks --products`` (benchmarks/products.md).
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal, NamedTuple
 
 import torch
@@ -67,15 +68,16 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
     size, kept = shape.numel(), positions.numel()
     asked = {"dense": ASKED, "csr": OTHER_DEVICE, "auto": OTHER_DEVICE}.get(product)
     if not size or (asked and (product == "dense" or positions.device.type != "cpu")):
-        return Dense(*shape, positions.long()), asked if size and asked else EMPTY
+        return Dense(shape[0], shape[1], positions.long()), asked if size and asked else EMPTY
     fixed = 180_000 + 375 * sum(shape)
     csr = fixed + 20 * kept
     dense = 90_000 + 5.3 * size + 2.6 * kept
     blocks = None if product == "csr" else Blocks.of(shape, positions)
-    cover = [] if product == "csr" or blocks else windows(shape, positions.cpu())
+    least = inf if product == "strips" else min(0.9 * dense, csr)
+    cover = [] if product == "csr" or blocks else windows(shape, positions.cpu(), most=least / 8.4)
     area, calls = (kept, 1) if blocks else (area_of(cover), len(cover))
     strips = 155_000 + 8.4 * (area + CALL * calls)
-    if product == "strips" or (product == "auto" and strips < min(0.9 * dense, csr)):
+    if (blocks or cover) and strips < least:
         if blocks is not None:
             return blocks, Explanation("strips", f"{_count(blocks.blocks, 'block')} in one batched product")
         why = f"{_count(len(cover), 'strip')} over {_share(area, size)} of the weight"
@@ -84,7 +86,7 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
         return CSR.of(shape, positions), Explanation("csr", f"{_share(kept, size)} kept: only these are multiplied")
     small = f"{' x '.join(map(str, shape))}: too small for CSR"
     why = small if fixed > 0.9 * dense else f"{_share(kept, size)} kept: dense is faster"
-    return Dense(*shape, positions.long()), Explanation("dense", why)
+    return Dense(shape[0], shape[1], positions.long()), Explanation("dense", why)
 
 
 def _share(part: int, whole: int) -> str:

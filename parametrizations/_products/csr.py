@@ -78,7 +78,7 @@ class CSR(MaskForm, Kernel):
 
     @property
     @override
-    def positions(self) -> Tensor:
+    def positions(self) -> Tensor:  # type: ignore[override]
         """The sorted row-major positions, ``(entries,)``, by operators that ONNX has, too."""
         rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))
         rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)

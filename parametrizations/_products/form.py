@@ -234,7 +234,7 @@ class _TransformedProduct(_Product):
         if in_dims[1] is None:  # more rows for the same weight
             input = input.movedim(in_dims[0], 0)
             rows = product(form.laid_out(input.flatten(0, 1)), values, form, transposed)
-            return rows.unflatten(0, input.shape[:2]), 0
+            return rows.view(*input.shape[:2], rows.shape[1]), 0
         return _one_by_one(lambda i, v: product(form.laid_out(i), v, form, transposed), info, in_dims, input, values)
 
 

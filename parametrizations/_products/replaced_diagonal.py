@@ -31,16 +31,18 @@ class ZeroedDiagonal(Kernel):
 
     Args:
         shape: ``(out, in)``.
-        is_zero: Whether the stored diagonal is known to be zero, so that nothing has to be copied.
+        zero_at: The memory address of a stored matrix whose diagonal is zero anyway, so that it needs no copy. Tangents
+            and gradients, which multiply in its place in derivatives, are elsewhere.
     """
 
     shape: torch.Size
-    is_zero: bool = False
+    zero_at: int | None = None
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
         """The form for a stored matrix; `ZeroDiagonal` stores zeros, unless somebody writes others."""
-        return cls(x.shape, may_look_at_values(x) and not x.diagonal().any())
+        is_zero = may_look_at_values(x) and not x.diagonal().any()
+        return cls(x.shape, x.data_ptr() if is_zero else None)
 
     @override
     def dense(self, values: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class ZeroedDiagonal(Kernel):
 
     @override
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
-        if self.is_zero:
+        if self.zero_at is not None and may_look_at_values(values) and values.data_ptr() == self.zero_at:
             return input @ (values if transposed else values.mT)
         return sum_of_products(self._parts(values), input, self.shape[int(transposed)], transposed)
 

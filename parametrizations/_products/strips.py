@@ -47,16 +47,20 @@ class Window(NamedTuple):
         return self.rows * self.columns
 
 
-def windows(shape: torch.Size, positions: Tensor) -> list[Window]:
+def windows(shape: torch.Size, positions: Tensor, most: float = inf) -> list[Window]:
     """The cheapest strips that cover a mask, by dynamic programming over the rows at which a strip may end.
 
     Args:
         shape: ``(out, in)``.
         positions: The sorted row-major positions of the mask, on the CPU.
+        most: No strips are returned if they cannot have fewer entries, since the search takes milliseconds.
     """
     if not positions.numel():
         return [Window(0, shape[0], 0, 0)]
     ends, firsts, lasts = _groups(shape, positions)
+    sizes = zip(pairwise(ends), firsts, lasts, strict=True)
+    if sum((end - start) * max(last - first, 0) for (start, end), first, last in sizes) > most:
+        return []
     best, cuts = [0.0], [0]
     for end in range(1, len(ends)):
         first, last, cost, cut = shape[1], 0, inf, 0
@@ -133,7 +137,7 @@ class Piece(Kernel):
         return buffer
 
     def _parts(self, buffer: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        parts = buffer.split([window.area for window in self.windows])
+        parts = torch.split(buffer, [window.area for window in self.windows])
         for (row, rows, column, columns), part in zip(self.windows, parts, strict=True):
             yield row, column, part.view(rows, columns)
 
@@ -198,7 +202,7 @@ class Blocks(MaskForm, Kernel):
 
     @property
     @override
-    def positions(self) -> Tensor:
+    def positions(self) -> Tensor:  # type: ignore[override]
         rows, columns = self._size
         row = torch.arange(self.shape[0], device=self.home)
         first = row * self.shape[1] + row // rows * columns

@@ -172,7 +172,7 @@ KEPT: dict[str, Callable[[], Tensor]] = {
         ("few", "auto", "csr", "1 % kept: only these are multiplied"),
         ("blocks", "auto", "strips", "8 dense blocks in one batched product"),
         ("half", "auto", "dense", "50 % kept: dense is faster"),
-        ("all", "auto", "strips", "1 dense block in one batched product"),
+        ("all", "auto", "dense", "100 % kept: dense is faster"),
         ("small", "auto", "dense", "64 x 64: too small for CSR"),
         ("band", "auto", "strips", r"\d\d dense strips over \d\d % of the weight"),
         ("shuffled blocks", "auto", "csr", "1.6 % kept: only these are multiplied"),
