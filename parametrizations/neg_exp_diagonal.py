@@ -14,6 +14,7 @@ from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
+from parametrizations._torch.private import is_traced
 from parametrizations.parametrization import FLOATING, Parametrization
 
 __all__ = ["FLOOR", "NegExpDiagonal"]
@@ -25,8 +26,6 @@ dtype, small beside any usual weight, and large enough for a gradient to move it
 
 LARGE = 2**21
 """With fewer entries, copying the matrix takes less time than multiplying it in parts."""
-MEDIUM = 2**18
-"""From so many entries on, writing the gradient of the diagonal into that of the matrix saves time."""
 
 
 class NegExpDiagonal(Parametrization):
@@ -79,7 +78,7 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        matrix, diagonal = (x, x.diagonal()) if x.numel() < MEDIUM else with_own_diagonal(x)
+        matrix, diagonal = with_own_diagonal(x)
         return with_diagonal(matrix, -positive.exp(diagonal))
 
     @override
@@ -88,7 +87,8 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        small = self._product == "auto" and x.numel() < LARGE  # first, since a small layer takes as long
+        # First, since a small layer takes as long as any further question; a trace has no numbers to compare.
+        small = is_traced() or (self._product == "auto" and x.numel() < LARGE)
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])

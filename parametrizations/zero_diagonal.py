@@ -13,6 +13,7 @@ from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import ZeroedDiagonal
+from parametrizations._torch.private import is_traced
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["ZeroDiagonal"]
@@ -66,7 +67,8 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        small = self._product == "auto" and x.numel() < LARGE  # first, since a small layer takes as long
+        # First, since a small layer takes as long as any further question; a trace has no numbers to compare.
+        small = is_traced() or (self._product == "auto" and x.numel() < LARGE)
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])

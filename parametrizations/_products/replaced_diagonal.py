@@ -16,13 +16,15 @@ from typing_extensions import override
 
 from parametrizations._products.dense import with_diagonal
 from parametrizations._products.form import Kernel, sum_of_products
-from parametrizations._torch.private import are_transforms_active
+from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded, may_look_at_values
 
 __all__ = ["ZeroedDiagonal", "with_own_diagonal"]
 
 BLOCK = 512
 """Rows and columns of a block on the diagonal."""
+MEDIUM = 2**18
+"""With fewer entries a second matrix takes less time than an autograd function."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def with_own_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Plain autograd would make a second matrix for the gradient of the diagonal, and add it.
     """
-    if are_transforms_active() or is_recorded() or has_tangent(x):
+    if is_traced() or x.numel() < MEDIUM or are_transforms_active() or is_recorded() or has_tangent(x):
         return x, x.diagonal()
     matrix, diagonal = _WithDiagonal.apply(x)  # type: ignore[no-untyped-call]
     return matrix, diagonal

@@ -29,12 +29,43 @@ def test_blocks_of_every_size_are_the_dense_product(
     make: Callable[[], Parametrization], shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replaced_diagonal, "BLOCK", block)
+    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
     made = make()
     leaves = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, shape[1]), shape, shape[:1])]
     expected = F.linear(leaves[0], made(leaves[1]), leaves[2])
     torch.testing.assert_close(made.linear(*leaves), expected)
     torch.autograd.gradcheck(made.linear, leaves, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(made.linear, leaves, check_batched_grad=True)
+
+
+@every
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_weight_has_every_derivative(
+    make: Callable[[], Parametrization], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(make(), x, check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(make(), x, check_batched_grad=True)
+
+
+def test_a_stored_diagonal_of_zeros_is_multiplied_without_a_copy_and_differentiated_all_the_same() -> None:
+    x = torch.randn(6, 6, dtype=torch.float64).fill_diagonal_(0).requires_grad_()
+    assert ZeroedDiagonal.of(x).zero_at == x.data_ptr()
+    assert ZeroedDiagonal.of(x + torch.eye(6)).zero_at is None
+    leaves = [torch.randn(3, 6, dtype=torch.float64, requires_grad=True), x]
+
+    def product(input: Tensor, x: Tensor) -> Tensor:
+        return KINDS["ZeroDiagonal"]().linear(input, x, None)
+
+    along = [torch.randn_like(leaf) for leaf in leaves]  # with another diagonal
+
+    def second(multiply: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(multiply(*leaves).tanh().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(first, leaves, along)
+
+    for one, other in zip(second(product), second(lambda i, x: F.linear(i, ZeroDiagonal()(x))), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,7 +80,8 @@ def test_only_blocks_on_the_diagonal_are_copied(shape: tuple[int, int], monkeypa
     assert bool(x.diagonal().all())
 
 
-def test_the_gradient_of_the_diagonal_is_written_into_that_of_the_matrix() -> None:
+def test_the_gradient_of_the_diagonal_is_written_into_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
     x = torch.arange(6.0).view(2, 3).requires_grad_()
     matrix, diagonal = with_own_diagonal(x)
     assert matrix.data_ptr() == x.data_ptr()
