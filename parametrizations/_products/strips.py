@@ -89,18 +89,20 @@ class Piece(Kernel):
     Args:
         shape: ``(rows, in)``, of the rows that these strips have together.
         windows: The strips, with rows counted from the first of the piece.
-        values: The part of the mask's values that lies in these strips.
+        first: The place of its first value among those of the mask.
+        last: The place behind its last value.
         places: The place of each kept entry in the buffer, int64; None if the entries fill the buffer.
     """
 
     shape: torch.Size
     windows: tuple[Window, ...]
-    values: slice
+    first: int
+    last: int
     places: Tensor | None
 
     def filled(self, x: Tensor) -> Tensor:
         """The buffer, from the stored tensor of the whole mask."""
-        values = x[self.values]
+        values = x.narrow(0, self.first, self.last - self.first)
         return values if self.places is None else scattered(values, self.places, area_of([*self.windows]))
 
     @override
@@ -246,7 +248,7 @@ def _pieces(shape: torch.Size, positions: Tensor, strips: list[Window]) -> Itera
         places = begins[at] + (row - tops[at]) * widths[at] + column - columns[at]
         moved = tuple(strip._replace(row=strip.row - top) for strip in group)
         full = places.numel() == area_of(group)
-        yield Piece(torch.Size((rows, shape[1])), moved, slice(first, last), None if full else places)
+        yield Piece(torch.Size((rows, shape[1])), moved, first, last, None if full else places)
         first = last
 
 
