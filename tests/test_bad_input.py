@@ -1145,24 +1145,24 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.diagonal(torch.ones(2, 5))",
         RuntimeError,
         (
-            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (2, 5). Check the width of what "
-            "comes before it."
+            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (2, 5). Check the width of the "
+            "layer before it."
         ),
     ),
     "a layer: an input of another dtype": (
         "w.diagonal(torch.ones(2, 4, dtype=torch.float64))",
         RuntimeError,
         (
-            "A layer needs an input of its own dtype and device, torch.float32 on cpu. Got torch.float64 on "
-            "cpu. Convert one or the other with .to()."
+            "A layer needs an input with its dtype and device, torch.float32 on cpu. Got torch.float64 on "
+            "cpu. Convert one of them with .to()."
         ),
     ),
     "a layer: an input without a dimension": (
         "w.diagonal(torch.ones(()))",
         RuntimeError,
         (
-            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of what "
-            "comes before it."
+            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of the "
+            "layer before it."
         ),
     ),
     "positive.exp: integers": (
