@@ -315,32 +315,29 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
-            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
-            "first parametrization of "
-            "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
-            "of it; transfer it to a tensor that has none."
+            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
+            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in "
+            "the list, or transfer it to an unparametrized tensor."
         ),
     ),
     "register: a sequence in the wrong order": (
         'register(w.plain, {"0.weight": [NegExpDiagonal(), Diagonal()]})',
         ValueError,
         (
-            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. "
-            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
-            "first parametrization of "
-            "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
-            "of it; transfer it to a tensor that has none."
+            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. Diagonal stores another "
+            "shape than the weight's, or learns from it, so it needs to be the first parametrization of its "
+            "tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in the list, or transfer "
+            "it to an unparametrized tensor."
         ),
     ),
     "register: MaskedSparse second": (
         'register(w.plain, {"0.weight": [ZeroDiagonal(), MaskedSparse(masks.banded(1, 1))]})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. "
-            "MaskedSparse stores another shape than the weight's, or learns from it, so it needs "
-            "to be the first "
-            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and"
-            " the others on top of it; transfer it to a tensor that has none."
+            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. MaskedSparse stores "
+            "another shape than the weight's, or learns from it, so it needs to be the first parametrization "
+            "of its tensor. Got a matrix of shape (4, 4) to start from. Put MaskedSparse first in the list, or "
+            "transfer it to an unparametrized tensor."
         ),
     ),
     "PyTorch's register_parametrization: an object that belongs to another tensor": (
@@ -919,8 +916,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (4, 4). "
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
-            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and "
-            "the others on top of it; transfer it to a tensor that has none."
+            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in "
+            "the list, or transfer it to an unparametrized tensor."
         ),
     ),
     "plain_state_dict: no model": (

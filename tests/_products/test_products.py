@@ -137,7 +137,7 @@ def test_wrong_inputs_say_what_a_layer_needs(make: Callable[[], Parametrization]
         RuntimeError, match=r"A layer with 6 inputs needs an input of shape \(\*, 6\). Got shape \(2, 1\)"
     ):
         layer(torch.ones(2, 1))
-    with pytest.raises(RuntimeError, match=r"with its dtype and device, torch.float32 on cpu. Got torch.float64 on cpu"):
+    with pytest.raises(RuntimeError, match=r"its dtype and device, torch.float32 on cpu. Got torch.float64 on cpu"):
         layer(INPUTS.double())
     with pytest.raises(RuntimeError, match=r"torch.float32 on cpu. Got torch.float32 on meta"):
         layer(INPUTS.to("meta"))
