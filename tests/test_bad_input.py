@@ -405,8 +405,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(masks.block_diagonal(3))})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. block_diagonal(3) needs a weight whose sides "
-            "3 divides. Got shape (4, 4). Choose another number of blocks."
+            "register cannot attach MaskedSparse to '0.weight'. block_diagonal(3) needs a weight with sides "
+            "divisible by 3. Got shape (4, 4). Choose another number of blocks."
         ),
     ),
     "register: an edge outside": (
@@ -603,7 +603,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.banded(-1, 1)",
         ValueError,
         (
-            "banded needs numbers of diagonals that are at least 0. Got lower=-1, upper=1. Use "
+            "banded needs numbers of diagonals of at least 0. Got lower=-1, upper=1. Use "
             "lower_triangular(diagonal) for a band that leaves out the main diagonal."
         ),
     ),
@@ -1157,10 +1157,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "a layer: an input without a dimension": (
         "w.diagonal(torch.ones(()))",
         RuntimeError,
-        (
-            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of the "
-            "layer before it."
-        ),
+        ("A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of the layer before it."),
     ),
     "positive.exp: integers": (
         "positive.exp(torch.tensor([1]))",
