@@ -1,4 +1,4 @@
-"""`Diagonal`: a weight that is zero off its main diagonal."""
+"""`Diagonal`: a weight with zeros off its main diagonal."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["Diagonal"]
 class Diagonal(Parametrization):
     """A weight with ``x`` on its main diagonal and exact zeros elsewhere.
 
-    ``weight[i, i] = x[i]``, ``weight[i, j] = 0`` for ``i != j``. Stored and trained is ``x``, of shape
-    ``(min(out, in),)``; the weight is ``(out, in)``, of any aspect, real or complex. It has to be the
+    ``weight[i, i] = x[i]``, ``weight[i, j] = 0`` for ``i != j``. The free parameters are ``x``, of
+    shape ``(min(out, in),)``; the weight is ``(out, in)``, square or not, real or complex. `Diagonal` must be the
     first parametrization of its tensor.
 
     Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with a non-zero
-    entry off the diagonal raises, or drops it too (``on_infeasible="project"``).
+    entry off the diagonal raises, or also drops it (``on_infeasible="project"``).
 
-    On ``nn.LSTM.weight_hh_l0``, ``(4 H, H)``, the diagonal reaches the input gate alone.
+    On ``nn.LSTM.weight_hh_l0``, ``(4 H, H)``, the diagonal covers only the input gate.
 
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; or ``"elementwise"``, a way that
-            `explain` names. May be set later, too; `tune` measures which is fastest.
+        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
+            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
+            measures which is fastest.
 
     Raises:
-        TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
+        TypeError: When attached or assigned, if the weight is not a dense tensor of a supported dtype.
         ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
             assigned, if it has another shape or is outside the set.
 
@@ -57,7 +57,7 @@ class Diagonal(Parametrization):
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        _ = self._known_shape  # says that the object has to be registered first
+        _ = self._known_shape  # raises if the object is not registered
         return self._stored_shape
 
     @override

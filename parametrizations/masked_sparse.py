@@ -1,4 +1,4 @@
-"""`MaskedSparse`: a weight that is zero outside a mask."""
+"""`MaskedSparse`: a weight with zeros outside a mask."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ __all__ = ["MaskedSparse"]
 
 
 class MaskedSparse(Parametrization):
-    """A weight that is exactly zero outside a mask, and stores only what the mask keeps.
+    """A weight with exact zeros outside a mask. Only the kept entries are stored.
 
-    ``weight[i, j]`` is the next entry of ``x`` where ``mask[i, j]``, in row-major order, and 0 elsewhere.
-    Stored and trained is ``x``, of shape ``(nnz,)``; the weight is ``(out, in)``, of any aspect, real or
-    complex. It has to be the first parametrization of its tensor.
+    ``weight[i, j]`` is the next entry of ``x``, in row-major order, if ``mask[i, j]`` is True, and 0 otherwise.
+    The free parameters are ``x``, of shape ``(nnz,)``; the weight is ``(out, in)``, square or not, real or complex.
+    `MaskedSparse` must be the first parametrization of its tensor.
 
     Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with a
-    non-zero entry outside the mask raises, or drops it too (``on_infeasible="project"``).
+    non-zero entry outside the mask raises, or also drops it (``on_infeasible="project"``).
 
-    The mask is structure, not data: neither parameter nor buffer, so that no averaging, broadcast or
-    ``to_empty`` touches it. It moves with the module, and is saved in the state dict as
-    ``parametrizations.weight.0._extra_state``, at 4 bytes a stored number (8 in a weight of 2^31 entries
-    or more); in memory it takes at most 12, and some for each row and column. Loading replaces mask and values
-    together, also by another number of values; an optimizer made before that holds state of the old shape, so make a
-    new one, or load its state too.
+    The mask is structure, not data: neither parameter nor buffer, so averaging, broadcasts and ``to_empty`` do not
+    change it. It moves with the module, and is saved in the state dict as
+    ``parametrizations.weight.0._extra_state``, with 4 bytes for each stored number (8 if the weight has 2^31 entries
+    or more). In memory it takes at most 12 bytes for each stored number, and some for each row and column. Loading
+    replaces mask and values together, also if the number of values differs. An existing optimizer then holds state of
+    the old shape: make a new one, or load its state, too.
 
     Limits: `torch.func.stack_module_state` stacks the values of several models over the mask of the
-    first. DDP does not broadcast masks: with a random rule, seed its generator alike on every rank.
-    An average of models, such as `AveragedModel`, is one of values: all have to have the same mask.
+    first. DDP does not broadcast masks: seed the generator of a random rule equally on every rank.
+    An average of models, such as `AveragedModel`, averages the stored values, so all models need the same mask.
 
     Args:
-        mask: A boolean tensor or array ``(out, in)``, True where an entry is kept, or a mask rule: a callable
-            that is shown the weight at registration and returns such a tensor. See `parametrizations.masks`.
+        mask: A boolean tensor or array ``(out, in)``, True for kept entries, or a mask rule: a callable that gets the
+            weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; or a way
-            that `explain` names, ``"strips"`` or ``"csr"``. May be set later, too; `tune` measures which is fastest.
+        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
+            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
+            measures which is fastest.
 
     Raises:
         TypeError: If ``mask`` is neither, or its dtype is not bool.
@@ -94,18 +94,18 @@ class MaskedSparse(Parametrization):
 
     @property
     def rule(self) -> MaskRule | None:
-        """What makes the mask; None once it is made."""
+        """The mask rule; None after it has made the mask."""
         return self._rule
 
     def _with_rule(self, rule: MaskRule) -> Self:
-        """A copy with the same options that has another rule to make its mask."""
+        """A copy with the same options and another mask rule."""
         twin = copy.deepcopy(self)
         twin._rule = twin._origin = rule
         return twin
 
     @property
     def positions(self) -> Tensor:
-        """The kept entries' row-major positions in the weight, ``(nnz,)``, sorted, int32 where they fit.
+        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32 if they fit.
 
         Example:
             >>> from parametrizations import masks, register
@@ -117,10 +117,9 @@ class MaskedSparse(Parametrization):
 
     @property
     def mask(self) -> Tensor:
-        """The mask as a fresh boolean tensor ``(out, in)``.
+        """The mask as a new boolean tensor ``(out, in)``.
 
-        It is a copy: writing into it, as `torch.ao.pruning` does with the masks that it finds, changes nothing.
-        `remask` gives another one.
+        It is a copy: writing into it, as `torch.ao.pruning` writes into masks, changes nothing. `remask` replaces it.
 
         Example:
             >>> from parametrizations import masks, register
@@ -134,22 +133,22 @@ class MaskedSparse(Parametrization):
     @property
     @override
     def _known_shape(self) -> torch.Size:
-        if self.shape is not None:  # first, at every step; and compile does not trace what comes after
+        if self.shape is not None:  # first: every step reads it, and torch.compile does not trace the rest
             return self.shape
         return super()._known_shape if self._given is None else self._given.shape
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        if self._rule is None:  # first, at every step
+        if self._rule is None:  # first: every step reads it
             return self._stored_shape
-        _ = self._known_shape  # says that the object has to be registered first
+        _ = self._known_shape  # raises if the object is not registered
         return self._stored_shape if self._given is None else self.positions.shape
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         form = self._form
-        if type(form) is Dense and form.fits(x):  # first, since a small layer takes as long as any further question
+        if type(form) is Dense and form.fits(x):  # first: any other check takes as long as a small layer
             return form.dense(x)
         shape = self._require_stored(x)
         return scattered(x, self._positions_for(x), shape.numel()).view(shape)
@@ -157,7 +156,7 @@ class MaskedSparse(Parametrization):
     @override
     def explain(self, x: Tensor) -> Explanation:
         chosen = explain_form(self._chosen, x)
-        # A mask stays where it was while the layer is on the meta device, or has values of another one.
+        # The mask keeps its device if the layer moves to the meta device, or gets values on another device.
         return chosen if chosen.product == "dense" or self._device == x.device else OTHER_DEVICE
 
     @override
@@ -172,7 +171,7 @@ class MaskedSparse(Parametrization):
 
     @override
     def places(self, x: Tensor) -> Places:
-        diagonal = None if self._diagonal is None else self._diagonal.to(x.device)  # a mask stays where it was on meta
+        diagonal = None if self._diagonal is None else self._diagonal.to(x.device)  # x may be on the meta device
         return Places(self._known_shape, diagonal, lambda: self.positions.to(x.device))
 
     @override
@@ -198,10 +197,10 @@ class MaskedSparse(Parametrization):
     @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
-        mask = as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into what it is shown
+        mask = as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into its argument
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
-        self._origin, self._rule = Name(self._origin), None  # a mask of its own takes a byte for every entry
+        self._origin, self._rule = Name(self._origin), None  # a boolean mask takes one byte for every entry
 
     @override
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -217,18 +216,18 @@ class MaskedSparse(Parametrization):
 
     @override
     def get_extra_state(self) -> Tensor:
-        """The weight's shape and the positions, as one fresh integer tensor ``(2 + nnz,)``; empty without a mask."""
+        """The shape of the weight and the positions, as a new integer tensor ``(2 + nnz,)``; empty without a mask."""
         if self.shape is None and self._given is None:
             return NO_MASK.clone()
         return pack(self._known_shape, self.positions)
 
     @override
     def set_extra_state(self, state: Any) -> None:
-        """Take the mask of a checkpoint; a `ValueError` if it is damaged or does not fit the values."""
+        """Load the mask of a checkpoint. Raises a `ValueError` if it is damaged or does not fit the values."""
         if self.shape is None and is_no_mask(state):
             return
         positions = unpack(state, self._known_shape)
-        if self._given is not None:  # there are no values yet
+        if self._given is not None:  # before registration the values do not exist
             self._rule = self._origin = as_rule(to_mask(positions, self._known_shape))
         elif positions.shape != self.stored_shape:
             raise ValueError(
@@ -238,7 +237,7 @@ class MaskedSparse(Parametrization):
         self._set_positions(positions)
 
     def _set_positions(self, positions: Tensor, origin: str | None = None) -> None:
-        """Take sorted positions, in range, as a copy; ``origin`` names what chose them, if no checkpoint did."""
+        """Copy sorted positions within range; ``origin`` names their source, unless this is a checkpoint."""
         own = self.positions
         if not torch.equal(positions.to(own), own):
             self._origin = "loaded" if origin is None else Name(origin)
@@ -246,7 +245,7 @@ class MaskedSparse(Parametrization):
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # The mask follows the module to its device, but no conversion, and no meta device, may touch it.
+        # The mask follows the module to its device, but dtype conversions and the meta device do not change it.
         if self.shape is not None:
             own = self._device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
@@ -261,8 +260,8 @@ class MaskedSparse(Parametrization):
         self._arrange(positions, positions.device)
 
     def _arrange(self, positions: Tensor, device: torch.device) -> None:
-        """Keep the positions on a device in the one form that the product there needs."""
-        # Structure outlives a block of inference mode, and is not made where a default device says.
+        """Keep the positions on a device, in the form of the product for this device."""
+        # The mask outlives a block of inference mode, and ignores the default device.
         with torch.inference_mode(False), torch.device("cpu"):
             self._hold(positions.to(device).clone())
 
@@ -273,7 +272,7 @@ class MaskedSparse(Parametrization):
 
     @property
     def _given(self) -> Tensor | None:
-        """A mask that is known before there is a weight; None from then on."""
+        """A mask given as a tensor; None after registration."""
         build = None if self._rule is None else self._rule.build
         return build.mask if isinstance(build, Given) else None
 
@@ -281,13 +280,13 @@ class MaskedSparse(Parametrization):
         """The positions, int32 or int64."""
         if self._given is not None:
             return from_mask(self._given)
-        _ = self._known_shape  # says that the object has to be registered first
+        _ = self._known_shape  # raises if the object is not registered
         assert self._form is not None
         return self._form.positions
 
     @property
     def _device(self) -> torch.device:
-        """Where the mask is."""
+        """The device of the mask."""
         assert self._form is not None
         return self._form.device
 

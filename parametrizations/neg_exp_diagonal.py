@@ -1,4 +1,4 @@
-"""`NegExpDiagonal`: a weight whose main diagonal stays negative."""
+"""`NegExpDiagonal`: a weight with a negative main diagonal."""
 
 from __future__ import annotations
 
@@ -20,44 +20,43 @@ from parametrizations.parametrization import FLOATING, Parametrization
 __all__ = ["FLOOR", "NegExpDiagonal"]
 
 FLOOR = 1e-4
-"""Smallest absolute value that a diagonal entry gets when it was not negative: a normal number in every
-dtype, small beside any usual weight, and large enough for a gradient to move it (``exp`` has the gradient
-``|w|``)."""
+"""Smallest absolute value for a diagonal entry that was not negative: a normal number in every dtype, small compared
+with usual weights, and large enough for a gradient to move it (``exp`` has the gradient ``|w|``)."""
 
 LARGE = 2**21
-"""With fewer entries, copying the matrix takes less time than multiplying it in parts."""
+"""With fewer entries, a copy of the matrix takes less time than a product in parts."""
 
 
 class NegExpDiagonal(Parametrization):
-    """A weight whose main diagonal is finite and strictly negative for every finite stored value.
+    """A weight with a finite and strictly negative main diagonal, for all finite stored values.
 
-    ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. Stored and trained is
-    ``x``, of the weight's shape ``(out, in)``, of any aspect, in float16, bfloat16, float32 or float64.
+    ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the
+    shape of the weight, ``(out, in)``, square or not, in float16, bfloat16, float32 or float64.
 
-    ``exp`` alone overflows and underflows. So from ``c`` on (8 in float16, 80 in bfloat16 and float32,
-    700 in float64) the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which joins with the same value and
-    slope, and it never comes closer to zero than the smallest normal number. Its gradient is finite
-    everywhere, and non-zero wherever the diagonal is not at that number.
+    ``exp`` alone overflows and underflows. So above ``c`` (8 in float16, 80 in bfloat16 and float32,
+    700 in float64) the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which has the same value and slope at ``c``. It
+    never comes closer to zero than the smallest normal number. Its gradient is finite everywhere, and non-zero unless
+    the diagonal is at this smallest number.
 
     Registering keeps negative diagonal entries ``w``, up to a relative error of ``1 + |log |w||`` machine
-    epsilons. Any other becomes ``-max(|w|, 1e-4)``: a retraction, not a projection, since there is no
-    nearest negative number, and one next to 0 would not train. What
-    is closer to zero, or larger, than the map reaches goes to the end of its range. Assigning such
-    entries raises instead, unless ``on_infeasible="project"``. Entries off the diagonal stay bit for bit.
+    epsilons. Any other entry becomes ``-max(|w|, 1e-4)``: a retraction, not a projection, since a nearest negative
+    number does not exist, and a number next to 0 would not train. Entries outside the range of the map are clamped to
+    it. Assigning such entries raises instead, unless ``on_infeasible="project"``. Entries off the diagonal are kept
+    bit for bit.
 
-    Limits: a negative diagonal alone does *not* make a matrix stable; registered on top of a
-    lower-triangular `MaskedSparse` it does, since the eigenvalues are then the diagonal. Weight decay on
-    ``x`` pulls the diagonal to -1, not to 0; exempt ``x`` from decay where that matters, as the code
-    of Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752; ``mamba_simple.py``).
+    Limits: a negative diagonal alone does *not* make a matrix stable. On top of a lower-triangular `MaskedSparse` it
+    does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1, not to 0; to
+    avoid this, exempt ``x`` from decay, as the code of Mamba does with its ``A_log`` (Gu and Dao 2023,
+    arXiv 2312.00752; ``mamba_simple.py``).
 
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; or ``"replaced-diagonal"``, a way that
-            `explain` names. May be set later, too; `tune` measures which is fastest.
+        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
+            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
+            measures which is fastest.
 
     Raises:
-        TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
+        TypeError: When attached or assigned, if the weight is not a dense tensor of a supported dtype.
         ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
             assigned, if it has another shape or is outside the set.
 
@@ -87,7 +86,7 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        # First, since a small layer takes as long as any further question; a trace has no numbers to compare.
+        # Checked first: explain takes as long as a small layer. Under a tracer, sizes are tensors.
         small = is_traced() or (self._product == "auto" and x.numel() < LARGE)
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
@@ -100,7 +99,7 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
-        if not places.has_whole_diagonal:  # -exp(0) = -1 would be where nothing is stored
+        if not places.has_whole_diagonal:  # forward would put -exp(0) = -1 at positions without an entry
             return None
         if places.diagonal is None:
             return -positive.exp(x)

@@ -1,4 +1,4 @@
-"""The contract that every parametrization keeps, and the base class that keeps most of it."""
+"""The contract of all parametrizations, and their base class."""
 
 from __future__ import annotations
 
@@ -30,35 +30,40 @@ COMPLEX = (torch.complex64, torch.complex128)
 
 
 class Parametrization(nn.Module):
-    """A set of matrices, described by a smooth map onto it from freely trainable numbers.
+    """A set of matrices, described by a smooth map from free parameters onto the set.
 
-    A subclass says what the set is; this class does what all sets have in common: it adopts the weight
-    that is there, checks what is assigned later, and refuses bad input before anything has changed.
+    A subclass defines the set. This class does the work common to all sets: it adopts the present weight, checks
+    later assignments, and rejects bad input before anything has changed.
 
     ================================  =================================================================
     a subclass writes                 promise
     ================================  =================================================================
-    ``needs``                         the rule in words, as in "Diagonal needs every entry ... to be 0"
+    ``needs``                         the rule as text, as in "Diagonal needs every entry ... to be 0"
     ``forward(x) -> weight``          a plain dense tensor, differentiable, with the dtype of ``x``
-    ``excess(weight) -> Tensor``      how far each entry is outside the set; real; 0 where it is inside
+    ``excess(weight) -> Tensor``      how far each entry is outside the set; real; 0 for entries inside
     ``project(weight) -> Tensor``     a member of the set: the weight itself if it is one
     ``invert(member) -> x``           ``forward(invert(member)) == member``; the default is ``member``
     ================================  =================================================================
 
-    Where the map rounds, `rounding` says by how much. Where ``x`` has another shape than the weight,
-    `stored_shape` says which. Where the set depends on the weight it is first shown, `adopt` learns it.
-    What it learns, such as a vector of signs, is structure and no buffer: a plain attribute, used as
-    ``self.signs.to(x)``, that travels through ``get_extra_state`` and ``set_extra_state`` (see CONTRIBUTING.md).
+    If the map rounds, `rounding` bounds the error. If ``x`` and the weight differ in shape, `stored_shape` is the shape
+    of ``x``. If the set depends on the first weight, `adopt` learns it. The learned values, such as a vector of signs,
+    are structure, not a buffer: a plain attribute, used as ``self.signs.to(x)``, which ``get_extra_state`` and
+    ``set_extra_state`` save and load (see CONTRIBUTING.md).
+
+    A fused `nn.Linear` calls `linear`, which by default multiplies with ``forward(x)``. A subclass with a faster
+    product overrides ``linear(input, x, bias)``; ``explain(x)`` then reports the product ``"own"``. A subclass with
+    several products lists their names in ``products``, which the option ``product`` then accepts, and overrides
+    ``explain(x)``, which returns the product that `linear` takes for ``x``, and the reason.
 
     Args:
         on_infeasible: What assigning a weight outside the set does, once registered: ``"raise"`` a
             `ValueError`, or ``"project"`` it. Registering always projects.
-        product: How a fused layer multiplies: ``"auto"``, by the path that was measured to be fastest;
-            ``"dense"``; ``"structured"``, without building the weight wherever that is possible; or one of
-            ``products``, by name. See `explain` and `tune`.
+        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
+            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
+            measures which is fastest.
 
     Raises:
-        ValueError: If an option is none of its values.
+        ValueError: If an option has an unknown value.
 
     Example:
         >>> class Symmetric(Parametrization):
@@ -77,9 +82,9 @@ class Parametrization(nn.Module):
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
     products: tuple[Product, ...] = ()
-    """The names of the ways to multiply that ``linear`` has beside the dense one, as ``product`` takes them."""
+    """The products that ``linear`` offers in addition to ``"dense"``: the further values of ``product``."""
     selects: bool = False
-    """Whether ``x`` holds some of the weight's entries as they are, so that filling ``x`` initialises them."""
+    """Whether ``x`` holds entries of the weight unchanged, so that filling ``x`` initialises them."""
 
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
@@ -98,7 +103,7 @@ class Parametrization(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        """The weight, ``(out, in)``, for what is stored: dense, differentiable, with the dtype of ``x``."""
+        """The weight, ``(out, in)``, from the stored tensor: dense, differentiable, with the dtype of ``x``."""
         raise NotImplementedError(f"{type(self).__name__} needs a method forward(x).")
 
     def excess(self, weight: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ class Parametrization(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} needs a method excess(weight).")
 
     def project(self, weight: Tensor) -> Tensor:
-        """A member of the set for any finite ``weight``, ``(out, in)``; a member stays as it is."""
+        """A member of the set for any finite ``weight``, ``(out, in)``; a member is returned unchanged."""
         raise NotImplementedError(f"{type(self).__name__} needs a method project(weight).")
 
     def invert(self, weight: Tensor) -> Tensor:
@@ -118,12 +123,12 @@ class Parametrization(nn.Module):
         self.shape = weight.shape
 
     def rounding(self, weight: Tensor) -> Tensor:
-        """By how much, absolutely, storing may move each entry of a member; bit for bit by default."""
+        """The largest absolute error of each entry of a member after storing it; 0 by default."""
         return torch.zeros_like(weight.abs())
 
     @property
     def product(self) -> Product:
-        """How a fused layer multiplies; may be set at any time."""
+        """The product that a fused layer takes; may be set at any time."""
         return self._product
 
     @product.setter
@@ -134,16 +139,16 @@ class Parametrization(nn.Module):
             self._rearrange()
 
     def _rearrange(self) -> None:
-        """Derive again what depends on ``product``."""
+        """Update everything that depends on ``product``."""
 
     @property
     def stored_shape(self) -> torch.Size:
-        """Shape of the stored tensor ``x``; a `ValueError` before anything is registered."""
+        """Shape of the stored tensor ``x``; raises a `ValueError` before registration."""
         return self._known_shape
 
     @property
     def _known_shape(self) -> torch.Size:
-        """Shape of the weight, ``(out, in)``; a `ValueError` before anything is registered."""
+        """Shape of the weight, ``(out, in)``; raises a `ValueError` before registration."""
         if self.shape is None:
             raise ValueError(
                 f"{type(self).__name__} needs to know its weight. Got no weight yet. "
@@ -152,11 +157,11 @@ class Parametrization(nn.Module):
         return self.shape
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """The stored tensor for ``weight``: what PyTorch calls when registering and when assigning.
+        """The stored tensor for ``weight``. PyTorch calls this on registration and on assignment.
 
-        A weight that is registered is adopted: projected onto the set. One that is assigned has to be in
-        the set, or follows ``on_infeasible``. What was learned from the first weight, such as a mask, stays,
-        also when the object is taken off and registered again.
+        Registering projects the weight onto the set. An assigned weight must be in the set; otherwise
+        ``on_infeasible`` applies. Structure learned from the first weight, such as a mask, is kept, also if the object
+        is removed and registered again.
 
         Args:
             weight: The dense matrix, ``(out, in)``.
@@ -165,7 +170,7 @@ class Parametrization(nn.Module):
             A fresh contiguous tensor that shares no memory with ``weight``.
 
         Raises:
-            TypeError: If ``weight`` is no dense tensor of a supported dtype.
+            TypeError: If ``weight`` is not a dense tensor of a supported dtype.
             ValueError: If it has the wrong shape, is not finite, or is outside the set; or if this
                 object belongs to another tensor.
 
@@ -181,8 +186,8 @@ class Parametrization(nn.Module):
         try:
             x = self.invert(self._admit(weight)).clone(memory_format=torch.contiguous_format)
         except Exception as error:
-            vars(self).update(before)  # a weight that was refused claims nothing
-            if isinstance(error, NotImplementedError):  # PyTorch would take it for "no inverse, use the weight"
+            vars(self).update(before)  # a rejected weight leaves the object unregistered
+            if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
                 raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
             raise
         owner = asking_list()
@@ -194,13 +199,13 @@ class Parametrization(nn.Module):
         """Whether ``weight`` is in the set.
 
         Args:
-            weight: A tensor. One that could not be assigned, by its dtype, layout or shape, or since it is
-                not finite, is not in the set.
-            atol: How far outside an entry may be.
+            weight: A tensor. Tensors with an unsupported dtype, layout or shape, or with entries that are not finite,
+                are not in the set.
+            atol: How far an entry may be outside the set.
 
         Raises:
-            TypeError: If ``weight`` is no tensor.
-            ValueError: If it is on the meta device and has no values.
+            TypeError: If ``weight`` is not a tensor.
+            ValueError: If it is on the meta device, without values.
 
         Example:
             >>> from parametrizations import ZeroDiagonal, register
@@ -224,11 +229,11 @@ class Parametrization(nn.Module):
         return not bool((self.excess(weight) > atol).any())
 
     def explain(self, x: Tensor) -> Explanation:  # noqa: ARG002
-        """How `linear` multiplies with a stored tensor such as ``x``, and why."""
+        """The product that `linear` takes for a stored tensor such as ``x``, and why."""
         return PLAIN if type(self).linear is Parametrization.linear else OWN
 
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        """``F.linear(input, forward(x), bias)``, without building the weight where that is cheaper.
+        """``F.linear(input, forward(x), bias)``, without the dense weight if this is faster.
 
         Args:
             input: ``(*, in)``.
@@ -241,33 +246,33 @@ class Parametrization(nn.Module):
         return F.linear(input, self(x), bias)
 
     def places(self, x: Tensor) -> Places | None:  # noqa: ARG002
-        """Where the weight has the entries that ``x`` holds as they are; None where ``x`` is something else.
+        """The positions of the entries of ``x`` in the weight; None if ``x`` does not hold entries of the weight.
 
-        Parametrizations on top of this one may then act on ``x`` alone, by `on_entries`.
+        Later parametrizations of the chain can then act on ``x`` alone, by `on_entries`.
         """
         return None
 
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:  # noqa: ARG002
-        """What ``forward`` makes of the entries of a weight that is 0 elsewhere, without building it.
+        """The entries of ``forward`` for a weight with the given entries and zeros elsewhere.
 
-        A fused layer then multiplies through the first parametrization's structure, whatever is on top of it.
+        A fused layer then takes the product of the first parametrization of the chain.
 
         Args:
             x: The entries, ``(entries,)``.
-            places: Where they are in the weight.
+            places: Their positions in the weight.
 
         Returns:
-            The entries of ``forward`` at the same places; or None, where an entry depends on others, or where
-            ``forward`` is not 0 at some other place. That may depend on the places, never on ``x``.
+            The entries of ``forward`` at the same positions. None if an entry depends on other entries, or if
+            ``forward`` has non-zero entries at other positions. The choice may depend on the positions, never on ``x``.
         """
         return None
 
     def options(self) -> dict[str, object]:
-        """The options that this object was made with, as `extra_repr` shows them: kept under their own names."""
+        """The options of this object by name, as `extra_repr` shows them. Each is kept as an attribute."""
         return options_of(self)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """What `copy.deepcopy` does anyway, without the long way that it takes for each empty dictionary."""
+        """The same result as without this method, but `copy.deepcopy` is slow for empty dictionaries."""
         twin = memo[id(self)] = type(self).__new__(type(self))
         state: dict[str, object] = self.__getstate__()  # type: ignore[no-untyped-call]
         for name, value in state.items():
@@ -282,14 +287,14 @@ class Parametrization(nn.Module):
         return ", ".join([*shown, shape or "not registered"])
 
     def _require_stored(self, x: Tensor) -> torch.Size:
-        """The weight's shape, for a ``forward`` that stores another one; checks that ``x`` fits."""
+        """The shape of the weight, if the stored shape differs from it; checks ``x``."""
         shape = self.shape
         usual = type(x) in (nn.Parameter, Tensor) and not is_traced()
         if shape is not None and usual and x.shape == self.stored_shape:
             return shape
         if type(x) not in (Tensor, nn.Parameter) and is_sharded(x):
             raise RuntimeError(
-                f"{type(self).__name__} needs what it stores in one piece. Got a tensor that is sharded over "
+                f"{type(self).__name__} needs its stored tensor in one piece. Got a tensor sharded over "
                 "processes. Read the weight between unshard() and reshard(), or gather the checkpoint."
             )
         if self.shape is None and x.dim() == 2:
@@ -319,7 +324,7 @@ class Parametrization(nn.Module):
         require_finite(type(self).__name__, weight)
 
     def _require_matrix(self, weight: Tensor) -> None:
-        """Refuse a weight that is no matrix, or has another shape than the one that was registered."""
+        """Reject a weight that is not a matrix, or differs in shape from the registered weight."""
         if weight.dim() != 2:
             raise ValueError(
                 f"{type(self).__name__} needs a weight with 2 dimensions. Got {weight.dim()}, of shape "
@@ -341,7 +346,7 @@ class Parametrization(nn.Module):
         return (
             f"{type(self).__name__} stores another shape than the weight's, or learns from it, so it needs to be the "
             f"first parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
-            "Register it first and the others on top of it; transfer it to a tensor that has none."
+            f"Put {type(self).__name__} first in the list, or transfer it to an unparametrized tensor."
         )
 
     def _recipe(self) -> str:

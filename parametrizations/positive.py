@@ -1,4 +1,4 @@
-"""A smooth map from all numbers onto the positive ones, which `NegExpDiagonal` and constraints of your own can use."""
+"""A smooth map from all numbers onto the positive numbers, for `NegExpDiagonal` and for your own constraints."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from parametrizations._torch.transforms import may_look_at_values
 __all__ = ["exp", "limits", "log", "slope"]
 
 BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
-"""From where on `exp` grows as a logarithm, by dtype: far from overflow, for the gradient's sake too."""
+"""Above this bound `exp` grows as a logarithm, by dtype. The bound keeps values and gradients far from overflow."""
 
 PLAIN = {dtype: min(bound, -math.log(torch.finfo(dtype).tiny) - 0.1) for dtype, bound in BOUND.items()}
-"""Below this absolute value `exp` is `torch.exp`, and that a normal number, by dtype."""
+"""Below this absolute value `exp` equals `torch.exp`, and the result is a normal number, by dtype."""
 
 
 def exp(x: Tensor) -> Tensor:
-    """The exponential, but finite and positive for every finite number.
+    """An exponential with a finite and positive value for every finite number.
 
     ``exp(x)`` up to ``c`` (8 in float16, 80 in bfloat16 and float32, 700 in float64), and
-    ``exp(c) (1 + log(1 + x - c))`` beyond it, which joins with the same value and slope; never below the smallest
-    normal number. `torch.exp` alone overflows and underflows.
+    ``exp(c) (1 + log(1 + x - c))`` above, with the same value and slope at ``c``; never below the smallest normal
+    number. `torch.exp` alone overflows and underflows.
 
     Args:
         x: A tensor of any shape, in float16, bfloat16, float32 or float64.
@@ -32,7 +32,7 @@ def exp(x: Tensor) -> Tensor:
         A tensor of the same shape and dtype, differentiable to any order.
 
     Raises:
-        TypeError: If the dtype is another one.
+        TypeError: If the dtype is not one of these.
 
     Example:
         >>> exp(torch.tensor([0.0, -1000.0, 1000.0])) > 0
@@ -41,8 +41,8 @@ def exp(x: Tensor) -> Tensor:
     if _is_plain(x):
         return x.exp()
     bound = _bound(x)
-    # Below the bound the second factor is exactly 1. At the joint the gradient of relu is 0, so the first factor has to
-    # have the whole of it; that of clamp is 1 or 0 there, by the release of torch.
+    # Below the bound the second factor is exactly 1. At the bound the gradient of relu is 0, so the first factor must
+    # have the full gradient there. `where` has it; the gradient of clamp there depends on the release of torch.
     size = torch.where(x > bound, bound, x).exp() * (1 + (x - bound).relu().log1p())
     if size.dtype != x.dtype:  # autocast on CUDA computes exp in float32
         size = size.to(x.dtype)
@@ -99,11 +99,11 @@ def _bound(x: Tensor) -> float:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether `torch.exp` gives the same values and gradients, by a third of the operations."""
+    """Whether `torch.exp` gives the same values and gradients, with a third of the operations."""
     bound = PLAIN.get(x.dtype)
     if bound is None or not may_look_at_values(x) or not x.numel():
         return False
     values = x.detach()
-    # No entry is larger than the root of the sum of squares, which takes half of the time of the largest entry.
+    # The root of the sum of squares bounds every entry, and takes half the time of the maximum.
     squares = torch.dot(values, values) if x.dim() == 1 else values.square().sum()
     return squares.item() < bound * bound or values.abs().max().item() < bound

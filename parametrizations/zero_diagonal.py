@@ -1,4 +1,4 @@
-"""`ZeroDiagonal`: a weight whose main diagonal is zero."""
+"""`ZeroDiagonal`: a weight with zeros on its main diagonal."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from parametrizations.parametrization import Parametrization
 __all__ = ["ZeroDiagonal"]
 
 LARGE = 2**20
-"""With fewer entries, copying the matrix takes less time than multiplying it in parts."""
+"""With fewer entries, a copy of the matrix takes less time than a product in parts."""
 
 
 class ZeroDiagonal(Parametrization):
-    """A weight whose main diagonal is exactly zero: no output sees the input of its own index.
+    """A weight with exact zeros on its main diagonal: no output depends on the input with the same index.
 
-    ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. Stored and trained is ``x``, of the
-    weight's shape ``(out, in)``, of any aspect, real or complex. The stored diagonal never reaches the
-    weight and gets no gradient.
+    ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the shape of the
+    weight, ``(out, in)``, square or not, real or complex. The diagonal of ``x`` does not affect the weight and gets no
+    gradient.
 
-    Registering keeps everything else bit for bit. Assigning a weight with a non-zero diagonal raises, or
-    zeroes it (``on_infeasible="project"``).
+    Registering keeps all other entries bit for bit. Assigning a weight with a non-zero diagonal raises, or sets the
+    diagonal to zero (``on_infeasible="project"``).
 
-    The constraint of item-to-item recommenders: Steck, *Embarrassingly Shallow Autoencoders for Sparse
+    Item-to-item recommenders use this constraint: Steck, *Embarrassingly Shallow Autoencoders for Sparse
     Data*, 2019, arXiv 1905.03375.
 
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: How a fused layer multiplies: ``"auto"``, the way that was measured to be fastest; ``"dense"``, with
-            the built weight; or ``"replaced-diagonal"``, a way that
-            `explain` names. May be set later, too; `tune` measures which is fastest.
+        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
+            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
+            measures which is fastest.
 
     Raises:
-        TypeError: When attached or assigned, if the weight is no dense tensor of a supported dtype.
+        TypeError: When attached or assigned, if the weight is not a dense tensor of a supported dtype.
         ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
             assigned, if it has another shape or is outside the set.
 
@@ -67,7 +67,7 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        # First, since a small layer takes as long as any further question; a trace has no numbers to compare.
+        # Checked first: explain takes as long as a small layer. Under a tracer, sizes are tensors.
         small = is_traced() or (self._product == "auto" and x.numel() < LARGE)
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)

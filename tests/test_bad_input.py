@@ -315,32 +315,29 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
-            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
-            "first parametrization of "
-            "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
-            "of it; transfer it to a tensor that has none."
+            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
+            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in "
+            "the list, or transfer it to an unparametrized tensor."
         ),
     ),
     "register: a sequence in the wrong order": (
         'register(w.plain, {"0.weight": [NegExpDiagonal(), Diagonal()]})',
         ValueError,
         (
-            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. "
-            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the "
-            "first parametrization of "
-            "its tensor. Got a matrix of shape (4, 4) to start from. Register it first and the others on top "
-            "of it; transfer it to a tensor that has none."
+            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. Diagonal stores another "
+            "shape than the weight's, or learns from it, so it needs to be the first parametrization of its "
+            "tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in the list, or transfer "
+            "it to an unparametrized tensor."
         ),
     ),
     "register: MaskedSparse second": (
         'register(w.plain, {"0.weight": [ZeroDiagonal(), MaskedSparse(masks.banded(1, 1))]})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. "
-            "MaskedSparse stores another shape than the weight's, or learns from it, so it needs "
-            "to be the first "
-            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and"
-            " the others on top of it; transfer it to a tensor that has none."
+            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. MaskedSparse stores "
+            "another shape than the weight's, or learns from it, so it needs to be the first parametrization "
+            "of its tensor. Got a matrix of shape (4, 4) to start from. Put MaskedSparse first in the list, or "
+            "transfer it to an unparametrized tensor."
         ),
     ),
     "PyTorch's register_parametrization: an object that belongs to another tensor": (
@@ -408,8 +405,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(masks.block_diagonal(3))})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. block_diagonal(3) needs a weight whose sides "
-            "3 divides. Got shape (4, 4). Choose another number of blocks."
+            "register cannot attach MaskedSparse to '0.weight'. block_diagonal(3) needs a weight with sides "
+            "divisible by 3. Got shape (4, 4). Choose another number of blocks."
         ),
     ),
     "register: an edge outside": (
@@ -606,7 +603,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.banded(-1, 1)",
         ValueError,
         (
-            "banded needs numbers of diagonals that are at least 0. Got lower=-1, upper=1. Use "
+            "banded needs numbers of diagonals of at least 0. Got lower=-1, upper=1. Use "
             "lower_triangular(diagonal) for a band that leaves out the main diagonal."
         ),
     ),
@@ -919,8 +916,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (4, 4). "
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
-            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Register it first and "
-            "the others on top of it; transfer it to a tensor that has none."
+            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in "
+            "the list, or transfer it to an unparametrized tensor."
         ),
     ),
     "plain_state_dict: no model": (
@@ -1145,25 +1142,22 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.diagonal(torch.ones(2, 5))",
         RuntimeError,
         (
-            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (2, 5). Check the width of what "
-            "comes before it."
+            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (2, 5). Check the width of the "
+            "layer before it."
         ),
     ),
     "a layer: an input of another dtype": (
         "w.diagonal(torch.ones(2, 4, dtype=torch.float64))",
         RuntimeError,
         (
-            "A layer needs an input of its own dtype and device, torch.float32 on cpu. Got torch.float64 on "
-            "cpu. Convert one or the other with .to()."
+            "A layer needs an input with its dtype and device, torch.float32 on cpu. Got torch.float64 on "
+            "cpu. Convert one of them with .to()."
         ),
     ),
     "a layer: an input without a dimension": (
         "w.diagonal(torch.ones(()))",
         RuntimeError,
-        (
-            "A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of what "
-            "comes before it."
-        ),
+        ("A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of the layer before it."),
     ),
     "positive.exp: integers": (
         "positive.exp(torch.tensor([1]))",

@@ -194,7 +194,7 @@ def test_rules_pickle(rule: MaskRule) -> None:
         (lambda: masks.random(density=1.5), r"random needs a density above 0 and at most 1. Got 1.5"),
         (lambda: masks.magnitude(density=float("nan")), r"magnitude needs a density above 0 and at most 1. Got nan"),
         (lambda: masks.n_of_m(5, 4), r"n_of_m needs 1 <= n <= m. Got n=5, m=4"),
-        (lambda: masks.banded(-1, 0), r"banded needs numbers of diagonals that are at least 0. Got lower=-1"),
+        (lambda: masks.banded(-1, 0), r"banded needs numbers of diagonals of at least 0. Got lower=-1"),
         (lambda: masks.block_diagonal(0), r"block_diagonal needs at least 1 block. Got 0"),
         (
             lambda: masks.from_edges(torch.ones(1, 3).long()),
@@ -209,7 +209,7 @@ def test_rules_pickle(rule: MaskRule) -> None:
             lambda: masks.n_of_m(2, 3)(torch.ones(2, 4)),
             r"needs a number of inputs that 3 divides. Got 4 inputs",
         ),
-        (lambda: masks.block_diagonal(2)(torch.ones(2, 3)), r"whose sides 2 divides. Got shape \(2, 3\)"),
+        (lambda: masks.block_diagonal(2)(torch.ones(2, 3)), r"with sides divisible by 2. Got shape \(2, 3\)"),
         (lambda: masks.from_edges([(3, 0)])(torch.ones(2, 3)), r"Got 1 edges outside, the first \(3, 0\)"),
         (lambda: masks.from_edges([(0, 2)])(torch.ones(2, 3)), r"Got 1 edges outside, the first \(0, 2\)"),
         (lambda: masks.from_edges([(0, -1)])(torch.ones(2, 3)), r"Got 1 edges outside, the first \(0, -1\)"),

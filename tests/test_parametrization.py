@@ -410,7 +410,7 @@ def test_a_missing_method_is_said_instead_of_taken_for_no_inverse() -> None:
 
 def test_a_refused_registration_claims_nothing() -> None:
     parametrization = MaskedSparse(masks.block_diagonal(2))
-    with pytest.raises(ValueError, match="whose sides 2 divides"):
+    with pytest.raises(ValueError, match="with sides divisible by 2"):
         register_parametrization(nn.Linear(4, 3), "weight", parametrization)
     assert parametrization.shape is None
     register_parametrization(nn.Linear(4, 4), "weight", parametrization)

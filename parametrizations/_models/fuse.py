@@ -1,4 +1,4 @@
-"""`fuse`: constrained layers multiply without building their weight."""
+"""`fuse`: constrained layers take the products of their constraints."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fuse(model: Model) -> Model:
-    """Make every `nn.Linear` in the model whose weight has one parametrization multiply through it.
+    """Fuse every `nn.Linear` in the model with a parametrized weight: the layer takes the product of its constraint.
 
-    The output and every gradient stay what they are; the weight is not built where its structure makes
-    something cheaper. A layer takes part that was registered with PyTorch's own function, or by `register` with
-    ``fuse=False``, and whose parametrization is a `Parametrization`: its ``linear`` multiplies. With any other one the
-    layer multiplies densely. A subclass of `nn.Linear` that overrides ``forward`` keeps its own. A further
-    parametrization on the weight that acts on the stored entries alone, by ``on_entries``, changes these; with any
-    other one the layer multiplies densely again. PyTorch's `remove_parametrizations` gives back the plain layer.
+    `register` fuses layers itself. `fuse` is for layers that PyTorch's own function registered. Outputs and gradients
+    stay the same up to the rounding of sums. The first parametrization of the weight multiplies by its ``linear``,
+    which materialises the weight only if this is faster. Later parametrizations act on the stored entries by
+    ``on_entries``. If one of them cannot, or if the first one is not a `Parametrization`, the product is ``"dense"``. A
+    subclass of `nn.Linear` that overrides ``forward`` keeps its ``forward``. PyTorch's `remove_parametrizations`
+    restores the plain layer.
 
     An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"``
-    it reaches no others, since only stored entries are multiplied. With ``"strips"`` it also reaches the other outputs
-    of each strip or block that its column lies in. With ``"dense"`` and ``"replaced-diagonal"`` it reaches every output
-    of its row, since ``0 * inf`` is NaN. The same holds for gradients, from an output to the inputs. Other rows of the
-    batch are not affected.
+    it does not reach others, since only stored entries are multiplied. With ``"strips"`` it also reaches the other
+    outputs of each strip or block that contains its column. With ``"dense"`` and ``"replaced-diagonal"`` it reaches
+    every output of its row, since ``0 * inf`` is NaN. The same holds for gradients, from an output to the inputs. Other
+    rows of the batch are not affected.
 
-    Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by their names,
-    which constrained layers, PyTorch's own too, do not have: bake those first, or leave them out of its plan.
+    Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by name.
+    Parametrized layers, also PyTorch's own, do not have these parameters: bake them first, or leave them out of the
+    plan.
 
     Args:
-        model: Changed in place. Fusing again changes nothing.
+        model: Changed in place; fusing it again changes nothing.
 
     Returns:
         The same model.
 
     Raises:
-        TypeError: If it is no model.
-        ValueError: If a layer's class is not the one that `register_parametrization` gave it, such as after
-            ``fully_shard``. No layer is changed then.
+        TypeError: If ``model`` is not a module.
+        ValueError: If the class of a layer is not the class from `register_parametrization`, such as after
+            ``fully_shard``. The model is then unchanged.
 
     Example:
         >>> import torch
@@ -64,8 +65,8 @@ def fuse(model: Model) -> Model:
     for layer in layers:
         if not can_share(layer):
             raise ValueError(
-                "fuse needs layers with the class that register_parametrization gives them. "
-                f"Got {type(layer).__name__}. Fuse before fully_shard, or whatever else changed the class."
+                "fuse needs layers with the class from register_parametrization. "
+                f"Got {type(layer).__name__}. Fuse before fully_shard and other functions that change the class."
             )
     for layer in layers:
         become_constrained(layer, fused=True)
@@ -93,7 +94,7 @@ def explain(layer: nn.Module) -> Explanation:
         ``(product, why)``.
 
     Raises:
-        TypeError: If it is no layer.
+        TypeError: If ``layer`` is not a module.
 
     Example:
         >>> from parametrizations import Diagonal, explain, register

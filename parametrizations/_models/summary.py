@@ -82,7 +82,7 @@ def summary(model: nn.Module) -> Summary:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         >>> summary(register(model, {"0.weight": Diagonal(), "1.weight": ZeroDiagonal()}))
         name      constraint    shape   stored  dense  holds  product
-        0.weight  Diagonal      (4, 4)  4       16     yes    element-wise
+        0.weight  Diagonal      (4, 4)  4       16     yes    elementwise
         1.weight  ZeroDiagonal  (4, 4)  16      16     yes    dense
         >>> summary(model).rows[0].stored
         4

@@ -1,4 +1,4 @@
-"""`tune`: the fastest way to multiply for each constrained layer, by measurement."""
+"""`tune`: measure the products of each constrained layer, and select the fastest."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ from parametrizations.parametrization import Parametrization
 __all__ = ["Tuned", "Tuning", "tune"]
 
 ROUNDS = 5
-"""Each way is timed at least so many times."""
+"""Smallest number of times for each product."""
 SECONDS = 0.3
-"""The ways of one layer are timed for so long, together, if that is more."""
+"""Time for all products of one layer together, if `ROUNDS` takes less."""
 CALLS = 16
-"""Of a loop over time so many steps are timed."""
+"""Largest number of steps of a loop over time that are timed."""
 
 
 class Tuned(NamedTuple):
-    """One fused layer: its weight's name, the median time of each way in milliseconds, and the way that is taken now.
+    """One fused layer: the name of its weight, the median milliseconds of each product, and the selected product.
 
-    Without times where the model did not call the layer, or in a transform of `torch.func` alone; or it has one way.
+    ``milliseconds`` is empty if the model did not call the layer, or called it only in a transform of `torch.func`, or
+    if the layer has only one product.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Tuned(NamedTuple):
 
 @dataclass(frozen=True)
 class Tuning:
-    """Rows that print as a table, in a terminal and in a notebook."""
+    """Rows, printed as a table in terminals and notebooks."""
 
     rows: tuple[Tuned, ...]
 
@@ -71,14 +72,14 @@ class Tuning:
 
 @dataclass
 class _Seen:
-    """A layer's first input, what that call was inside of, and the number of calls.
+    """The first input of a layer, the context of this call, and the number of calls.
 
     Args:
-        input: The first one.
-        in_loop: Whether that came inside of `parametrize.cached`.
-        with_graph: Whether gradients were wanted.
-        autocast: What switches autocast on or off as it was.
-        calls: How many.
+        input: The first input.
+        in_loop: Whether the call was inside `parametrize.cached`.
+        with_graph: Whether gradients were enabled.
+        autocast: A context with the same autocast state.
+        calls: The number of calls.
     """
 
     input: Tensor
@@ -100,29 +101,28 @@ def _autocast(kind: str) -> AbstractContextManager[object]:
 
 
 def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
-    """Time every way in which each fused layer can multiply, and take the fastest from now on.
+    """Measure every product of each fused layer, and select the fastest.
 
-    Which way is fastest depends on the machine, the device, the batch and the dtype. What is built in holds on every
-    machine and is careful; this measures, as ``torch.backends.cudnn.benchmark`` does for convolutions. The model is
-    called once, as you would call it; then each of its layers runs on the input that it got, forward and backward,
-    or forward alone under ``torch.no_grad()``; and under autocast, where you call it there, or the model its layer.
-    A layer that is called in a loop inside `torch.nn.utils.parametrize.cached` is timed in such a loop. What is
-    compiled is timed as it was written.
+    The fastest product depends on the machine, the device, the batch and the dtype. The default ``"auto"`` uses fixed
+    costs, measured once; `tune` measures, as ``torch.backends.cudnn.benchmark`` does for convolutions. It calls the
+    model once with your inputs. Then it times each layer on the first input that the layer got: forward and backward,
+    or only forward under ``torch.no_grad()``, with the autocast state of that call. A layer called inside
+    `torch.nn.utils.parametrize.cached` is timed in such a loop. Compiled layers are timed without the compiler.
 
-    Nothing else about the model changes: not its values, gradients, buffers or modes, nor torch's generators. What is
-    taken is kept by the model and its copies, as ``product`` of their parametrizations, and by no checkpoint.
+    The model is otherwise unchanged: its values, gradients, buffers, modes, and the generators of torch. The selected
+    product is the ``product`` of the parametrization, in the model and its copies. Checkpoints do not contain it.
 
     Args:
-        model: A model with fused layers; or one such layer.
-        inputs: What the model is called with: of the batch size that it is used with.
-        named: Likewise, by name.
+        model: A model with fused layers, or a fused layer.
+        inputs: The inputs of the model, with the usual batch size.
+        named: Inputs by name.
 
     Returns:
-        A row for each fused layer, which also prints as a table.
+        A row for each fused layer, printed as a table.
 
     Raises:
-        TypeError: If it is no model.
-        Exception: What the model raises when it is called; no layer is changed then.
+        TypeError: If ``model`` is not a module.
+        Exception: Any error that the model raises. No layer is then changed.
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
@@ -144,7 +144,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
 
 
 def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """By the names of their weights, each layer once."""
+    """The fused layers by the names of their weights, each layer once."""
     found: dict[nn.Module, str] = {}
     for place in (place for place, _ in constrained_places(model)):
         if place.tensor_name == "weight" and has_fused_forward(place.module):
@@ -153,7 +153,7 @@ def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: Any) -> dict[str, _Seen]:
-    """What each layer gets when the model is called, on copies of its buffers; the rest is put back."""
+    """The input of each layer in a call of the model with copies of its buffers. The model is left unchanged."""
     seen: dict[str, _Seen] = {}
     hooks = [layer.register_forward_pre_hook(_watch(name, seen), with_kwargs=True) for name, layer in layers.items()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -169,7 +169,7 @@ def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: 
 
 @contextmanager
 def _own_gradients(model: nn.Module) -> Iterator[None]:
-    """Give parameters back the gradients that they have, of which backward passes inside of the block see nothing."""
+    """Hide the gradients of the parameters from backward passes inside the block, and restore them at the end."""
     before = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         for parameter, _ in before:
@@ -182,10 +182,10 @@ def _own_gradients(model: nn.Module) -> Iterator[None]:
 
 def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def watch(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if are_transforms_active():  # whose tensors mean nothing outside of them
+        if are_transforms_active():  # tensors of a transform are invalid outside it
             return
         given: Tensor | None = arguments[0] if arguments else named.get("input")
-        if name not in seen and given is not None:  # without one the layer says so
+        if name not in seen and given is not None:  # without an input the layer itself raises
             seen[name] = _Seen.now(given)
         if name in seen:
             seen[name].calls += 1
@@ -194,7 +194,7 @@ def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any,
 
 
 def _timed(layer: nn.Module, seen: _Seen) -> dict[str, float]:
-    """Milliseconds for each way that the layer can multiply in, where it was called."""
+    """Milliseconds of each product of the layer, in the context of its call."""
     with torch.set_grad_enabled(seen.with_graph), seen.autocast:
         ways = {name: _step(twin, seen) for name, twin in _twins(layer).items()}
         return _medians(ways, seen.input.device) if len(ways) > 1 else {}
@@ -203,11 +203,11 @@ def _timed(layer: nn.Module, seen: _Seen) -> dict[str, float]:
 def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
     """Milliseconds for each step, the steps in turn.
 
-    Each round has another order, since what ran before has left its memory in the cache.
+    The order is random in each round, since each step leaves its data in the CPU cache.
     """
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for step in ways.values():
-        step()  # the first time allocates
+        step()  # warm-up, which allocates
     end, orders = time.perf_counter() + SECONDS, random.Random(0)
     while time.perf_counter() < end or len(taken[next(iter(ways))]) < ROUNDS:
         for name, step in orders.sample([*ways.items()], len(ways)):
@@ -216,7 +216,7 @@ def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> di
 
 
 def _twins(layer: nn.Module) -> dict[str, nn.Module]:
-    """A copy of the layer for each way that it can multiply in; of what it holds, only its parametrizations are."""
+    """A copy of the layer for each of its products. The copies share all attributes but the parametrizations."""
     first = steps(chain_of(layer, "weight"))[0]
     products: tuple[Product, ...] = ("dense", *first.products) if isinstance(first, Parametrization) else ()
     twins = {way: _twin(layer, way) for way in products}
@@ -233,7 +233,7 @@ def _twin(layer: nn.Module, way: Product) -> nn.Module:
 
 
 def _attributes(layer: nn.Module) -> list[object]:
-    """What others have put on the layer, which may hold all of a model, or what cannot be copied."""
+    """Third-party attributes of the layer, which may refer to the whole model, or to objects without a copy."""
     own, parts = vars(nn.Module()), {id(part) for part in layer.modules()}
     return [value for name, value in vars(layer).items() if name not in own and id(value) not in parts]
 
@@ -245,7 +245,7 @@ def _first(layer: nn.Module) -> Parametrization:
 
 
 def _step(layer: nn.Module, seen: _Seen) -> Callable[[], None]:
-    """A forward pass past what others have put on the layer, or a loop of some; the backward pass if there is one."""
+    """A forward pass without third-party hooks, or a loop of several; and the backward pass if gradients are needed."""
     forward: Any = type(layer).forward
     calls = min(seen.calls, CALLS) if seen.in_loop else 1
     leaves = [tensor for tensor in (seen.input, *layer.parameters()) if tensor.requires_grad]
@@ -257,7 +257,7 @@ def _step(layer: nn.Module, seen: _Seen) -> Callable[[], None]:
             if outputs[0].requires_grad:
                 ones = [torch.ones_like(output) for output in outputs]
                 torch.autograd.grad(outputs, leaves, ones, allow_unused=True)  # a layer may have further parameters
-            forget()  # inside of another block this one would leave what it has built
+            forget()  # inside another block, memoised results would remain
 
     return step
 
@@ -276,7 +276,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _take(chosen: dict[Parametrization, str]) -> None:
-    """All or nothing, since what a way needs is made here."""
+    """Set all products, or none on an error: setting a product makes its form, which can fail."""
     before = {parametrization: parametrization.product for parametrization in chosen}
     try:
         for parametrization, way in chosen.items():

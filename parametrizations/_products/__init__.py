@@ -1,1 +1,1 @@
-"""How to multiply with a constrained weight, and which way to choose."""
+"""Products with constrained weights, and the choice between them."""

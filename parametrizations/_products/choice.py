@@ -35,7 +35,7 @@ Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips",
 
 
 class Explanation(NamedTuple):
-    """The product that a layer takes, ``"dense"`` or cheaper, and the reason in words."""
+    """The product that a layer takes, such as ``"dense"``, and the reason as a sentence."""
 
     product: str
     why: str
@@ -99,12 +99,12 @@ def _count(number: int, what: str) -> str:
 
 
 def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explanation:
-    """For a matrix ``(out, in)`` that is stored whole, and whose diagonal is another one in the weight.
+    """The product for a matrix ``(out, in)`` with a replaced main diagonal.
 
     Args:
-        x: The matrix.
+        x: The stored matrix.
         product: The option.
-        large: From how many entries on the diagonal is replaced in the product.
+        large: The number of entries from which ``"auto"`` takes ``"replaced-diagonal"``.
     """
     if product == "dense":
         return ASKED
@@ -118,7 +118,7 @@ def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explan
 
 
 def explain_form(chosen: Explanation, x: Tensor) -> Explanation:
-    """For the form of a mask, and a tensor like the stored one."""
+    """The product for the form of a mask and a stored tensor with the device and dtype of ``x``."""
     if chosen.product == "dense":
         return chosen
     if is_traced_for_a_file():

@@ -1,8 +1,8 @@
 """`CSR`: an unstructured mask, as compressed sparse rows.
 
-The kernels cost what the entries cost, wherever these are. They add the terms of each sum one after another, where a
-dense product adds blocks of them: for long rows the mean error is then larger than the dense product's, but never
-larger than that of such a plain sum.
+The cost depends on the number of entries, not on their positions. The kernels add the terms of each sum one after
+another, whereas a dense product adds blocks of terms. So for long rows the mean error is larger than the error of the
+dense product, but never larger than the error of a plain sum.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["CSR"]
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 SHORT = 2**15
-"""Up to so many columns their numbers have two bytes, which are sorted in less time: byte by byte."""
+"""Up to this number of columns a column index has two bytes, which are sorted faster, byte by byte."""
 
 
 class Rows(NamedTuple):
-    """Compressed rows: the number of entries before each row and in all, and each entry's column."""
+    """Compressed rows: the number of entries before each row, the total number, and the column of each entry."""
 
     starts: Tensor
     columns: Tensor
@@ -79,14 +79,14 @@ class CSR(MaskForm, Kernel):
     @property
     @override
     def positions(self) -> Tensor:  # type: ignore[override]
-        """The sorted row-major positions, ``(entries,)``, by operators that ONNX has, too."""
+        """The sorted row-major positions, ``(entries,)``, computed by operators that ONNX supports."""
         rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))
         rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)
         return rows * self.shape[1] + self.by_rows.columns
 
     @override
     def laid_out(self, rows: Tensor) -> Tensor:
-        return transposed_copy(rows).mT  # MKL takes both operands by columns
+        return transposed_copy(rows).mT  # MKL takes column-major operands
 
     @override
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
@@ -103,7 +103,7 @@ class CSR(MaskForm, Kernel):
 
 
 def _starts(rows: Tensor, count: int) -> Tensor:
-    """How many of the sorted numbers lie below each of 0 to ``count``."""
+    """For each number from 0 to ``count``: how many of the sorted numbers are smaller."""
     every = torch.arange(count + 1, device=rows.device, dtype=rows.dtype)
     return torch.searchsorted(rows, every, out_int32=rows.dtype is torch.int32)
 
@@ -127,9 +127,9 @@ def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -
 
 @functools.cache
 def _prepare() -> None:
-    """Make the first compressed tensor of the process, about which PyTorch warns once that it is in beta.
+    """Make the first compressed tensor of the process, without PyTorch's warning about its beta state.
 
-    Called when a pattern is made, not in a product: `warnings.catch_warnings` is not thread-safe.
+    A form calls this when it is made, not in a product, because `warnings.catch_warnings` is not thread-safe.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -140,8 +140,8 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int])
     return torch.sparse_csr_tensor(starts, columns, values, size, device=values.device, check_invariants=False)
 
 
-# Where operations are recorded the two products are opaque operators: sparse tensors cannot be traced or faked. No
-# exported program has them, as the dense product is exported.
+# If operations are recorded, the two products are opaque operators, since sparse tensors cannot be traced or faked. No
+# exported program contains them, because the dense product is exported.
 csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
 csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())
 
@@ -158,4 +158,4 @@ def _(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:  
 
 @register_flop_formula([torch.ops.parametrizations.csr_product, torch.ops.parametrizations.csr_sampled])
 def _(left: torch.Size, _: torch.Size, starts: torch.Size, columns: torch.Size, *__: Any, **___: Any) -> int:  # noqa: ARG001
-    return 2 * left[0] * columns[0]  # for each row of the batch and each entry, a multiplication and an addition
+    return 2 * left[0] * columns[0]  # a multiplication and an addition for each batch row and entry

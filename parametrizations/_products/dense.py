@@ -1,4 +1,4 @@
-"""Dense weights, made from stored tensors by plain autograd."""
+"""Dense weights from stored tensors, by plain autograd."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations._torch.private import is_traced
-from parametrizations._torch.transforms import may_look_at_values
+from parametrizations._torch.private import are_transforms_active, is_traced
+from parametrizations._torch.transforms import is_recorded, may_look_at_values
 
 __all__ = ["scattered", "with_diagonal"]
 
 MANY = 2**12
-"""From so many values on, ``index_copy_`` takes less time than ``scatter``, forward and backward."""
+"""From this number of values on, ``index_copy_`` is faster than ``scatter``, forward and backward."""
 
 
 def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
-    """Zeros, with values at some places: ``(size,)``.
+    """Zeros with values at the given positions: ``(size,)``.
 
-    ``index_copy_`` copies no zeros and has the faster gradient, but no rule for `torch.func.vmap`.
+    ``index_copy_`` does not copy the zeros, and has a faster gradient. `torch.func.vmap` supports ``index_copy`` alone.
 
     Args:
         values: ``(n,)``.
-        places: ``(n,)``, int64, all different.
-        size: How many numbers the result has.
+        places: The positions, ``(n,)``, int64, all different.
+        size: The number of entries of the result.
     """
     zeros = values.new_zeros(size)
-    if values.numel() < MANY or not may_look_at_values(values):
+    if is_traced() or values.numel() < MANY:
+        return zeros.scatter(0, places, values)
+    if are_transforms_active() and not is_recorded():
+        return zeros.index_copy(0, places, values)
+    if not may_look_at_values(values):
         return zeros.scatter(0, places, values)
     return zeros.index_copy_(0, places, values)
 
@@ -34,8 +38,8 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
     """A copy of the matrix, ``(out, in)``, with ``diagonal``, ``(min(out, in),)``, on its main diagonal.
 
-    Exported programs select instead of scattering: torch 2.13 decomposes ``diagonal_scatter`` for ONNX into an in-place
-    copy, which its exporter then refuses; the older exporter does not know the operator.
+    Exported programs use ``where`` instead of ``diagonal_scatter``. For ONNX torch 2.13 decomposes ``diagonal_scatter``
+    into an in-place copy, which its exporter then rejects; the older exporter does not support the operator.
     """
     if not (torch.compiler.is_exporting() or is_traced()):
         return matrix.diagonal_scatter(diagonal)

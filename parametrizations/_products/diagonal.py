@@ -1,4 +1,4 @@
-"""The product with a diagonal matrix: one multiply-add for each output, no matrix at any time."""
+"""The product with a diagonal matrix: one multiply-add for each output, without a matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["diagonal_linear"]
 
 # Measured 2026-11-22, torch 2.13.0, two threads of a shared x86-64 machine.
 WIDE = 512
-"""From so many features on two passes train faster than ``addcmul``, whose backward pass has one more."""
+"""From this number of features on, two operations train faster: the gradient of ``addcmul`` has one more pass."""
 
 
 def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
@@ -32,7 +32,7 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
     """
     dtype = product_dtype(x)
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    if not input.is_contiguous():  # or the output has the input's strides, where a matrix product's is contiguous
+    if not input.is_contiguous():  # the output of a matrix product is contiguous, too
         input = input.contiguous()
     input = input if shape[1] <= shape[0] else input.narrow(-1, 0, shape[0])
     if x.dtype == dtype == wide:  # nothing to convert
@@ -42,7 +42,7 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
 
 
 def _multiply_add(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
-    """``input * x + bias``; outputs that the diagonal does not reach get the bias alone."""
+    """``input * x + bias``; outputs beyond the diagonal get only the bias."""
     further = shape[0] - shape[1]
     if further > 0:
         output = F.pad(input * x, (0, further))

@@ -1,8 +1,8 @@
-"""`Form`: where a weight has its stored entries, and how it multiplies without being dense.
+"""`Form`: the layout of the stored entries of a weight, and the product with it.
 
-Most forms are a `Kernel`, with three verbs: the dense weight, the product with it, and the product of two batches
-sampled at the stored entries. The last two are each other's derivatives, so one pair of autograd functions serves every
-kernel to every order.
+Most forms are a `Kernel`, with three methods: the dense weight, the product with it, and the product of two batches
+sampled at the stored entries. The last two are derivatives of each other, so one pair of autograd functions gives the
+derivatives of every kernel, to any order.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum
 
 
 class Form(ABC):
-    """A layout of the stored entries of a weight. It is never changed, only replaced, so nothing derived goes stale."""
+    """A layout of the stored entries of a weight. It is immutable, so derived data cannot become stale."""
 
     shape: torch.Size
-    """The weight's, ``(out, in)``."""
+    """The shape of the weight, ``(out, in)``."""
 
     @abstractmethod
     def dense(self, values: Tensor) -> Tensor:
@@ -50,12 +50,12 @@ class Form(ABC):
         """``input @ weight.mT``, differentiable."""
 
     def laid_out(self, rows: Tensor) -> Tensor:
-        """The same ``(batch, features)``, in the memory layout that the products take without a copy."""
+        """The rows ``(batch, features)`` in the memory layout that the products use without a copy."""
         return rows
 
 
 class Kernel(Form):
-    """A form with products of its own."""
+    """A form that defines its products."""
 
     @abstractmethod
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
@@ -71,14 +71,14 @@ class Kernel(Form):
 
 
 class MaskForm(Form):
-    """A form of a mask, whose values are those of the kept entries in row-major order."""
+    """A form of a mask. Its values are the kept entries in row-major order."""
 
     positions: Tensor
     """The sorted row-major positions of the kept entries, ``(entries,)``."""
 
     @property
     def device(self) -> torch.device:
-        """Where the mask is; asked at every step, so no positions are computed for it."""
+        """The device of the mask. It is read at every step, so computing the positions for it would be slow."""
         return self.positions.device
 
     @override
@@ -93,12 +93,12 @@ class MaskForm(Form):
 
 @dataclass(frozen=True, eq=False)
 class Dense(MaskForm):
-    """The form of a mask that multiplies as a dense weight.
+    """A mask with the dense product.
 
     Args:
         rows: ``out``.
         columns: ``in``.
-        positions: The sorted row-major positions, ``(entries,)``, int64, as scattering takes them.
+        positions: The sorted row-major positions, ``(entries,)``, int64, because ``scatter`` needs int64.
     """
 
     rows: int
@@ -111,13 +111,13 @@ class Dense(MaskForm):
         return torch.Size((self.rows, self.columns))
 
     def fits(self, x: Tensor) -> bool:
-        """Whether the stored tensor can be scattered as it is: the usual case, seen at a glance."""
+        """Whether the stored tensor needs no conversion or check before scattering. This is the usual case."""
         places = self.positions
         return type(x) is nn.Parameter and x.shape == places.shape and x.device == places.device and not is_traced()
 
     @override
     def dense(self, values: Tensor) -> Tensor:
-        # Two numbers, since `view` takes 3 microseconds more for a size.
+        # Two integers: `view` takes 3 microseconds longer with a torch.Size.
         return scattered(values, self.positions, self.rows * self.columns).view(self.rows, self.columns)
 
     @override
@@ -165,15 +165,16 @@ def sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
 
 
 def sum_of_products(parts: Iterable[tuple[int, int, Tensor]], input: Tensor, features: int, transposed: bool) -> Tensor:
-    """The product with a matrix that is given by parts, each with the row and the column where it begins.
+    """The product with a matrix in parts.
 
-    Half precision is summed in float32, and rounded once.
+    Half precision is summed in float32 and rounded once.
 
     Args:
-        parts: Parts that do not overlap; the rest of the matrix is 0.
+        parts: The first row, the first column and the entries of each part. Parts do not overlap; all other entries
+            of the matrix are 0.
         input: ``(batch, in)``, or ``(batch, out)`` if transposed.
-        features: The size of the result.
-        transposed: As for `Kernel.product`.
+        features: The number of columns of the result.
+        transposed: As in `Kernel.product`.
     """
     wide = torch.float32 if input.dtype.itemsize == 2 else input.dtype
     output = input.new_zeros(input.shape[0], features, dtype=wide)
@@ -209,7 +210,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, values = map(torch.conj, ctx.saved_tensors)  # of a real tensor, itself
+        input, values = map(torch.conj, ctx.saved_tensors)  # a real tensor is its own conjugate
         grad = ctx.form.laid_out(grad)
         left, right = (input, grad) if ctx.transposed else (grad, input)
         again = is_differentiated(grad, input, values)
@@ -220,7 +221,7 @@ class _Product(torch.autograd.Function):
 
 
 class _TransformedProduct(_Product):
-    """With the rules that `torch.func` needs and `torch.compile` does not trace."""
+    """With ``jvp`` and ``vmap``, which `torch.func` needs and `torch.compile` does not trace."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -272,8 +273,8 @@ class _TransformedSampled(_Sampled):
 def _one_by_one(
     call: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *batched: Tensor
 ) -> tuple[Tensor, int]:
-    """A call for each element of a batch: its weights differ, and structure is worth more than one large product."""
-    if not info.batch_size:  # called once, for the shape
+    """One call for each element of a batch, because the weights differ, and one large product would be dense."""
+    if not info.batch_size:  # one call gives the shape
         one = call(
             *(
                 x if at is None else x.new_zeros(x.movedim(at, 0).shape[1:])

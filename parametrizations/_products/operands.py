@@ -1,4 +1,4 @@
-"""What a fused product takes, and what it refuses first, as `nn.Linear` would."""
+"""The operands of a fused product, and the checks that `nn.Linear` would make."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from parametrizations._torch.private import is_autocast_anywhere, is_traced
 __all__ = ["AUTOCAST", "has_rows", "index_dtype", "product_dtype", "require_operands", "rows_of"]
 
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
-"""Device types that have autocast; the meta device has not."""
+"""Device types with autocast; the meta device does not support it."""
 
 
 def index_dtype(largest: int) -> torch.dtype:
-    """The smaller integer dtype that holds every number up to ``largest``."""
+    """The smallest index dtype that holds all numbers up to ``largest``: int32 or int64."""
     return torch.int32 if largest <= torch.iinfo(torch.int32).max else torch.int64
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a product with ``x`` is computed: its own, or that of autocast."""
+    """The dtype of a product with ``x``: the dtype of ``x``, or under autocast the autocast dtype."""
     if not is_autocast_anywhere():
         return x.dtype
     kind = x.device.type
@@ -29,19 +29,19 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def has_rows(input: Tensor) -> bool:
-    """Whether this is a dense tensor of rows; `nn.Linear` takes sparse and nested ones, too."""
+    """Whether the input is a strided tensor; `nn.Linear` also takes sparse and nested tensors."""
     return input.layout is torch.strided and not input.is_nested
 
 
 def rows_of(input: Tensor) -> Tensor:
-    """``(*, in)`` as ``(rows, in)``, also for rows without entries, which `reshape` cannot count."""
+    """``(*, in)`` as ``(rows, in)``, also for ``in == 0``, for which `reshape` cannot infer the number of rows."""
     if input.dim() == 2:
         return input
     return input.unsqueeze(0) if input.dim() == 1 else input.flatten(0, -2)
 
 
 def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> None:
-    """Refuse what an element-wise or reshaping product would broadcast or convert in silence.
+    """Reject operands that an elementwise or reshaping product would silently broadcast or convert.
 
     Args:
         input: ``(*, in)``.
@@ -50,15 +50,15 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
         in_features: The number of inputs, ``in``.
 
     Raises:
-        RuntimeError: If the input's width, or the dtype or device of the input or the bias, does not fit: the type that
-            `nn.Linear` raises.
+        RuntimeError: As `nn.Linear`, if the width of the input, or the dtype or device of the input or the bias, does
+            not fit.
     """
     if is_traced() or _is_usual(input, x, bias, in_features):
         return
     if input.dim() == 0 or input.shape[-1] != in_features:
         raise RuntimeError(
             f"A layer with {in_features} inputs needs an input of shape (*, {in_features}). "
-            f"Got shape {tuple(input.shape)}. Check the width of what comes before it."
+            f"Got shape {tuple(input.shape)}. Check the width of the layer before it."
         )
     _require_kind("an input", input, x)
     if bias is not None:
@@ -66,7 +66,7 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
 
 
 def _is_usual(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> bool:
-    """Whether everything fits as it is: all that most calls have to ask, since the time of a small layer counts."""
+    """Whether all operands fit without conversion. Most calls need only this check, which keeps small layers fast."""
     dtype, device = x.dtype, x.device
     return (
         input.dtype is dtype
@@ -81,6 +81,6 @@ def _require_kind(what: str, tensor: Tensor, x: Tensor) -> None:
     fits = tensor.dtype == x.dtype or product_dtype(tensor) == product_dtype(x)
     if tensor.device != x.device or not fits:
         raise RuntimeError(
-            f"A layer needs {what} of its own dtype and device, {x.dtype} on {x.device}. "
-            f"Got {tensor.dtype} on {tensor.device}. Convert one or the other with .to()."
+            f"A layer needs {what} with its dtype and device, {x.dtype} on {x.device}. "
+            f"Got {tensor.dtype} on {tensor.device}. Convert one of them with .to()."
         )

@@ -1,4 +1,4 @@
-"""`Places`: where a weight has the entries that its first parametrization stores, for the steps on top of it."""
+"""`Places`: the positions of the stored entries of a weight, for the later constraints of a chain."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Places", "on_diagonal"]
 
 
 class Places(NamedTuple):
-    """Where the stored entries of a weight are; everywhere else it is 0.
+    """The positions of the stored entries of a weight. All other entries are 0.
 
     Args:
-        shape: The weight's, ``(out, in)``.
-        diagonal: Which of the entries are on the main diagonal, from its first on; None where all of them are.
-        positions: Gives the entries' row-major positions, ``(entries,)``.
+        shape: The shape of the weight, ``(out, in)``.
+        diagonal: Indices of the stored entries on the main diagonal, in order; None if all of them are.
+        positions: Returns the row-major positions of the entries, ``(entries,)``.
 
     Example:
-        Dale's law: what comes from one neuron excites everywhere, or inhibits everywhere. It acts on each entry alone
-        and keeps zeros, so it says by ``on_entries`` what it makes of those that are stored.
+        Dale's law: the connections from one neuron all excite, or all inhibit. The map acts on each entry separately
+        and keeps zeros, so ``on_entries`` can apply it to the stored entries.
 
         >>> from parametrizations import MaskedSparse, Parametrization, masks, explain, register
         >>> class Dale(Parametrization):
@@ -63,17 +63,17 @@ class Places(NamedTuple):
 
     @property
     def rows(self) -> Tensor:
-        """The row, that is the output, of each entry: ``(entries,)``."""
+        """The row (output) of each entry: ``(entries,)``."""
         return torch.div(self.positions(), self.shape[1], rounding_mode="floor")
 
     @property
     def columns(self) -> Tensor:
-        """The column, that is the input, of each entry: ``(entries,)``."""
+        """The column (input) of each entry: ``(entries,)``."""
         return self.positions() % self.shape[1]
 
 
 def on_diagonal(positions: Tensor, shape: torch.Size) -> Tensor:
-    """Which of the sorted positions are on the main diagonal."""
+    """Indices of the sorted positions on the main diagonal."""
     wanted = torch.arange(min(shape), device=positions.device) * (shape[1] + 1)
     places = torch.searchsorted(positions.long(), wanted).clamp(max=max(positions.numel() - 1, 0))
     return places[positions[places] == wanted] if positions.numel() else places[:0]

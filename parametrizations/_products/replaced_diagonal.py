@@ -1,7 +1,8 @@
-"""Large matrices with another main diagonal: the stored matrix multiplies in place, but for blocks on the diagonal.
+"""The product with a stored matrix and a replaced main diagonal, without a copy of the matrix.
 
-A copy of the whole matrix costs passes over all of it. Correcting the product with the stored matrix would lose digits
-where the stored diagonal is much larger than the true one. So the blocks on the diagonal are copied, with zeros on it.
+A copy of the full matrix costs several passes over it. A correction of the product with the stored matrix would lose
+digits if the stored diagonal is much larger than the true one. So only the blocks on the diagonal are copied, with a
+zero diagonal; the rest of the stored matrix is multiplied in place.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ MEDIUM = 2**18
 
 @dataclass(frozen=True, eq=False)
 class ZeroedDiagonal(Kernel):
-    """A matrix ``(out, in)``, stored whole, whose diagonal counts as zero.
+    """A stored matrix ``(out, in)``, multiplied as if its main diagonal were zero.
 
     Args:
         shape: ``(out, in)``.
-        zero_at: The memory address of a stored matrix whose diagonal is zero anyway, so that it needs no copy. Tangents
-            and gradients, which multiply in its place in derivatives, are elsewhere.
+        zero_at: The memory address of a stored matrix with a zero diagonal, which needs no copy. Derivatives multiply
+            tangents and gradients instead, which have other addresses.
     """
 
     shape: torch.Size
@@ -42,7 +43,7 @@ class ZeroedDiagonal(Kernel):
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
-        """The form for a stored matrix; `ZeroDiagonal` stores zeros, unless somebody writes others."""
+        """The form of a stored matrix. `ZeroDiagonal` stores a zero diagonal unless a user writes other values."""
         is_zero = may_look_at_values(x) and not x.diagonal().any()
         return cls(x.shape, x.data_ptr() if is_zero else None)
 
@@ -67,7 +68,7 @@ class ZeroedDiagonal(Kernel):
         return outer
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Blocks on the diagonal as copies, and the views beside them."""
+        """Copies of the blocks on the diagonal, and views to their left and right."""
         for row in range(0, x.shape[0], BLOCK):
             strip = x.narrow(0, row, min(BLOCK, x.shape[0] - row))
             left, right = min(row, x.shape[1]), min(row + strip.shape[0], x.shape[1])
@@ -82,9 +83,9 @@ class ZeroedDiagonal(Kernel):
 
 
 def with_own_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix and its diagonal, whose gradient is written into that of the matrix.
+    """The matrix and its diagonal. The gradient of the diagonal is written into the gradient of the matrix.
 
-    Plain autograd would make a second matrix for the gradient of the diagonal, and add it.
+    Plain autograd would allocate a second matrix for the gradient of the diagonal, and add it.
     """
     if is_traced() or x.numel() < MEDIUM or are_transforms_active() or is_recorded() or has_tangent(x):
         return x, x.diagonal()

@@ -1,8 +1,8 @@
-"""Masks with structure: dense products of strips of rows, each from its first to its last kept column.
+"""Structured masks: dense products of strips of rows, each from its first to its last kept column.
 
-The cost follows the envelope of the mask (Jennings 1966; George and Liu, *Computer Solution of Large Sparse Positive
-Definite Systems*, 1981, chapter 4): bands, triangles, blocks and staircases. No sparse kernel is needed, so strips work
-in every dtype and on every device, and each output is one dense sum.
+The cost depends on the envelope of the mask (Jennings 1966; George and Liu, *Computer Solution of Large Sparse Positive
+Definite Systems*, 1981, chapter 4), which is small for bands, triangles, blocks and staircases. Strips need no
+sparse kernel, so they work in every dtype and on every device, and each output is one dense sum.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from parametrizations._torch.transforms import is_recorded
 __all__ = ["CALL", "Blocks", "Strips", "Window", "area_of", "windows"]
 
 CALL = 6_000
-"""One more strip costs as much as so many entries of a strip."""
+"""The fixed cost of a strip, in entries."""
 GROUPS = 128
-"""Strips begin and end at the borders of at most so many groups of rows, so that finding them takes milliseconds."""
+"""Strips consist of whole groups of rows. This is the largest number of groups, which bounds the time of the search."""
 LARGEST = 2**21
-"""Numbers in the buffer of a piece: glibc maps a buffer of 32 MB or more anew at each step."""
+"""Largest number of entries in one buffer: glibc maps buffers of 32 MB and more again at each step."""
 
 
 class Window(NamedTuple):
@@ -53,7 +53,7 @@ def windows(shape: torch.Size, positions: Tensor, most: float = inf) -> list[Win
     Args:
         shape: ``(out, in)``.
         positions: The sorted row-major positions of the mask, on the CPU.
-        most: No strips are returned if they cannot have fewer entries, since the search takes milliseconds.
+        most: If strips cannot have fewer entries than this, none are returned, because the search takes milliseconds.
     """
     if not positions.numel():
         return [Window(0, shape[0], 0, 0)]
@@ -87,11 +87,11 @@ class Piece(Kernel):
     """Consecutive strips in one buffer, which is the stored tensor of this form.
 
     Args:
-        shape: ``(rows, in)``, of the rows that these strips have together.
-        windows: The strips, with rows counted from the first of the piece.
-        first: The place of its first value among those of the mask.
-        last: The place behind its last value.
-        places: The place of each kept entry in the buffer, int64; None if the entries fill the buffer.
+        shape: ``(rows, in)``, for the rows of all strips of the piece.
+        windows: The strips, with rows counted from the first row of the piece.
+        first: The index of its first value among those of the mask.
+        last: The index after its last value.
+        places: The index of each kept entry in the buffer, int64; None if the entries fill the buffer.
     """
 
     shape: torch.Size
@@ -101,7 +101,7 @@ class Piece(Kernel):
     places: Tensor | None
 
     def filled(self, x: Tensor) -> Tensor:
-        """The buffer, from the stored tensor of the whole mask."""
+        """The buffer, from the stored tensor of the full mask."""
         values = x.narrow(0, self.first, self.last - self.first)
         return values if self.places is None else scattered(values, self.places, area_of([*self.windows]))
 
@@ -151,7 +151,7 @@ class Strips(MaskForm):
     Args:
         shape: ``(out, in)``.
         positions: The sorted row-major positions, ``(entries,)``.
-        pieces: The strips from the first row to the last, some in each piece.
+        pieces: The strips in order of rows, grouped into pieces.
     """
 
     shape: torch.Size
@@ -175,7 +175,7 @@ class Strips(MaskForm):
 class Blocks(MaskForm, Kernel):
     """Equal full blocks along the diagonal of ``(out, in)``, in one batched product.
 
-    In row-major order the entries of a block lie together, so the stored values are the blocks, and nothing is copied.
+    In row-major order the entries of a block are contiguous, so the stored values are the blocks, without a copy.
 
     Args:
         shape: ``(out, in)``.
@@ -216,7 +216,7 @@ class Blocks(MaskForm, Kernel):
         blocks = values.view(self.blocks, *self._size)
         output = torch.bmm(self._split(input), blocks if transposed else blocks.mT)
         together = output.transpose(0, 1).reshape(input.shape[0], self.shape[int(transposed)])
-        return together.contiguous()  # blocks of one row give a view, whose layout no tangent has
+        return together.contiguous()  # blocks of one row give a view with a layout that tangents lack
 
     @override
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ class Blocks(MaskForm, Kernel):
 
 
 def _pieces(shape: torch.Size, positions: Tensor, strips: list[Window]) -> Iterator[Piece]:
-    """Consecutive strips in pieces of up to `LARGEST` numbers."""
+    """Consecutive strips in pieces of at most `LARGEST` entries."""
     first = 0
     for group in _grouped(strips):
         top, rows = group[0].row, sum(strip.rows for strip in group)
@@ -262,9 +262,9 @@ def _grouped(strips: list[Window]) -> list[list[Window]]:
 
 
 def _groups(shape: torch.Size, positions: Tensor) -> tuple[list[int], list[int], list[int]]:
-    """The rows at which groups of rows end, from 0 on; the first kept column of each group, and that behind the last.
+    """Row boundaries of the groups, from 0 on; for each group its first kept column, and one past its last.
 
-    A group without entries begins behind the last column and ends before the first.
+    For a group without entries these are the number of columns, and 0.
     """
     starts = torch.searchsorted(positions, torch.arange(shape[0] + 1, dtype=positions.dtype) * shape[1])
     kept = starts.diff() > 0

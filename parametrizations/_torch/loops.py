@@ -1,4 +1,4 @@
-"""What is computed from a stored tensor once inside `torch.nn.utils.parametrize.cached`, as in a loop over time."""
+"""Memoisation inside `torch.nn.utils.parametrize.cached`, for loops over time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Computed = TypeVar("Computed")
 def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Computed], *kind: object) -> Computed:
     """The result of ``compute``, memoised inside ``cached()`` as PyTorch memoises the weight.
 
-    It is computed anew if a stored tensor has changed in place, as PyTorch's version counter shows, or was replaced,
-    frozen or unfrozen, and if the grad mode differs. The steps of a fused optimizer do not count as changes, so they
-    are not noticed. Under a compiler or a tracer nothing is memoised, since no recorded value may be met outside.
+    It is computed again if the grad mode differs, or if a stored tensor was replaced, frozen, unfrozen or changed in
+    place. PyTorch's version counter shows changes in place, except the step of a fused optimizer, which is not noticed.
+    Under a compiler or a tracer nothing is memoised, since a recorded value must not be used outside.
 
     Args:
-        owner: The key: one result is kept for each.
-        x: The stored tensors from which it is computed.
+        owner: The key. Each key has one result.
+        x: The stored tensors that the result depends on.
         compute: Returns a tensor, a tuple of tensors and None, or None. Other results, such as the proxies of
-            `torch.fx`, are not kept.
-        kind: What else the result depends on, such as the dtype under autocast.
+            `torch.fx`, are not memoised.
+        kind: Further values that the result depends on, such as the dtype under autocast.
     """
-    cache: Any = answered_from_cache()  # PyTorch's keys are tuples of a number and a name
+    cache: Any = answered_from_cache()  # PyTorch's own keys are pairs of a number and a name
     if cache is None or is_recorded() or is_traced():
         return compute()
     stored = (x,) if isinstance(x, Tensor) else x
@@ -46,14 +46,14 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
 
 
 def forget() -> None:
-    """Drop everything that is memoised: all of it, since one tensor may be part of several results."""
+    """Clear all memoised results, since one tensor may be part of several results."""
     cache = answered_from_cache()
     if cache:
         cache.clear()
 
 
 class _Memo:
-    """A result, with the tensors that it came from and their memory, so that no others take their place."""
+    """A result, its stored tensors, and their memory, which is kept alive so that new tensors cannot reuse it."""
 
     def __init__(self, stored: tuple[Tensor, ...], state: tuple[object, ...], result: object) -> None:
         self.stored, self.state, self.result = stored, state, result

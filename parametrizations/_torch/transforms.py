@@ -1,4 +1,4 @@
-"""Which of PyTorch's transforms is at work: what its public functions do not tell."""
+"""Detection of active PyTorch transforms, beyond the public functions of PyTorch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = [
 
 
 def is_batched_by_autograd(*tensors: Tensor) -> bool:
-    """Whether ``is_grads_batched`` or ``jacobian(vectorize=True)`` runs a backward pass for many at once.
+    """Whether ``is_grads_batched`` or ``jacobian(vectorize=True)`` runs a batched backward pass.
 
-    They use the predecessor of `torch.func.vmap`, which knows neither an autograd function's ``vmap`` nor
+    They use the predecessor of `torch.func.vmap`, which supports neither the ``vmap`` method of autograd functions nor
     sparse tensors.
     """
     if torch.compiler.is_compiling():
@@ -35,31 +35,31 @@ def is_batched_by_autograd(*tensors: Tensor) -> bool:
 
 
 def may_look_at_values(x: Tensor) -> bool:
-    """Whether a shortcut may depend on the values of ``x``: eager, on the CPU, and nothing is recorded."""
+    """Whether a shortcut may depend on the values of ``x``: in eager mode, on the CPU, and not recorded."""
     if type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or torch.compiler.is_compiling():
         return False
     return not (dispatch_modes() or is_traced() or are_transforms_active() or is_legacy_batched(x))
 
 
 def has_tangent(*tensors: Tensor) -> bool:
-    """Whether one of them is a dual number, whose operations need a forward derivative, whether recorded or not."""
+    """Whether one of the tensors is a dual number, so that its operations need forward derivatives."""
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)  # type: ignore[no-untyped-call]
 
 
 def is_differentiated(*tensors: Tensor) -> bool:
-    """Whether a backward pass is itself differentiated or transformed, so that it needs derivatives of its own."""
+    """Whether the running backward pass is differentiated or transformed, and must be differentiable."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or are_transforms_active():
         return True
     return has_tangent(*tensors) or is_batched_by_autograd(*tensors)
 
 
 def is_recorded() -> bool:
-    """Whether each operation is compiled, recorded, faked or counted, as under `make_fx` or ``FakeTensorMode``."""
+    """Whether operations are compiled, recorded, faked or counted, as under `make_fx` or ``FakeTensorMode``."""
     return torch.compiler.is_compiling() or dispatch_modes() > 0
 
 
 def eager_form(function: type[Function]) -> type[Function]:
-    """The same function with a ``forward`` that takes the context: faster to call, unknown to `torch.func`."""
+    """The same function with the context as an argument of ``forward``: faster, but not supported by `torch.func`."""
 
     class Eager(function):  # type: ignore[misc, valid-type]
         @staticmethod
@@ -74,11 +74,11 @@ def eager_form(function: type[Function]) -> type[Function]:
 
 
 def function_for(compiled: type[Function], transformed: type[Function], eager: type[Function]) -> Callable[..., Tensor]:
-    """The autograd function to apply now.
+    """The autograd function for the current mode.
 
-    `torch.compile` traces one with ``setup_context`` and without ``jvp``. The transforms of `torch.func` need
-    ``setup_context``, too, and ``vmap``. Otherwise one whose ``forward`` takes the context is faster: for
-    ``setup_context`` PyTorch inspects the signature at every call, as long as a small product takes.
+    `torch.compile` traces a function with ``setup_context`` and without ``jvp``. The transforms of `torch.func` also
+    need ``setup_context``, and ``vmap``. In eager mode a ``forward`` with the context is faster: for ``setup_context``
+    PyTorch inspects the signature at every call, which takes as long as a small product.
     """
     if torch.compiler.is_compiling():
         return compiled.apply
@@ -86,5 +86,5 @@ def function_for(compiled: type[Function], transformed: type[Function], eager: t
 
 
 def is_traced_for_a_file() -> bool:
-    """Whether `torch.export` or `torch.jit.trace` is at work: what they save may need nothing of ours."""
+    """Whether `torch.export` or `torch.jit.trace` is active: exported files must not depend on this library."""
     return torch.compiler.is_exporting() or is_traced()

@@ -1,4 +1,4 @@
-"""Masks with a given structure."""
+"""Mask rules with a given structure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def banded(lower: int, upper: int) -> MaskRule:
     lower, upper = integers("banded", lower, upper)
     if lower < 0 or upper < 0:
         raise ValueError(
-            f"banded needs numbers of diagonals that are at least 0. Got lower={lower}, upper={upper}. "
+            f"banded needs numbers of diagonals of at least 0. Got lower={lower}, upper={upper}. "
             "Use lower_triangular(diagonal) for a band that leaves out the main diagonal."
         )
     return MaskRule(f"banded({lower}, {upper})", partial(_band, upper, -lower))
@@ -55,13 +55,13 @@ def lower_triangular(diagonal: int = 0) -> MaskRule:
 
 
 def block_diagonal(blocks: int) -> MaskRule:
-    """Keep ``blocks`` equal blocks along the diagonal: groups that do not see each other.
+    """Keep ``blocks`` equal blocks along the diagonal: independent groups of inputs and outputs.
 
     Args:
-        blocks: How many; has to divide both the outputs and the inputs.
+        blocks: The number of blocks; it must divide both the outputs and the inputs.
 
     Raises:
-        ValueError: If ``blocks`` is below 1; when shown a weight that it does not divide.
+        ValueError: If ``blocks`` is below 1; at registration, if it does not divide the shape of the weight.
 
     Example:
         >>> block_diagonal(2)(torch.empty(2, 4))
@@ -78,11 +78,11 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
     """Keep the listed connections: ``(source, target)`` keeps ``weight[target, source]``.
 
     Args:
-        edges: Pairs of an input's and an output's index, or an integer tensor ``(edges, 2)``. An edge
-            that is listed twice counts once.
+        edges: Pairs of an input index and an output index, or an integer tensor ``(edges, 2)``. Repeated edges count
+            once.
 
     Raises:
-        ValueError: If these are no pairs of integers; when shown a weight that an edge lies outside of.
+        ValueError: If these are not pairs of integers; at registration, if an edge is outside the weight.
 
     Example:
         >>> from_edges([(2, 0), (0, 1)])(torch.empty(2, 3))
@@ -111,7 +111,7 @@ def autoregressive(
 
     Sort the degrees of hidden units. Nothing is lost, because the order of hidden units is free: permuting the units of
     a hidden layer, with the rows and columns of the weights before and after it, changes no output. If the degrees on
-    both sides are sorted, the mask is a staircase, in which every row keeps its first entries and none keeps fewer than
+    both sides are sorted, the mask is a staircase: every row keeps its first entries, at least as many as
     the row above. The product ``"strips"`` is fast for such masks.
 
     Args:
@@ -151,7 +151,7 @@ def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
     rows, columns = weight.shape
     if rows % blocks or columns % blocks:
         raise ValueError(
-            f"block_diagonal({blocks}) needs a weight whose sides {blocks} divides. "
+            f"block_diagonal({blocks}) needs a weight with sides divisible by {blocks}. "
             f"Got shape {tuple(weight.shape)}. Choose another number of blocks."
         )
     row, column = (torch.arange(size, device=home(weight)) for size in (rows, columns))

@@ -104,7 +104,7 @@ def check_every_rank(layers: Any, kind: str) -> None:
                 call(layers)
         with pytest.raises(ValueError, match=r"register before fully_shard"):
             register(layers, {"4.weight": Diagonal()})
-        with pytest.raises(RuntimeError, match=r"MaskedSparse needs what it stores in one piece. Got .* sharded"):
+        with pytest.raises(RuntimeError, match=r"MaskedSparse needs its stored tensor in one piece. Got .* sharded"):
             _ = layers[0].weight
         with pytest.raises(RuntimeError, match=r"Assigning 'weight' needs what is stored in one piece"):
             layers[2].weight = torch.zeros(12, 12)

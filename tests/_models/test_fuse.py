@@ -88,7 +88,9 @@ def test_a_class_that_something_else_changed_is_refused_before_any_change() -> N
     first, second = (register_parametrization(nn.Linear(4, 4), "weight", Diagonal()) for _ in range(2))
     second.__class__ = type("Sharded", (type(second),), {})
     before = type(first)
-    with pytest.raises(ValueError, match=r"register_parametrization gives them. Got Sharded. Fuse before fully_shard"):
+    with pytest.raises(
+        ValueError, match=r"the class from register_parametrization. Got Sharded. Fuse before fully_shard"
+    ):
         fuse(nn.Sequential(first, second))
     assert type(first) is before
 

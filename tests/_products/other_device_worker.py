@@ -104,11 +104,8 @@ def moved(layer: Any) -> Any:
 
 def wrong(layer: Any) -> str:
     """What is wrong with the layer's forward and backward pass on the other device."""
-    if (way := explain(layer).product) in (
-        "csr",
-        "replaced-diagonal",
-    ):  # of the CPU alone
-        layer.parametrizations.weight[0].product = way = "dense"
+    if (product := explain(layer).product) in ("csr", "replaced-diagonal"):  # for the CPU only
+        layer.parametrizations.weight[0].product = product = "dense"
     with FakeTensorMode():
         there, inputs = moved(layer), torch.empty(2, layer.in_features, device=NAME, requires_grad=True)
         try:
@@ -116,7 +113,7 @@ def wrong(layer: Any) -> str:
                 there(inputs).sum().backward()
         except Exception as error:  # whatever it is, it is told
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        return "" if explain(there).product == way else f"It is multiplied as {explain(there)}."
+        return "" if explain(there).product == product else f"Its product is {explain(there)}."
 
 
 if __name__ == "__main__":

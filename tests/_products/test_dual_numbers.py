@@ -39,7 +39,7 @@ def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Dense(nn.Module):
-    """Multiplies by the weight that a layer builds."""
+    """Multiplies by the dense weight of a layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Forms of a mask: what they are, which is chosen, and what an index takes in memory."""
+"""Forms of a mask: their values, the choice between them, and the memory of an index."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_on_another_device_no_cheaper_product_is_looked_for(product: Product, ex
 
 
 @pytest.mark.parametrize("columns", [2**15, 2**15 + 1])
-def test_columns_whose_numbers_have_more_than_two_bytes_are_sorted_too(columns: int) -> None:
+def test_column_indices_of_more_than_two_bytes_are_sorted(columns: int) -> None:
     positions = torch.tensor([1, columns - 1, columns, 2 * columns - 1])
     form = CSR.of(torch.Size((2, columns)), positions)
     assert form.order.tolist() == [2, 0, 1, 3]
@@ -219,7 +219,7 @@ every = pytest.mark.parametrize(("mask", "product"), FORMS.values(), ids=FORMS)
 
 
 @every
-def test_an_index_takes_at_most_12_bytes_a_number_beside_those_of_rows_and_columns(mask: Any, product: Product) -> None:
+def test_an_index_takes_at_most_12_bytes_a_number_and_some_for_rows_and_columns(mask: Any, product: Product) -> None:
     parametrization = fused(lambda: MaskedSparse(mask, product=product), 200, 300).parametrizations.weight[0]
     taken = {tensor.data_ptr(): tensor.nbytes for held in vars(parametrization).values() for tensor in tensors_of(held)}
     assert 0 <= sum(taken.values()) <= 12 * parametrization.positions.numel() + 16 * (200 + 300) + 100
@@ -277,11 +277,11 @@ def test_a_form_is_copied_sent_moved_and_loaded(mask: Any, product: Product) -> 
     assert explain(moved).product == name
     torch.testing.assert_close(moved(INPUTS), expected)
     with torch.device("meta"):
-        built = fused(lambda: MaskedSparse(masks.random(density=0.5), product=product))
-    built.to_empty(device="cpu").load_state_dict(state)
-    assert explain(built).product == name
-    torch.testing.assert_close(built(INPUTS), expected)
-    torch.testing.assert_close(built(INPUTS), dense_output(built))
+        made = fused(lambda: MaskedSparse(masks.random(density=0.5), product=product))
+    made.to_empty(device="cpu").load_state_dict(state)
+    assert explain(made).product == name
+    torch.testing.assert_close(made(INPUTS), expected)
+    torch.testing.assert_close(made(INPUTS), dense_output(made))
 
 
 def test_a_checkpoint_of_another_mask_changes_the_form() -> None:
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_another_mask_changes_the_form() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_what_is_not_finite_reaches_the_outputs_of_its_own_strip_or_block(value: float) -> None:
+def test_a_non_finite_input_reaches_the_outputs_of_its_strip_or_block(value: float) -> None:
     inputs = torch.ones(2, 4)
     inputs[0, 3] = value
     blocks: nn.Module = fused(lambda: MaskedSparse(masks.block_diagonal(2), product="strips"), 4, 4)

@@ -1,4 +1,4 @@
-"""Ways to multiply: the dense product's values, digits, memory layout, and errors."""
+"""Every product has the values, digits, memory layout and errors of the dense product."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.layers import (
 
 
 @pytest.fixture(autouse=True)
-def _many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small matrices have several strips, and several blocks on the diagonal, too."""
+def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give small matrices several strips and several blocks on the diagonal."""
     monkeypatch.setattr(strips, "CALL", 4)
     monkeypatch.setattr(replaced_diagonal, "BLOCK", 3)
 
@@ -95,7 +95,7 @@ def scaled(layer: Any, dtype: torch.dtype, scale: str) -> tuple[list[Tensor], Te
 def test_no_digits_are_lost(
     make: Callable[[], Parametrization], dtype: torch.dtype, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In mean no further from float64 than the dense path, or than terms that are added one after another."""
+    """The mean error against float64 is at most that of the dense product, or of adding terms one after another."""
     monkeypatch.setattr(replaced_diagonal, "BLOCK", 100)
     layer = constrained(make(), nn.Linear(256, 256).weight.detach())
     leaves, grad = scaled(layer, dtype, scale)
@@ -137,7 +137,7 @@ def test_wrong_inputs_say_what_a_layer_needs(make: Callable[[], Parametrization]
         RuntimeError, match=r"A layer with 6 inputs needs an input of shape \(\*, 6\). Got shape \(2, 1\)"
     ):
         layer(torch.ones(2, 1))
-    with pytest.raises(RuntimeError, match=r"its own dtype and device, torch.float32 on cpu. Got torch.float64 on cpu"):
+    with pytest.raises(RuntimeError, match=r"its dtype and device, torch.float32 on cpu. Got torch.float64 on cpu"):
         layer(INPUTS.double())
     with pytest.raises(RuntimeError, match=r"torch.float32 on cpu. Got torch.float32 on meta"):
         layer(INPUTS.to("meta"))
@@ -150,7 +150,7 @@ def test_a_bias_of_another_kind_is_refused_as_by_a_layer(make: Callable[[], Para
     plain.bias = layer.bias = nn.Parameter(like)
     with pytest.raises(RuntimeError, match=r"dtype|device"):
         plain(INPUTS)
-    with pytest.raises(RuntimeError, match=r"needs a bias of its own dtype and device, torch.float32 on cpu. Got"):
+    with pytest.raises(RuntimeError, match=r"needs a bias with its dtype and device, torch.float32 on cpu. Got"):
         layer(INPUTS)
 
 
@@ -249,7 +249,9 @@ def test_the_output_is_no_view_of_which_fsdp2_would_lose_sight(
 
 
 @pytest.mark.parametrize("kind", ["ZeroDiagonal", "NegExpDiagonal"])
-def test_strips_count_as_the_dense_product(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_diagonal_counts_as_many_operations_as_the_dense_product(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
     layer, inputs = fused(PRODUCTS[kind]), INPUTS.clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The product with a stored matrix whose diagonal is another one: only blocks on the diagonal are copied."""
+"""The product with a replaced diagonal: only blocks on the diagonal of the stored matrix are copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is built once inside `parametrize.cached`, in a loop over time, and when it is built anew."""
+"""Memoisation inside `parametrize.cached`, in a loop over time, and the changes that clear it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ LAYERS: dict[str, Steps] = {
     "Diagonal": lambda: [Diagonal()],
     "Diagonal-dense": lambda: [Diagonal(product="dense")],
     "ZeroDiagonal": lambda: [ZeroDiagonal()],
-    "ZeroDiagonal-strips": lambda: [ZeroDiagonal(product="replaced-diagonal")],
+    "ZeroDiagonal-replaced": lambda: [ZeroDiagonal(product="replaced-diagonal")],
     "NegExpDiagonal": lambda: [NegExpDiagonal()],
-    "NegExpDiagonal-strips": lambda: [NegExpDiagonal(product="replaced-diagonal")],
+    "NegExpDiagonal-replaced": lambda: [NegExpDiagonal(product="replaced-diagonal")],
     "MaskedSparse-dense": lambda: [MaskedSparse(masks.random(density=0.5), product="dense")],
     "MaskedSparse-strips": lambda: [MaskedSparse(masks.lower_triangular(), product="strips")],
     "MaskedSparse-blocks": lambda: [MaskedSparse(masks.block_diagonal(2), product="strips")],
@@ -72,7 +72,7 @@ def rolled(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 
 def by_hand(layer: Any) -> list[Tensor]:
-    """The same loop with the built weight."""
+    """The same loop with the dense weight."""
     weight = layer.weight
     total = rolled(lambda state: F.linear(state, weight, layer.bias), inputs())
     return [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
@@ -80,39 +80,39 @@ def by_hand(layer: Any) -> list[Tensor]:
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> Iterator[list[str]]:
-    """What is built: weights, entries, and what products multiply with."""
-    built: list[str] = []
+    """Counts the computations of weights, entries and operands."""
+    computed: list[str] = []
 
     def count(owner: Any, name: str) -> None:
         plain = getattr(owner, name)
 
         def counting(*arguments: Any) -> Any:
-            built.append(name)
+            computed.append(name)
             return plain(*arguments)
 
         monkeypatch.setattr(owner, name, counting)
 
     for kind in {type(step) for step in layer.parametrizations.weight}:
         count(kind, "forward")
-    count(Piece, "filled")  # no other form builds anything
+    count(Piece, "filled")  # no other form computes an operand
     count(on_entries, "_through")
-    yield built
+    yield computed
     monkeypatch.undo()
 
 
 @every
-def test_a_loop_builds_once_and_has_the_values_and_gradients_of_the_loop_by_hand(
+def test_a_loop_computes_once_and_has_the_values_and_gradients_of_the_loop_by_hand(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = fused(steps)
     unfused = by_hand(layer)
-    with counted(monkeypatch, layer) as built, parametrize.cached():
+    with counted(monkeypatch, layer) as computed, parametrize.cached():
         total = rolled(layer, inputs())
         got = [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
     for one, other in zip(got, unfused, strict=True):
         torch.testing.assert_close(one, other)
-    assert built.count("forward") in (0, 1, len(steps()))  # the first alone, where the others change its entries
-    assert all(built.count(name) == 1 for name in built if name != "forward")
+    assert computed.count("forward") in (0, 1, len(steps()))  # only the first, if the others change its entries
+    assert all(computed.count(name) == 1 for name in computed if name != "forward")
 
 
 def doubled(layer: Any) -> None:
@@ -171,7 +171,7 @@ CHANGES = [
 @every
 @pytest.mark.parametrize("swap", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_has_changed_inside_the_block_counts(steps: Steps, change: Callable[[Any], None], swap: bool) -> None:
+def test_changes_inside_the_block_are_noticed(steps: Steps, change: Callable[[Any], None], swap: bool) -> None:
     layer = fused(steps)
     if change is assigned and steps in (LAYERS["that needs the weight"], LAYERS["foreign"]):
         pytest.skip("no weight keeps both rules, or there is no inverse")
@@ -228,7 +228,7 @@ def test_training_in_one_block_is_training_without_it(steps: Steps) -> None:
 
 
 @every
-def test_what_was_built_without_gradients_goes_with_a_step_after_it(steps: Steps) -> None:
+def test_results_without_gradients_are_computed_again_after_a_step(steps: Steps) -> None:
     layer = fused(steps)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     with parametrize.cached():
@@ -270,7 +270,7 @@ def test_the_step_of_a_fused_optimizer_is_not_noticed_as_in_pytorch() -> None:
 
 
 @every
-def test_what_is_kept_goes_with_the_block_and_the_graph(steps: Steps) -> None:
+def test_memoised_results_are_freed_with_the_block_and_the_graph(steps: Steps) -> None:
     layer = fused(steps)
     gc.disable()
     try:
@@ -338,7 +338,7 @@ def test_a_transform_that_reads_the_weight_of_other_numbers_takes_them() -> None
 
 
 @every
-def test_what_a_transform_has_built_is_of_use_after_it(steps: Steps) -> None:
+def test_results_are_right_after_a_transform(steps: Steps) -> None:
     layer = fused(steps)
     wanted = by_hand(layer)
     with parametrize.cached():
@@ -423,7 +423,7 @@ def test_compiled_loops_give_the_same_and_share_their_graph(steps: Steps) -> Non
             torch.testing.assert_close(loop(x), compiled(x))
 
 
-def test_what_is_recorded_is_not_kept_for_others() -> None:
+def test_recorded_values_are_not_memoised() -> None:
     layer = fused(LAYERS["Diagonal, NegExp"])
     with parametrize.cached():
         traced: Any = torch.jit.trace(layer, inputs())  # type: ignore[no-untyped-call]
@@ -435,14 +435,14 @@ def test_what_is_recorded_is_not_kept_for_others() -> None:
     torch.testing.assert_close(traced(inputs()), layer(inputs()))
 
 
-def test_what_stands_in_for_a_weight_in_a_graph_is_not_kept() -> None:
+def test_proxies_are_not_memoised() -> None:
     layer = register(Reader(N, N, dtype=torch.float64), {"weight": Diagonal()})
     with parametrize.cached():
         graph: Callable[[Tensor], Tensor] = torch.fx.symbolic_trace(layer)
         torch.testing.assert_close(layer(inputs()), graph(inputs()))
 
 
-def test_memory_that_is_used_again_is_told_from_what_was_there() -> None:
+def test_reused_memory_counts_as_a_change() -> None:
     x = torch.zeros(1000)
     with parametrize.cached():
         for _ in range(20):
@@ -451,13 +451,13 @@ def test_memory_that_is_used_again_is_told_from_what_was_there() -> None:
                 x.data = x + 1
 
 
-def test_outside_of_a_block_everything_is_built_anew() -> None:
-    x, built = torch.ones(1), []
+def test_outside_a_block_everything_is_computed_again() -> None:
+    x, computed = torch.ones(1), []
     for _ in range(2):
-        assert once("owner", x, lambda: built.append(1)) is None
-    assert len(built) == 2
+        assert once("owner", x, lambda: computed.append(1)) is None
+    assert len(computed) == 2
     with parametrize.cached():
         for _ in range(2):
-            assert once("owner", x, lambda: built.append(1)) is None
+            assert once("owner", x, lambda: computed.append(1)) is None
         assert once("owner", x, lambda: x, "another kind") is x
-    assert len(built) == 3
+    assert len(computed) == 3
