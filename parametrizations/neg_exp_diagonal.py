@@ -103,7 +103,7 @@ class NegExpDiagonal(Parametrization):
             return None
         if places.diagonal is None:
             return -positive.exp(x)
-        return x.index_copy(0, places.diagonal, -positive.exp(x.index_select(0, places.diagonal)))
+        return x.scatter(0, places.diagonal, -positive.exp(x.index_select(0, places.diagonal)))
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

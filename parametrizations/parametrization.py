@@ -94,6 +94,15 @@ class Parametrization(nn.Module):
         self.product = product
         self._owners = Owners()
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        """A subclass that overrides ``forward``, or ``linear``, does not inherit products of another weight."""
+        super().__init_subclass__(**named)
+        own = vars(cls)
+        inherited = ("linear", "explain", "places", "on_entries") if "forward" in own else ()
+        for name in (*inherited, *(("explain",) if "linear" in own else ())):
+            if name not in own:
+                setattr(cls, name, vars(Parametrization)[name])
+
     __prepare_scriptable__ = refuse_to_script
 
     @override

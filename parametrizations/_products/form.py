@@ -19,13 +19,14 @@ from typing_extensions import override
 from parametrizations._products.dense import scattered
 from parametrizations._products.operands import product_dtype, rows_of
 from parametrizations._products.transposed import transposed as transposed_copy
+from parametrizations._torch.loops import once
 from parametrizations._torch.private import as_own, is_traced
 from parametrizations._torch.transforms import (
     eager_form,
     function_for,
-    is_batched_by_autograd,
     is_differentiated,
     is_recorded,
+    needs_plain_autograd,
 )
 
 __all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum_of_products"]
@@ -140,7 +141,7 @@ def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Te
     dtype = product_dtype(x)
     rows, values = rows_of(input), x
     if dtype is not x.dtype or dtype is not input.dtype:
-        rows, values = rows.to(dtype), x.to(dtype)
+        rows, values = rows.to(dtype), once((form, dtype), x, lambda: x.to(dtype))
     output = form.multiply(form.laid_out(rows), values)
     output = output if output.is_contiguous() else transposed_copy(output.mT)
     if bias is None:
@@ -151,7 +152,7 @@ def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Te
 
 def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = False) -> Tensor:
     """`Kernel.product`, differentiable to every order."""
-    if is_batched_by_autograd(input, values):
+    if needs_plain_autograd(input, values):
         weight = form.dense(values)
         return input @ (weight if transposed else weight.mT)
     return function_for(*PRODUCTS)(input, values, form, transposed)
@@ -159,7 +160,7 @@ def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = Fals
 
 def sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
     """`Kernel.sampled`, differentiable to every order."""
-    if is_batched_by_autograd(left, right):
+    if needs_plain_autograd(left, right):
         return form.entries(left.mT @ right)
     return function_for(*SAMPLES)(left, right, form)
 

@@ -34,18 +34,18 @@ class ZeroedDiagonal(Kernel):
 
     Args:
         shape: ``(out, in)``.
-        zero_at: The memory address of a stored matrix with a zero diagonal, which needs no copy. Derivatives multiply
-            tangents and gradients instead, which have other addresses.
+        zeroed: A stored matrix with a zero diagonal, which needs no copy. Tangents and gradients, which take its place
+            in derivatives, lie elsewhere in memory.
     """
 
     shape: torch.Size
-    zero_at: int | None = None
+    zeroed: Tensor | None = None
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
         """The form of a stored matrix. `ZeroDiagonal` stores a zero diagonal unless a user writes other values."""
         is_zero = may_look_at_values(x) and not x.diagonal().any()
-        return cls(x.shape, x.data_ptr() if is_zero else None)
+        return cls(x.shape, x.detach() if is_zero else None)
 
     @override
     def dense(self, values: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class ZeroedDiagonal(Kernel):
 
     @override
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
-        if self.zero_at is not None and may_look_at_values(values) and values.data_ptr() == self.zero_at:
+        if self._is_zeroed(values):
             return input @ (values if transposed else values.mT)
         return sum_of_products(self._parts(values), input, self.shape[int(transposed)], transposed)
 
@@ -66,6 +66,10 @@ class ZeroedDiagonal(Kernel):
         outer = left.mT @ right
         outer.diagonal().zero_()
         return outer
+
+    def _is_zeroed(self, values: Tensor) -> bool:
+        zeroed = self.zeroed
+        return zeroed is not None and may_look_at_values(values) and values.data_ptr() == zeroed.data_ptr()
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Copies of the blocks on the diagonal, and views to their left and right."""

@@ -89,20 +89,17 @@ class Piece(Kernel):
     Args:
         shape: ``(rows, in)``, for the rows of all strips of the piece.
         windows: The strips, with rows counted from the first row of the piece.
-        first: The index of its first value among those of the mask.
-        last: The index after its last value.
+        count: The number of kept entries in these strips.
         places: The index of each kept entry in the buffer, int64; None if the entries fill the buffer.
     """
 
     shape: torch.Size
     windows: tuple[Window, ...]
-    first: int
-    last: int
+    count: int
     places: Tensor | None
 
-    def filled(self, x: Tensor) -> Tensor:
-        """The buffer, from the stored tensor of the full mask."""
-        values = x.narrow(0, self.first, self.last - self.first)
+    def filled(self, values: Tensor) -> Tensor:
+        """The buffer, from the values of these strips."""
         return values if self.places is None else scattered(values, self.places, area_of([*self.windows]))
 
     @override
@@ -165,10 +162,14 @@ class Strips(MaskForm):
         return cls(shape, small, tuple(_pieces(shape, positions.long(), strips)))
 
     @override
-    def multiply(self, input: Tensor, x: Tensor) -> Tensor:
-        buffers = once(self, x, lambda: tuple(piece.filled(x) for piece in self.pieces), x.dtype)
+    def multiply(self, input: Tensor, values: Tensor) -> Tensor:
+        buffers = once(self, values, lambda: self._filled(values))
         outputs = [product(input, buffer, piece) for piece, buffer in zip(self.pieces, buffers, strict=True)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+    def _filled(self, values: Tensor) -> tuple[Tensor, ...]:
+        parts = torch.split(values, [piece.count for piece in self.pieces])  # one gradient for all pieces
+        return tuple(piece.filled(part) for piece, part in zip(self.pieces, parts, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +249,7 @@ def _pieces(shape: torch.Size, positions: Tensor, strips: list[Window]) -> Itera
         places = begins[at] + (row - tops[at]) * widths[at] + column - columns[at]
         moved = tuple(strip._replace(row=strip.row - top) for strip in group)
         full = places.numel() == area_of(group)
-        yield Piece(torch.Size((rows, shape[1])), moved, first, last, None if full else places)
+        yield Piece(torch.Size((rows, shape[1])), moved, last - first, None if full else places)
         first = last
 
 

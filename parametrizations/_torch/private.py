@@ -24,6 +24,7 @@ __all__ = [
     "contents",
     "dispatch_modes",
     "forget_size",
+    "forward_levels",
     "give_versions",
     "hooks_of",
     "is_autocast_anywhere",
@@ -134,6 +135,12 @@ def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """
     own: Tensor = torch.ops.aten._unsafe_view(tensor, shape)
     return own
+
+
+def forward_levels() -> int:
+    """How many `torch.func.jvp` are at work, one inside of the other."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
 
 
 def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 
-from parametrizations._torch.private import are_transforms_active, dispatch_modes, is_legacy_batched, is_traced
+from parametrizations._torch.private import (
+    are_transforms_active,
+    dispatch_modes,
+    forward_levels,
+    is_legacy_batched,
+    is_traced,
+)
 
 __all__ = [
     "eager_form",
@@ -20,6 +26,7 @@ __all__ = [
     "is_recorded",
     "is_traced_for_a_file",
     "may_look_at_values",
+    "needs_plain_autograd",
 ]
 
 
@@ -44,6 +51,17 @@ def may_look_at_values(x: Tensor) -> bool:
 def has_tangent(*tensors: Tensor) -> bool:
     """Whether one of the tensors is a dual number, so that its operations need forward derivatives."""
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)  # type: ignore[no-untyped-call]
+
+
+def needs_plain_autograd(*tensors: Tensor) -> bool:
+    """Whether an autograd function of ours would give wrong derivatives here, so that the dense weight has to serve.
+
+    PyTorch drops the outer tangent of what a ``jvp`` returns under another one, `torch.compile` traces no function with
+    the rules of `torch.func`, and the backward passes of ``is_grads_batched`` ask for no rule at all.
+    """
+    if are_transforms_active() and (torch.compiler.is_compiling() or forward_levels() > 1):
+        return True
+    return is_batched_by_autograd(*tensors)
 
 
 def is_differentiated(*tensors: Tensor) -> bool:

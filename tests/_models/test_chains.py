@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations import (
@@ -33,6 +34,7 @@ from parametrizations.testing import check_parametrization
 from parametrizations.testing.laws import LAWS
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import STORED, outcome_of, stored
+from parametrizations.typing import Product
 from tests.cases import weight
 from tests.chains import CHAINS, Chain, Dale
 from tests.layers import Doubled, fused, of_the_compiler
@@ -223,3 +225,15 @@ def test_a_summary_says_whether_every_constraint_of_a_chain_holds(steps: list[nn
     for step in steps[1:]:
         register_parametrization(layer, "weight", step)
     assert summary(layer).rows[0].holds is holds
+
+
+@pytest.mark.parametrize("product", ["dense", "strips"])
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)])
+def test_a_chain_in_half_precision_works_under_autocast_of_the_other_half_precision(
+    product: Product, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    layer = nn.Linear(4, 4, dtype=dtypes[0])
+    register(layer, {"weight": [MaskedSparse(masks.lower_triangular(), product=product), NegExpDiagonal()]})
+    inputs = torch.randn(2, 4, dtype=dtypes[0])
+    with torch.autocast("cpu", dtypes[1]):
+        torch.testing.assert_close(layer(inputs), F.linear(inputs, layer.weight, layer.bias), rtol=0.02, atol=0.02)

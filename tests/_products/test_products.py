@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.flop_counter import FlopCounterMode
 
-from parametrizations import Diagonal, Parametrization, fuse
+from parametrizations import Diagonal, Parametrization, explain, fuse
 from parametrizations._products import replaced_diagonal, strips
 from tests.layers import (
     INPUTS,
@@ -292,3 +293,68 @@ def test_a_backward_pass_under_autocast_works_as_that_of_a_layer(make: Callable[
     for one, other in zip(got, expected, strict=True):
         assert one.dtype is other.dtype
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
+@every
+def test_derivatives_of_derivatives_in_forward_mode_are_those_of_the_dense_product(
+    make: Callable[[], Parametrization],
+) -> None:
+    """PyTorch drops the outer tangent of what a function of ours returns."""
+    layer, x = fused(make).double(), torch.randn(6, dtype=torch.float64)
+
+    def of_product(x: Tensor) -> Tensor:
+        output: Tensor = layer(x.exp())
+        return output.sum()
+
+    def of_weight(x: Tensor) -> Tensor:
+        return dense_output(layer, x.exp()).sum()
+
+    jacfwd, jacrev = torch.func.jacfwd, torch.func.jacrev
+    torch.testing.assert_close(jacfwd(jacfwd(of_product))(x), jacrev(jacrev(of_weight))(x))
+
+
+@of_the_compiler
+@every
+def test_compiled_transforms_are_those_of_the_dense_product(make: Callable[[], Parametrization]) -> None:
+    torch.compiler.reset()
+    layer = fused(make)
+    compiled: Any = torch.compile(torch.func.grad(lambda x: layer(x).sum()), backend="eager", fullgraph=True)  # type: ignore[no-untyped-call, misc]
+    torch.testing.assert_close(compiled(INPUTS), layer.weight.sum(0).expand(2, 6))
+
+
+def doubled(kind: type[Parametrization]) -> type[Parametrization]:
+    class Twice(kind):  # type: ignore[misc, valid-type]
+        def forward(self, x: Tensor) -> Tensor:
+            weight: Tensor = super().forward(x)
+            return 2 * weight
+
+    return Twice
+
+
+@every
+def test_a_subclass_that_overrides_forward_alone_is_multiplied_with_its_own_weight(
+    make: Callable[[], Parametrization],
+) -> None:
+    made = make()
+    made.__class__ = doubled(type(made))
+    layer = fused(lambda: made)
+    assert explain(layer).product == "dense"
+    torch.testing.assert_close(layer(INPUTS), dense_output(layer))
+
+
+@every
+def test_what_is_computed_in_a_loop_under_autocast_is_computed_once(
+    make: Callable[[], Parametrization], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, filled = fused(make), []
+    original = strips.Piece.filled
+
+    def counting(piece: strips.Piece, values: Tensor) -> Tensor:
+        filled.append(piece)
+        return original(piece, values)
+
+    monkeypatch.setattr(strips.Piece, "filled", counting)
+    with torch.autocast("cpu", torch.bfloat16), parametrize.cached():
+        for _ in range(3):
+            layer(INPUTS)
+    assert len(filled) == len(set(filled))
