@@ -78,7 +78,7 @@ class ZeroDiagonal(Parametrization):
     def on_entries(self, x: Tensor, places: Places) -> Tensor:
         if places.diagonal is None:
             return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0)
-        return x.index_fill(0, places.diagonal, 0)
+        return x.scatter(0, places.diagonal, 0)
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

@@ -168,7 +168,9 @@ class Strips(MaskForm):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
     def _filled(self, values: Tensor) -> tuple[Tensor, ...]:
-        parts = torch.split(values, [piece.count for piece in self.pieces])  # one gradient for all pieces
+        if len(self.pieces) == 1:  # `torch.func.vmap` over no entries cannot split
+            return (self.pieces[0].filled(values),)
+        parts = torch.split(values, [piece.count for piece in self.pieces])  # has one gradient for all pieces
         return tuple(piece.filled(part) for piece, part in zip(self.pieces, parts, strict=True))
 
 

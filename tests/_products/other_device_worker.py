@@ -119,6 +119,6 @@ def wrong(layer: Any) -> str:
 if __name__ == "__main__":
     torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
     strips.CALL = 4  # small matrices have several strips, too
-    transforms.is_dispatched = lambda: False  # type: ignore[attr-defined]  # take the ways of eager mode, though a mode is at work
+    transforms.dispatch_modes = lambda: 0  # type: ignore[attr-defined]  # the code of eager mode, though modes are at work
     broken = {name: partial(fused, make) for name, make in BROKEN.items()}
     print(json.dumps({name: wrong(make()) for name, make in (LAYERS | broken).items()}))

@@ -318,7 +318,7 @@ def test_derivatives_of_derivatives_in_forward_mode_are_those_of_the_dense_produ
 def test_compiled_transforms_are_those_of_the_dense_product(make: Callable[[], Parametrization]) -> None:
     torch.compiler.reset()
     layer = fused(make)
-    compiled: Any = torch.compile(torch.func.grad(lambda x: layer(x).sum()), backend="eager", fullgraph=True)  # type: ignore[no-untyped-call, misc]
+    compiled: Any = torch.compile(torch.func.grad(lambda x: layer(x).sum()), backend="eager", fullgraph=True)  # type: ignore[misc]
     torch.testing.assert_close(compiled(INPUTS), layer.weight.sum(0).expand(2, 6))
 
 
