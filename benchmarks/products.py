@@ -45,7 +45,7 @@ class Choice:
 
 
 def compare(
-    features: Sequence[int] = FEATURES, batches: Sequence[int] = BATCHES, seconds: float = 0.5, longest: float = 1.0
+    features: Sequence[int] = FEATURES, batches: Sequence[int] = BATCHES, seconds: float = 0.2, longest: float = 1.0
 ) -> Iterator[Choice]:
     """Measure every mask, size and batch, on one and two threads, without products of more than ``longest`` seconds."""
     for n, mask in progress(list(product(features, MASKS))):
