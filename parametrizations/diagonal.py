@@ -52,13 +52,11 @@ class Diagonal(Parametrization):
     needs = "every entry off the main diagonal to be 0"
     products = ("elementwise",)
     selects = True
-    _stored_shape = torch.Size()
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        _ = self._known_shape  # raises if the object is not registered
-        return self._stored_shape
+        return torch.Size([min(self._known_shape)])
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -80,11 +78,6 @@ class Diagonal(Parametrization):
     def places(self, x: Tensor) -> Places:
         step = self._known_shape[1] + 1
         return Places(self._known_shape, None, lambda: torch.arange(x.numel(), device=x.device) * step)
-
-    @override
-    def adopt(self, weight: Tensor) -> None:
-        super().adopt(weight)
-        self._stored_shape = torch.Size([min(weight.shape)])
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

@@ -155,9 +155,9 @@ class MaskedSparse(Parametrization):
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        chosen = explain_form(self._chosen, x)
+        chosen, form = explain_form(self._chosen, x), self._form
         # The mask keeps its device if the layer moves to the meta device, or gets values on another device.
-        return chosen if chosen.product == "dense" or self._device == x.device else OTHER_DEVICE
+        return chosen if form is None or chosen.product == "dense" or form.device == x.device else OTHER_DEVICE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -246,8 +246,8 @@ class MaskedSparse(Parametrization):
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The mask follows the module to its device, but dtype conversions and the meta device do not change it.
-        if self.shape is not None:
-            own = self._device
+        if self._form is not None:
+            own = self._form.device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
                 self._arrange(self.positions, moved)
@@ -263,12 +263,9 @@ class MaskedSparse(Parametrization):
         """Keep the positions on a device, in the form of the product for this device."""
         # The mask outlives a block of inference mode, and ignores the default device.
         with torch.inference_mode(False), torch.device("cpu"):
-            self._hold(positions.to(device).clone())
-
-    def _hold(self, positions: Tensor) -> None:
-        self._form, self._chosen = form_of(self._known_shape, positions, self.product)
-        self._stored_shape = positions.shape
-        self._diagonal = on_diagonal(positions, self._known_shape)
+            own = positions.to(device).clone()
+            self._form, self._chosen = form_of(self._known_shape, own, self.product)
+            self._stored_shape, self._diagonal = own.shape, on_diagonal(own, self._known_shape)
 
     @property
     def _given(self) -> Tensor | None:
@@ -283,12 +280,6 @@ class MaskedSparse(Parametrization):
         _ = self._known_shape  # raises if the object is not registered
         assert self._form is not None
         return self._form.positions
-
-    @property
-    def _device(self) -> torch.device:
-        """The device of the mask."""
-        assert self._form is not None
-        return self._form.device
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
         return self._places().to(tensor.device, torch.long)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple, Self
@@ -163,15 +164,19 @@ class Strips(MaskForm):
 
     @override
     def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        buffers = once(self, values, lambda: self._filled(values))
-        outputs = [product(input, buffer, piece) for piece, buffer in zip(self.pieces, buffers, strict=True)]
+        # Each piece is filled right before its product: going backward, autograd then frees each buffer in turn.
+        outputs = [
+            product(input, once(piece, values, partial(piece.filled, part)), piece)
+            for piece, part in zip(self.pieces, self._parts(values), strict=True)
+        ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
-    def _filled(self, values: Tensor) -> tuple[Tensor, ...]:
+    def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The values of each piece, with one gradient for all of them."""
         if len(self.pieces) == 1:  # `torch.func.vmap` over no entries cannot split
-            return (self.pieces[0].filled(values),)
-        parts = torch.split(values, [piece.count for piece in self.pieces])  # has one gradient for all pieces
-        return tuple(piece.filled(part) for piece, part in zip(self.pieces, parts, strict=True))
+            return (values,)
+        parts: tuple[Tensor, ...] = torch.split(values, [piece.count for piece in self.pieces])
+        return parts
 
 
 @dataclass(frozen=True, eq=False)
