@@ -49,10 +49,10 @@ TRAINING = (
 def cases(*, quick: bool) -> tuple[Case, ...]:
     """The cases of a full run, or of a quick one; cases with one mask follow each other."""
     sizes = (replace(row, features=n) for row in ROWS for n in FEATURES if n <= _largest(row))
-    found = {*USERS, *WAYS, *sizes, *TRAINING}
+    found = [*USERS, *WAYS, *sizes, *TRAINING]
     if quick:
-        found = {*USERS, *(case for case in TRAINING if case.features < 1024)}
-    return tuple(sorted(found, key=lambda case: (case.features, case.mask)))
+        found = [*USERS, *(case for case in TRAINING if case.features < 1024)]
+    return tuple(sorted(dict.fromkeys(found), key=lambda case: (case.features, case.mask)))
 
 
 def _largest(row: Case) -> int:
