@@ -59,7 +59,8 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x, x.new_zeros(min(x.shape)))
+        zeros = torch.zeros_like(x.diagonal()) if is_traced() else x.new_zeros(min(x.shape))
+        return with_diagonal(x, zeros)
 
     @override
     def explain(self, x: Tensor) -> Explanation:

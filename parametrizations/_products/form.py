@@ -113,8 +113,10 @@ class Dense(MaskForm):
 
     def fits(self, x: Tensor) -> bool:
         """Whether the stored tensor needs no conversion or check before scattering. This is the usual case."""
+        if is_traced():  # a tracer has no numbers to compare
+            return False
         places = self.positions
-        return type(x) is nn.Parameter and x.shape == places.shape and x.device == places.device and not is_traced()
+        return type(x) is nn.Parameter and x.shape == places.shape and x.device == places.device
 
     @override
     def dense(self, values: Tensor) -> Tensor:
