@@ -66,9 +66,10 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
         product: The option.
     """
     size, kept = shape.numel(), positions.numel()
-    asked = {"dense": ASKED, "csr": OTHER_DEVICE, "auto": OTHER_DEVICE}.get(product)
-    if not size or (asked and (product == "dense" or positions.device.type != "cpu")):
-        return Dense(shape[0], shape[1], positions.long()), asked if size and asked else EMPTY
+    if not size or product == "dense":
+        return Dense(shape[0], shape[1], positions.long()), ASKED if size else EMPTY
+    if positions.device.type != "cpu" and product != "strips":
+        return Dense(shape[0], shape[1], positions.long()), OTHER_DEVICE
     fixed = 180_000 + 375 * sum(shape)
     csr = fixed + 20 * kept
     dense = 90_000 + 5.3 * size + 2.6 * kept
@@ -108,7 +109,7 @@ def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explan
     """
     if product == "dense":
         return ASKED
-    if is_traced_for_a_file():  # first, since a trace has no numbers to compare
+    if is_traced_for_a_file():  # first, since sizes are tensors under a tracer
         return EXPORTED
     if x.numel() < large and product == "auto":
         return Explanation("dense", f"{' x '.join(map(str, x.shape))}: too small for replaced-diagonal")

@@ -18,7 +18,7 @@ MANY = 2**12
 def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
     """Zeros with values at the given positions: ``(size,)``.
 
-    ``index_copy_`` does not copy the zeros, and has a faster gradient. `torch.func.vmap` supports ``index_copy`` alone.
+    ``index_copy_`` does not copy the zeros, and has a faster gradient. `torch.func.vmap` supports only ``index_copy``.
 
     Args:
         values: ``(n,)``.
@@ -28,11 +28,11 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
     zeros = values.new_zeros(size)
     if is_traced() or values.numel() < MANY:
         return zeros.scatter(0, places, values)
+    if may_look_at_values(values):
+        return zeros.index_copy_(0, places, values)
     if are_transforms_active() and not is_recorded():
         return zeros.index_copy(0, places, values)
-    if not may_look_at_values(values):
-        return zeros.scatter(0, places, values)
-    return zeros.index_copy_(0, places, values)
+    return zeros.scatter(0, places, values)
 
 
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class Dense(MaskForm):
 
     def fits(self, x: Tensor) -> bool:
         """Whether the stored tensor needs no conversion or check before scattering. This is the usual case."""
-        if is_traced():  # a tracer has no numbers to compare
+        if is_traced():  # sizes are tensors under a tracer
             return False
         places = self.positions
         return type(x) is nn.Parameter and x.shape == places.shape and x.device == places.device
@@ -192,14 +192,6 @@ def sum_of_products(parts: Iterable[tuple[int, int, Tensor]], input: Tensor, fea
     return output.to(input.dtype)
 
 
-def _product(input: Tensor, values: Tensor, form: Kernel, transposed: bool) -> Tensor:
-    return form.product(input, values, transposed)
-
-
-def _sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
-    return form.sampled(left, right)
-
-
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(input: Tensor, values: Tensor, form: Kernel, transposed: bool) -> Tensor:
@@ -217,7 +209,7 @@ class _Product(torch.autograd.Function):
         grad = ctx.form.laid_out(grad)
         left, right = (input, grad) if ctx.transposed else (grad, input)
         again = is_differentiated(grad, input, values)
-        multiply, sample = (product, sampled) if again else (_product, _sampled)
+        multiply, sample = (product, sampled) if again else (_Product.forward, _Sampled.forward)
         grad_input = multiply(grad, values, ctx.form, not ctx.transposed) if ctx.needs_input_grad[0] else None
         grad_values = sample(left, right, ctx.form) if ctx.needs_input_grad[1] else None
         return grad_input, grad_values, None, None

@@ -7,7 +7,7 @@ sparse kernel, so they work in every dtype and on every device, and each output 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -78,7 +78,7 @@ def windows(shape: torch.Size, positions: Tensor, most: float = inf) -> list[Win
     ]
 
 
-def area_of(strips: list[Window]) -> int:
+def area_of(strips: Iterable[Window]) -> int:
     """The number of entries that the strips multiply."""
     return sum(strip.area for strip in strips)
 
@@ -101,7 +101,7 @@ class Piece(Kernel):
 
     def filled(self, values: Tensor) -> Tensor:
         """The buffer, from the values of these strips."""
-        return values if self.places is None else scattered(values, self.places, area_of([*self.windows]))
+        return values if self.places is None else scattered(values, self.places, area_of(self.windows))
 
     @override
     def dense(self, values: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Piece(Kernel):
         ]
         if is_recorded():
             return torch.cat([(one @ other).flatten() for one, other in operands])
-        buffer = left.new_empty(area_of([*self.windows]))
+        buffer = left.new_empty(area_of(self.windows))
         for (_, _, part), (one, other) in zip(self._parts(buffer), operands, strict=True):
             torch.mm(one, other, out=part)
         return buffer
@@ -164,7 +164,7 @@ class Strips(MaskForm):
 
     @override
     def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        # Each piece is filled right before its product: going backward, autograd then frees each buffer in turn.
+        # Each piece is filled right before its product, so that the backward pass frees one buffer at a time.
         outputs = [
             product(input, once(piece, values, partial(piece.filled, part)), piece)
             for piece, part in zip(self.pieces, self._parts(values), strict=True)

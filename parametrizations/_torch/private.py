@@ -138,7 +138,7 @@ def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def forward_levels() -> int:
-    """How many `torch.func.jvp` are at work, one inside of the other."""
+    """The number of nested `torch.func.jvp` transforms."""
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
 

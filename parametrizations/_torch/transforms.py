@@ -54,10 +54,10 @@ def has_tangent(*tensors: Tensor) -> bool:
 
 
 def needs_plain_autograd(*tensors: Tensor) -> bool:
-    """Whether an autograd function of ours would give wrong derivatives here, so that the dense weight has to serve.
+    """Whether the autograd functions of this library would give wrong derivatives. The dense weight is then needed.
 
-    PyTorch drops the outer tangent of what a ``jvp`` returns under another one, `torch.compile` traces no function with
-    the rules of `torch.func`, and the backward passes of ``is_grads_batched`` ask for no rule at all.
+    PyTorch drops the outer tangent of nested ``jvp`` transforms. `torch.compile` does not trace autograd functions with
+    ``jvp`` and ``vmap``. Backward passes with ``is_grads_batched`` do not call ``vmap``.
     """
     if are_transforms_active() and (torch.compiler.is_compiling() or forward_levels() > 1):
         return True
