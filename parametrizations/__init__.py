@@ -47,9 +47,9 @@ from parametrizations import masks, positive
 from parametrizations import testing as testing
 from parametrizations import typing as typing
 from parametrizations._models.bake import bake
+from parametrizations._models.checkpoints import plain_state_dict
 from parametrizations._models.dense_gradients import dense_gradients
 from parametrizations._models.fuse import explain, fuse
-from parametrizations._models.plain_state_dict import plain_state_dict
 from parametrizations._models.register import register
 from parametrizations._models.remask import remask
 from parametrizations._models.summary import summary

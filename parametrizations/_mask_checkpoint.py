@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._products.operands import index_dtype
 from parametrizations._torch.chains import given
-from parametrizations._torch.parameters import give
+from parametrizations._torch.parameters import replace_data
 from parametrizations.parametrization import COMPLEX, FLOATING
 
 __all__ = ["NO_MASK", "from_mask", "is_no_mask", "load_together", "pack", "to_mask", "unpack"]
@@ -172,7 +172,7 @@ def _resize(values: Tensor, count: int, key: str) -> None:
             f"be resized. Got {count}. Load the checkpoint before sharding the model."
         )
     with torch.inference_mode(False):  # the parameter outlives the block that loads it
-        give(values, torch.zeros(count, dtype=values.dtype, device=values.device))
+        replace_data(values, torch.zeros(count, dtype=values.dtype, device=values.device))
 
 
 def _require_integers(state: object) -> None:

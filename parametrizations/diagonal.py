@@ -91,3 +91,7 @@ class Diagonal(Parametrization):
     @override
     def invert(self, weight: Tensor) -> Tensor:
         return weight.diagonal()
+
+    @override
+    def _inverted_projection(self, weight: Tensor) -> Tensor:
+        return self.invert(weight)  # ignores the other entries

@@ -195,6 +195,10 @@ class MaskedSparse(Parametrization):
         return weight.flatten().index_select(0, self._positions_for(weight))
 
     @override
+    def _inverted_projection(self, weight: Tensor) -> Tensor:
+        return self.invert(weight)  # ignores the other entries
+
+    @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
         mask = as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into its argument
@@ -236,12 +240,16 @@ class MaskedSparse(Parametrization):
             )
         self._set_positions(positions)
 
-    def _set_positions(self, positions: Tensor, origin: str | None = None) -> None:
-        """Copy sorted positions within range; ``origin`` names their source, unless this is a checkpoint."""
+    def _set_positions(self, positions: Tensor) -> None:
+        """Take sorted positions within range from a checkpoint."""
+        vars(self).update(self._with_positions(positions, "loaded"))
+
+    def _with_positions(self, positions: Tensor, origin: object) -> dict[str, object]:
+        """The attributes that change with a mask of the given sorted positions; ``origin`` names their source."""
         own = self.positions
-        if not torch.equal(positions.to(own), own):
-            self._origin = "loaded" if origin is None else Name(origin)
-            self._arrange(positions.to(own, copy=True), own.device)
+        if torch.equal(positions.to(own), own):
+            return {}
+        return self._arranged(positions.to(own, copy=True), own.device) | {"_origin": origin}
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -260,12 +268,16 @@ class MaskedSparse(Parametrization):
         self._arrange(positions, positions.device)
 
     def _arrange(self, positions: Tensor, device: torch.device) -> None:
-        """Keep the positions on a device, in the form of the product for this device."""
+        vars(self).update(self._arranged(positions, device))
+
+    def _arranged(self, positions: Tensor, device: torch.device) -> dict[str, object]:
+        """The attributes for positions on a device, in the form of the product for this device."""
         # The mask outlives a block of inference mode, and ignores the default device.
         with torch.inference_mode(False), torch.device("cpu"):
             own = positions.to(device).clone()
-            self._form, self._chosen = form_of(self._known_shape, own, self.product)
-            self._stored_shape, self._diagonal = own.shape, on_diagonal(own, self._known_shape)
+            form, chosen = form_of(self._known_shape, own, self.product)
+            diagonal = on_diagonal(own, self._known_shape)
+        return {"_form": form, "_chosen": chosen, "_stored_shape": own.shape, "_diagonal": diagonal}
 
     @property
     def _given(self) -> Tensor | None:

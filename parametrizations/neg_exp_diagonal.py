@@ -114,17 +114,24 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def project(self, weight: Tensor) -> Tensor:
-        diagonal = weight.diagonal()
-        smallest, largest = positive.limits(diagonal)
-        size = torch.where(diagonal < 0, -diagonal, diagonal.clamp(min=FLOOR))
-        return weight.diagonal_scatter(-size.clamp(smallest, largest))
+        return weight.diagonal_scatter(-_sizes(weight.diagonal()))
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
         return weight.diagonal_scatter(positive.log(-weight.diagonal()))
 
     @override
+    def _inverted_projection(self, weight: Tensor) -> Tensor:
+        return weight.diagonal_scatter(positive.log(_sizes(weight.diagonal())))
+
+    @override
     def rounding(self, weight: Tensor) -> Tensor:
         diagonal = weight.diagonal()
         epsilons = (1 + diagonal.abs().log().abs()) * torch.finfo(weight.dtype).eps
         return torch.zeros_like(weight).diagonal_scatter(epsilons * diagonal.abs())
+
+
+def _sizes(diagonal: Tensor) -> Tensor:
+    """The absolute values of the projection of a diagonal."""
+    smallest, largest = positive.limits(diagonal)
+    return torch.where(diagonal < 0, -diagonal, diagonal.clamp(min=FLOOR)).clamp(smallest, largest)

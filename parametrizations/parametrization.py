@@ -17,7 +17,7 @@ from parametrizations._products.choice import OWN, PLAIN, Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
 from parametrizations._torch.owners import Owners
-from parametrizations._torch.private import is_traced
+from parametrizations._torch.private import is_traced, share_memory
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import refuse_to_script
 
@@ -27,6 +27,15 @@ Infeasible = Literal["raise", "project"]
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
+
+
+SHORTCUTS = {
+    "forward": ("linear", "explain", "places", "on_entries"),
+    "linear": ("explain",),
+    "project": ("_inverted_projection",),
+    "invert": ("_inverted_projection",),
+}
+"""The methods that give the result of another method at less cost, by the name of the other method."""
 
 
 class Parametrization(nn.Module):
@@ -95,13 +104,13 @@ class Parametrization(nn.Module):
         self._owners = Owners()
 
     def __init_subclass__(cls, **named: Any) -> None:
-        """A subclass that overrides ``forward``, or ``linear``, does not inherit products of another weight."""
+        """A subclass that overrides a method does not inherit shortcuts for the method of its base class."""
         super().__init_subclass__(**named)
         own = vars(cls)
-        inherited = ("linear", "explain", "places", "on_entries") if "forward" in own else ()
-        for name in (*inherited, *(("explain",) if "linear" in own else ())):
-            if name not in own:
-                setattr(cls, name, vars(Parametrization)[name])
+        for method, shortcuts in SHORTCUTS.items():
+            for name in shortcuts:
+                if method in own and name not in own:
+                    setattr(cls, name, vars(Parametrization)[name])
 
     __prepare_scriptable__ = refuse_to_script
 
@@ -193,7 +202,9 @@ class Parametrization(nn.Module):
         self._check(weight)
         before = dict(vars(self))
         try:
-            x = self.invert(self._admit(weight)).clone(memory_format=torch.contiguous_format)
+            x = self._stored_for(weight).contiguous()
+            if not self._is_own or share_memory(x, weight):
+                x = x.clone()
         except Exception as error:
             vars(self).update(before)  # a rejected weight leaves the object unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
@@ -316,16 +327,25 @@ class Parametrization(nn.Module):
             )
         return self._known_shape
 
-    def _admit(self, weight: Tensor) -> Tensor:
+    @property
+    def _is_own(self) -> bool:
+        """Whether the class is from this library. Its laws replace checks and copies, which take time and memory."""
+        return type(self).__module__.startswith("parametrizations.")
+
+    def _stored_for(self, weight: Tensor) -> Tensor:
         adopting = is_registration() or (self.shape is None and not is_assignment())
         if self.shape is None:
             self.adopt(weight)
         if adopting or self.on_infeasible == "project" or weight.is_meta:
-            return self.project(weight)
+            return self._inverted_projection(weight)
         excess = self.excess(weight)
         if bool((excess > 0).any()):
             raise ValueError(outside(type(self).__name__, self.needs, weight, excess))
-        return weight
+        return self.invert(weight)
+
+    def _inverted_projection(self, weight: Tensor) -> Tensor:
+        """``invert(project(weight))``, where subclasses can save memory."""
+        return self.invert(self.project(weight))
 
     def _check(self, weight: Tensor) -> None:
         require_kind(type(self).__name__, weight, self.dtypes)

@@ -14,9 +14,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import parametrizations
+from parametrizations._models.changes import Changes
 
 OURS = Path(parametrizations.__file__).parent
-FILES = {str(path) for path in OURS.rglob("*.py") if path.name != "rollback.py"} | {parametrize.__file__}
+FILES = {str(path) for path in OURS.rglob("*.py")} | {parametrize.__file__}
+COMMIT = Changes.commit.__code__
+"""The function that changes the model. It consists of assignments that cannot fail, and a call ends after it."""
 
 
 class Injected(Exception):
@@ -24,12 +27,13 @@ class Injected(Exception):
 
 
 def fail_at(step: int, call: Callable[[], object]) -> int:
-    """Run the call and fail at its line number ``step``; the number of lines that were run."""
-    seen = 0
+    """Run the call and fail at its line number ``step``; the number of lines before the model is changed."""
+    seen, committed = 0, False
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ARG001
-        nonlocal seen
-        if frame.f_code.co_filename not in FILES:
+        nonlocal seen, committed
+        committed = committed or frame.f_code is COMMIT
+        if frame.f_code.co_filename not in FILES or committed:
             return None
         if event == "line":
             seen += 1

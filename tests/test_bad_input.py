@@ -213,7 +213,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": Diagonal(), "0.w*": ZeroDiagonal()})',
         ValueError,
         (
-            "register needs one rule for each parameter. Got two for '0.weight': '0.weight' and '0.w*'. "
+            "register needs one rule for each tensor. Got two for '0.weight': '0.weight' and '0.w*'. "
             "Narrow one of them, or give a sequence of parametrizations."
         ),
     ),

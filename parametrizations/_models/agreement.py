@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._models.weights import Unreachable, allowed_apart, inverted, require_given_back
-from parametrizations._torch.chains import copied, originals, steps
+from parametrizations._models.constrained import Slot
+from parametrizations._models.inverses import Unreachable, allowed_error, inverted, require_round_trip
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["require_agreement"]
@@ -21,37 +20,36 @@ Passed = tuple[nn.Module, Tensor, Tensor]
 """A step, what it takes, and what it gives."""
 
 
-def require_agreement(name: str, chain: ParametrizationList, weight: Tensor) -> None:
-    """Refuse parametrizations that undo one another, or that move a weight which each of them would keep.
+def require_agreement(slot: Slot, weight: Tensor) -> None:
+    """Refuse parametrizations that undo one another, or that change a weight in the set of each of them.
 
-    A single one has its own laws, so nothing is built for it. Weights without values cannot be looked at. Through those
-    of others one goes by computing, so what one of them does not take, or does not give back, cannot be told.
+    One constraint alone is not checked, since it has laws of its own. A weight without values cannot be checked. If a
+    third-party step rejects a value, or its inverse is inexact, the check is skipped.
 
     Args:
-        name: The tensor's, for the error.
-        chain: The parametrizations, attached.
-        weight: What they were shown.
+        slot: The tensor, with its parametrizations.
+        weight: The weight that they started from.
 
     Raises:
         ValueError: If they cannot hold together.
     """
-    if sum(isinstance(step, Parametrization) for step in steps(chain)) < 2 or weight.is_meta:
+    if sum(isinstance(step, Parametrization) for step in slot.steps) < 2 or weight.is_meta:
         return
     with torch.inference_mode(False), torch.no_grad():
-        passed = _passed(copied(chain))
+        passed = _passed(slot.copied())
         fault = _outside(passed) or _moving([step for step, _, _ in passed], weight)
     if fault is not None:
-        kinds = ", then ".join(type(step).__name__ for step in steps(chain))
+        kinds = ", then ".join(type(step).__name__ for step in slot.steps)
         raise ValueError(
-            f"register needs parametrizations that hold together for {name!r}. Got {kinds}, whose weight is {fault}. "
-            "Leave one of them out; bake first to replace what is attached."
+            f"register needs parametrizations that hold together for {slot.name!r}. Got {kinds}, whose weight is "
+            f"{fault}. Leave one of them out; bake first to replace what is attached."
         )
 
 
-def _passed(chain: ParametrizationList) -> list[Passed]:
-    """The steps from the first of this library on; those before it can give anything."""
-    taken, passed = tuple(originals(chain).values()), []
-    for step in steps(chain):
+def _passed(slot: Slot) -> list[Passed]:
+    """The steps from the first constraint on, with input and output. Earlier steps may return any weight."""
+    taken, passed = tuple(slot.stored.values()), []
+    for step in slot.steps:
         given = step(*taken)
         passed.append((step, taken[0], given))
         taken = (given,)
@@ -112,7 +110,7 @@ def _moved(parts: Sequence[nn.Module], member: Tensor) -> float | None:
 
 
 def _rounding(step: nn.Module, given: Tensor) -> Tensor | float:
-    return step.rounding(given) if isinstance(step, Parametrization) else allowed_apart(given)
+    return step.rounding(given) if isinstance(step, Parametrization) else allowed_error(given)
 
 
 def _through(step: nn.Module, value: Tensor) -> Tensor:
@@ -134,7 +132,7 @@ def _finite(step: nn.Module, value: Tensor) -> Tensor:
 def _inverse(step: nn.Module, value: Tensor) -> Tensor:
     """What a foreign step has to be given, which has to give the value back; without an inverse the value itself."""
     found: Tensor = inverted([step], value, project=True)
-    require_given_back(step, found, value)
+    require_round_trip(step, found, value)
     return found
 
 

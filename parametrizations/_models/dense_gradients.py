@@ -11,13 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from parametrizations._models.constrained import Slot
 from parametrizations._models.layer import has_fused_forward
 from parametrizations._models.matching import constrained_by
-from parametrizations._models.places import Place
 from parametrizations._models.ranks import wrapper_in
-from parametrizations._models.weights import dense_shape
 from parametrizations._products.operands import has_rows, rows_of
-from parametrizations._torch.chains import chain_of, originals
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
 from parametrizations._torch.uncompiled import uncompiled
@@ -139,11 +137,11 @@ def dense_gradients(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"dense_gradients needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    places = constrained_by("dense_gradients", model, patterns)
+    slots = constrained_by("dense_gradients", model, patterns)
     wrapper = wrapper_in(model)
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
-        watched = [_Watched(place, stack) for place in places]
+        watched = [_Watched(slot, stack) for slot in slots]
         for one in watched:
             one.gradient.group = None if wrapper is None else wrapper.process_group
         yield {one.gradient.name: one.gradient for one in watched}
@@ -155,17 +153,15 @@ class _Watched:
     blind = False
     """Whether this came along with a copy of the model, at which nobody looks."""
 
-    def __init__(self, place: Place, stack: ExitStack) -> None:
-        chain = chain_of(place.module, place.tensor_name)
-        like = next(iter(originals(chain).values()))
-        self.gradient = DenseGradient(place.name, like, dense_shape(chain))
+    def __init__(self, slot: Slot, stack: ExitStack) -> None:
+        self.gradient = DenseGradient(slot.name, slot.first_stored, slot.shape)
         self._stack = stack
         self._builds = 0
         self._before = 0
-        self._enter(chain.register_forward_hook(self._see_weight))
-        if has_fused_forward(place.module) and place.tensor_name == "weight":
-            self._enter(place.module.register_forward_pre_hook(self._see_start))
-            self._enter(place.module.register_forward_hook(self._see_output, prepend=True, with_kwargs=True))
+        self._enter(slot.chain.register_forward_hook(self._see_weight))
+        if has_fused_forward(slot.module) and slot.tensor_name == "weight":
+            self._enter(slot.module.register_forward_pre_hook(self._see_start))
+            self._enter(slot.module.register_forward_hook(self._see_output, prepend=True, with_kwargs=True))
         forget()
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Watched:

@@ -7,8 +7,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from parametrizations._models.layer import become_constrained, has_fused_forward
-from parametrizations._models.on_entries import entries_of
+from parametrizations._models.layer import become_constrained, entries_of, has_fused_forward
 from parametrizations._products.choice import Explanation
 from parametrizations._torch.chains import chains, originals, steps
 from parametrizations._torch.shared_class import can_share

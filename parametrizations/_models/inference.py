@@ -1,46 +1,41 @@
-"""Tensors that were made in inference mode, with which nothing can be trained."""
+"""Tensors that were created in inference mode. They cannot be trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from parametrizations._models.changes import Changes
+from parametrizations._models.constrained import full_name
 from parametrizations._models.optimizers import renew
-from parametrizations._models.places import full_name
-from parametrizations._torch.private import buffers, parameters
+from parametrizations._torch.private import buffers, flat_weights, parameters
 
-__all__ = ["holders", "leave_inference"]
-
-
-def holders(model: nn.Module) -> list[nn.Module]:
-    """The modules that hold such a tensor."""
-    return [module for module in model.modules() if any(_held(module))]
+__all__ = ["leave_inference"]
 
 
-@torch.inference_mode(False)
-def leave_inference(model: nn.Module, optimizer: Optimizer | None) -> None:
-    """Put copies that can be trained in the place of such tensors, in the model and in its optimizer.
+def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | None) -> dict[int, Tensor]:
+    """Replace the tensors of a model that were created in inference mode by copies that can be trained.
 
-    A model that is changed in place outlives the block that it was made in. A mixture of both kinds would run, and fail
-    at the first backward pass.
+    A model that is changed in place outlives the block in which it was created. A mixture of both kinds would run, and
+    fail at the first backward pass.
+
+    Returns:
+        The copies, by the ``id`` of the tensor that each replaces.
     """
-    made: dict[int, Tensor] = {}
+    replaced: dict[int, Tensor] = {}
     for prefix, module in model.named_modules():
-        for name, tensor in list(_held(module)):
-            if id(tensor) not in made:
-                made[id(tensor)] = _trainable(tensor)
-                if optimizer is not None:
-                    renew(optimizer, [tensor], {full_name(prefix, name): made[id(tensor)]})
-            setattr(module, name, made[id(tensor)])  # a recurrent layer takes note
-
-
-def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in (*parameters(module).items(), *buffers(module).items()):
-        if tensor is not None and tensor.is_inference():
-            yield name, tensor
+        for store in (parameters(module), buffers(module)):
+            for name, tensor in store.items():
+                if tensor is None or not tensor.is_inference():
+                    continue
+                if id(tensor) not in replaced:
+                    replaced[id(tensor)] = copied = _trainable(tensor)
+                    renew(changes, optimizer, [tensor], {full_name(prefix, name): copied})
+                changes.draft(store)[name] = replaced[id(tensor)]
+        if replaced and isinstance(module, nn.RNNBase):
+            weights = changes.draft(flat_weights(module))
+            weights[:] = [replaced.get(id(tensor), tensor) for tensor in weights]
+    return replaced
 
 
 def _trainable(tensor: Tensor) -> Tensor:

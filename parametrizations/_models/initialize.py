@@ -1,90 +1,94 @@
-"""``reset_parameters`` of a constrained layer: it initialises what is stored."""
+"""``reset_parameters`` of a constrained layer: it initialises the stored tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from parametrizations._models.rollback import all_or_nothing
+from parametrizations._models.changes import Changes
+from parametrizations._models.constrained import Slot
 from parametrizations._models.selection import Selection
 from parametrizations._models.sizes import require_room
-from parametrizations._models.weights import dense_shape, settle
-from parametrizations._torch.chains import build, chain_of, chains, originals, steps
+from parametrizations._torch.chains import chains
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["initialize"]
 
-Room = Callable[[nn.Module, str], Tensor]
+Room = Callable[[Slot], Tensor]
 
 
 def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
-    """Do what the plain module does to initialise itself, and start from it.
+    """Initialise a constrained module as its plain class does.
 
-    The result has the same distribution as initialising a plain layer and then registering. Tensors that the plain
-    initialisation does not touch stay. Where only some entries of the weight are stored, they alone are filled, and the
-    dense weight is never built, unless the initialisation needs the whole matrix.
+    The distribution is that of initialising a plain layer and then registering. Tensors that the plain initialisation
+    does not change are kept. If the stored tensor holds entries of the weight, only these are initialised, and the
+    dense weight is not materialised, unless the initialisation needs the whole matrix.
 
     Args:
         module: The constrained module.
         plain: Its class without constraints.
-        reset: The plain class's initialisation.
+        reset: The initialisation of the plain class.
     """
+    slots = [Slot([name], module, name, chain) for name, chain in chains(module).items()]
     try:
-        _initialize(module, plain, reset, _room)
+        _initialize(module, plain, reset, slots, _room)
     except NotImplementedError:  # not entry-wise
-        require_room([(name, chain) for name, chain in chains(module).items()], f"{plain.__name__}.reset_parameters")
-        _initialize(module, plain, reset, _dense_room)
+        require_room(slots, f"{plain.__name__}.reset_parameters")
+        _initialize(module, plain, reset, slots, _dense_room)
 
 
-def _initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], room: Room) -> None:
-    before = {name: room(module, name) for name in chains(module)}
-    rooms = {name: _fresh(tensor) for name, tensor in before.items()}
-    constrained, held = type(module), children(module)
-    order, parametrizations = list(held), held["parametrizations"]
-    stores = {name: _store(module, name) for name in rooms}
-    with all_or_nothing([module]):
-        del held["parametrizations"]
-        module.__class__ = plain
-        for name, store in stores.items():
-            store[name] = rooms[name]
-        reset(module)
-        filled = {name: store.pop(name) for name, store in stores.items()}
-        module.__class__ = constrained
-        held["parametrizations"] = parametrizations
-        for name in [name for name in order if name in held]:
-            held[name] = held.pop(name)
-        for name, tensor in filled.items():
-            if isinstance(tensor, Selection):  # filled below the layer of PyTorch that counts changes
-                torch.autograd.graph.increment_version(list(originals(chain_of(module, name)).values()))
-            elif not _same(tensor, before[name]):
-                settle(chain_of(module, name), tensor.detach())
+def _initialize(
+    module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], slots: list[Slot], room: Room
+) -> None:
+    """Let a plain module that shares everything else with this one initialise new tensors, and store the result."""
+    before = {slot.tensor_name: room(slot) for slot in slots}
+    twin, own = plain.__new__(plain), vars(module)
+    stores: dict[str, dict[str, Any]] = {
+        "_parameters": dict(parameters(module)),
+        "_buffers": dict(buffers(module)),
+        "_modules": {name: child for name, child in children(module).items() if name != "parametrizations"},
+    }
+    vars(twin).update(own | stores)
+    for slot in slots:
+        kind = "_parameters" if isinstance(slot.first_stored, nn.Parameter) else "_buffers"
+        stores[kind][slot.tensor_name] = _fresh(before[slot.tensor_name])
+    reset(twin)
+    changes = Changes()
+    for slot in slots:
+        name = slot.tensor_name
+        filled = stores["_parameters"].pop(name, None)
+        filled = stores["_buffers"].pop(name) if filled is None else filled
+        if isinstance(filled, Selection):  # PyTorch does not count these changes
+            torch.autograd.graph.increment_version(list(slot.stored.values()))
+        elif not _same(filled, before[name]):
+            for key, stored in slot.inverted(filled.detach(), project=True).items():
+                changes.data(slot.stored[key], stored.to(slot.stored[key].device))
+    for name, value in vars(twin).items():
+        if name not in stores and own.get(name) is not value:
+            changes.attribute(module, name, value)
+    changes.draft(parameters(module)).update(stores["_parameters"])
+    changes.draft(buffers(module)).update(stores["_buffers"])
+    changes.draft(children(module)).update(stores["_modules"])
+    changes.commit()
 
 
-def _store(module: nn.Module, name: str) -> dict[str, Tensor]:
-    stored = next(iter(originals(chain_of(module, name)).values()))
-    store: dict[str, Tensor] = parameters(module) if isinstance(stored, nn.Parameter) else buffers(module)  # type: ignore[assignment]
-    return store
+def _room(slot: Slot) -> Tensor:
+    """The tensor to initialise: the entries in the stored tensor, if this is enough."""
+    first = slot.steps[0]
+    if len(slot.steps) == 1 and isinstance(first, Parametrization) and first.selects:
+        return Selection(slot.first_stored.detach(), slot.shape)
+    return _dense_room(slot)
 
 
-def _room(module: nn.Module, name: str) -> Tensor:
-    """Where the tensor is filled: among what is stored, if that is enough."""
-    chain = chain_of(module, name)
-    only, stored = steps(chain)[0], next(iter(originals(chain).values()))
-    if len(chain) == 1 and isinstance(only, Parametrization) and only.selects:
-        return Selection(stored.detach(), only._known_shape)
-    return _dense_room(module, name)
-
-
-def _dense_room(module: nn.Module, name: str) -> Tensor:
-    chain = chain_of(module, name)
+def _dense_room(slot: Slot) -> Tensor:
     try:
-        return build(chain)
-    except RuntimeError:  # nothing that can be computed with has been stored yet
-        stored = next(iter(originals(chain).values()))
-        return torch.full(dense_shape(chain), torch.nan, dtype=stored.dtype, device=stored.device)
+        return slot.materialised()
+    except RuntimeError:  # the stored tensor has no usable values yet
+        return torch.full(slot.shape, torch.nan, dtype=slot.first_stored.dtype, device=slot.first_stored.device)
 
 
 def _fresh(tensor: Tensor) -> nn.Parameter:

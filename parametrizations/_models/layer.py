@@ -7,45 +7,53 @@ its class has a method ``reset_parameters``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from parametrizations._models.checkpoints import take_plain
 from parametrizations._models.initialize import initialize
-from parametrizations._models.load_plain import take_plain
-from parametrizations._models.on_entries import entries_of, stored_in
 from parametrizations._torch.chains import chains
-from parametrizations._torch.loops import once
+from parametrizations._torch.loops import forget, once
 from parametrizations._torch.private import (
     answered_from_cache,
     children,
     is_autocast_anywhere,
+    is_traced,
     load_hooks,
     parameters,
     single_step,
 )
-from parametrizations._torch.shared_class import plain_class, share
+from parametrizations._torch.shared_class import plain_class, shared_class
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["become_constrained", "has_fused_forward"]
-
+__all__ = ["become_constrained", "constrained_class", "entries_of", "has_fused_forward"]
 
 BUILT = ("dense", "replaced-diagonal")
 """Products that copy the weight or much of it. Inside `parametrize.cached` the dense weight is memoised instead."""
 
 
-def become_constrained(module: nn.Module, *, fused: bool) -> None:
-    """Give a module the class that all constrained modules of its kind share.
+def constrained_class(module: nn.Module, names: Iterable[str], *, fused: bool) -> type[nn.Module]:
+    """The class of a module with constrained tensors, which all modules of its kind share.
 
     Args:
-        module: A module with a parametrized tensor and a class that can be shared.
-        fused: Whether an `nn.Linear` takes the product of its constraint. A subclass that overrides ``forward`` keeps
+        module: The module, constrained or plain.
+        names: The names of its constrained tensors.
+        fused: Whether an `nn.Linear` uses the product of its constraint. A subclass that overrides ``forward`` keeps
             its ``forward``.
     """
-    is_linear = getattr(plain_class(module), "forward", None) is nn.Linear.forward and "weight" in chains(module)
-    share(module, _fused_members if fused and is_linear else _members)
+    plain, names = plain_class(module), frozenset(names)
+    is_linear = getattr(plain, "forward", None) is nn.Linear.forward and "weight" in names
+    return shared_class(plain, names, _fused_members if fused and is_linear else _members)
+
+
+def become_constrained(module: nn.Module, *, fused: bool) -> None:
+    """Give a module with constrained tensors the class from `constrained_class`."""
+    kind = constrained_class(module, chains(module), fused=fused)
+    forget()
+    object.__setattr__(module, "__class__", kind)
 
 
 def has_fused_forward(module: nn.Module) -> bool:
@@ -83,10 +91,47 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
     if answered_from_cache() is None:
         entries, weight = entries_of(owner), None
     else:
-        entries, weight = once(owner, stored_in(owner), lambda: _built(owner, first), is_autocast_anywhere())
+        entries, weight = once(owner, _stored_in(owner), lambda: _built(owner, first), is_autocast_anywhere())
     if entries is not None:
         return first.linear(input, entries, bias)
     return F.linear(input, self.weight if weight is None else weight, bias)
+
+
+def entries_of(chain: nn.Module) -> Tensor | None:
+    """The entries of a weight after all parametrizations of its chain, without the dense weight.
+
+    Args:
+        chain: The `ParametrizationList` of a tensor.
+
+    Returns:
+        The values for the product of the first parametrization: its stored tensor, changed by each later
+        parametrization. None if one of these needs the whole weight or is third-party.
+    """
+    x = _stored_in(chain)
+    first, *others = children(chain).values()
+    if not others:
+        return x
+    if not isinstance(first, Parametrization) or is_traced():  # a trace has no values to compare
+        return None
+    return _through(x, first, others)
+
+
+def _through(x: Tensor, first: Parametrization, others: Iterable[nn.Module | None]) -> Tensor | None:
+    places = first.places(x)
+    entries: Tensor | None = x
+    for step in others:
+        if entries is None or places is None or not isinstance(step, Parametrization):
+            return None
+        entries = step.on_entries(entries, places)
+    return entries
+
+
+def _stored_in(chain: nn.Module) -> Tensor:
+    """The stored tensor of a chain, without the time of attribute lookup in modules."""
+    x: Any = parameters(chain).get("original")
+    x = chain.original if x is None else x  # it may be a buffer
+    stored: Tensor = x
+    return stored
 
 
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:

@@ -1,61 +1,89 @@
-"""Which tensors of a model a pattern names."""
+"""The tensors of a model that a pattern matches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from torch import nn
 
-from parametrizations._models.places import Place, constrained_places, parameter_places
-from parametrizations._torch.chains import chains
+from parametrizations._models.constrained import Slot, constrained
 
-__all__ = ["Key", "Names", "constrained_by", "matches", "named_places", "refuse_no_match"]
+__all__ = ["constrained_by", "matches", "refuse_no_match", "require_pattern", "with_values"]
 
-Key = tuple[nn.Module, str]
-"""A tensor of a module, however many names the module has."""
-
-Names = dict[Key, list[Place]]
+Value = TypeVar("Value")
 
 
-def named_places(model: nn.Module) -> Names:
-    """Every place once, under all the names that its module has."""
-    found: Names = {}
-    for place in parameter_places(model):
-        found.setdefault((place.module, place.tensor_name), []).append(place)
+def matches(pattern: str, slots: Iterable[Slot]) -> list[Slot]:
+    """The slots with a matching name: the pattern itself, or a match by the wildcards of `fnmatch`."""
+    every = list(slots)
+    exact = [slot for slot in every if pattern in slot.names]
+    # An exact name may contain wildcards, too.
+    return exact or [slot for slot in every if any(fnmatchcase(name, pattern) for name in slot.names)]
+
+
+def with_values(
+    caller: str,
+    slots: Sequence[Slot],
+    rules: Mapping[str, Value],
+    no_match: Callable[[str], NoReturn],
+    advice: str,
+) -> list[tuple[Slot, Value]]:
+    """Each slot that a pattern matches, with the value of the pattern.
+
+    Args:
+        caller: The name of the call, for errors.
+        slots: All slots that may match.
+        rules: The values by pattern.
+        no_match: Raises the error for a pattern without a match.
+        advice: The last sentence of the error for a slot with two patterns.
+
+    Raises:
+        TypeError: If a key is not a name.
+        ValueError: If a pattern matches nothing, or two patterns match one slot.
+    """
+    patterns: dict[Slot, str] = {}
+    found: list[tuple[Slot, Value]] = []
+    for pattern, value in rules.items():
+        require_pattern(caller, pattern)
+        for slot in matches(pattern, slots) or no_match(pattern):
+            if slot in patterns:
+                raise ValueError(
+                    f"{caller} needs one rule for each tensor. Got two for {slot.name!r}: {patterns[slot]!r} and "
+                    f"{pattern!r}. {advice}"
+                )
+            patterns[slot] = pattern
+            found.append((slot, value))
     return found
 
 
-def matches(pattern: str, names: Names) -> list[Key]:
-    """The places that have a name that matches: by the wildcards of `fnmatch`, or as it is."""
-    exact = [key for key, places in names.items() if any(place.name == pattern for place in places)]
-    if exact:  # also a name that has wildcards in it
-        return exact
-    return [key for key, places in names.items() if any(fnmatchcase(place.name, pattern) for place in places)]
+def require_pattern(caller: str, pattern: object) -> None:
+    """Check a key of the rules."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"{caller} needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
 
 
-def refuse_no_match(caller: str, wanted: str, pattern: str, names: Names) -> NoReturn:
-    """Say that a pattern matches nothing, and which names are close."""
-    every = [place.name for places in names.values() for place in places]
-    close = get_close_matches(pattern, every, n=3, cutoff=0.3) or every[:3]
+def refuse_no_match(caller: str, wanted: str, pattern: str, slots: Iterable[Slot]) -> NoReturn:
+    """Raise the error for a pattern without a match, with names that are close."""
+    names = [name for slot in slots for name in slot.names]
+    close = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
     raise ValueError(
-        f"{caller} needs a {wanted} for {pattern!r}. Got no match among {len(every)} names. "
+        f"{caller} needs a {wanted} for {pattern!r}. Got no match among {len(names)} names. "
         f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
     )
 
 
-def constrained_by(caller: str, model: nn.Module, patterns: object) -> list[Place]:
-    """Every constrained place whose name matches one of the patterns, in the model's order; all of them for None."""
-    every = [place for place, _ in constrained_places(model)]
+def constrained_by(caller: str, model: nn.Module, patterns: object) -> list[Slot]:
+    """The constrained tensors that match one of the patterns, in the order of the model; all of them for None."""
+    every = constrained(model)
     if patterns is None:
         return every
-    names = {(module, name): places for (module, name), places in named_places(model).items() if name in chains(module)}
-    keys: set[Key] = set()
+    chosen: set[Slot] = set()
     for pattern in _listed(caller, patterns):
-        keys |= set(matches(pattern, names) or refuse_no_match(caller, "constrained tensor", pattern, names))
-    return [place for place in every if (place.module, place.tensor_name) in keys]
+        chosen.update(matches(pattern, every) or refuse_no_match(caller, "constrained tensor", pattern, every))
+    return [slot for slot in every if slot in chosen]
 
 
 def _listed(caller: str, patterns: object) -> list[str]:

@@ -1,31 +1,34 @@
-"""What an optimizer holds for parameters that change their shape or meaning."""
+"""The state of an optimizer whose parameters are replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Adagrad, Optimizer
 
-from parametrizations._torch.private import forget_size, unscale_first
+from parametrizations._models.changes import Changes
+from parametrizations._torch.private import LBFGS_SIZE, UNFUSED
 
 __all__ = ["renew", "require_optimizer"]
 
 
 def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what is no optimizer of a call's parameters.
+    """Check the optimizer that a call was given; None is allowed.
 
     Args:
-        optimizer: What the caller was given.
+        optimizer: The argument.
         caller: The name of the call.
         tensors: The parameters that the call changes, by name.
 
     Raises:
-        TypeError: If it is no optimizer.
+        TypeError: If it is not an optimizer.
         ValueError: If it has none of the parameters.
     """
+    if optimizer is None:
+        return
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. Pass the one that steps on "
@@ -40,50 +43,66 @@ def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tens
 
 
 def renew(
-    optimizer: Optimizer, old: Sequence[Tensor], new: Mapping[str, Tensor], beside: Sequence[Tensor] = ()
+    changes: Changes,
+    optimizer: Optimizer | None,
+    old: Iterable[Tensor],
+    new: Mapping[str, Tensor],
+    shared: Iterable[Tensor] = (),
 ) -> None:
-    """Drop the state of parameters, and let others take their place.
+    """Drop the state of parameters, and replace them in their group.
 
     Args:
-        optimizer: Changed in place.
-        old: The parameters whose state does not fit any more.
-        new: Those that take their place, by name, in the first group that had one; they may be the same.
-        beside: Parameters that the new ones have come apart from: these stay, with their state, since others use them.
+        changes: Where the changes are collected.
+        optimizer: The optimizer, or None.
+        old: The parameters whose state no longer fits.
+        new: The parameters that replace them, by name. Some may be the same objects.
+        shared: Parameters that another layer keeps, so they stay with their state. ``new`` is inserted after them.
     """
-    gone, staying = {id(tensor) for tensor in old}, {id(tensor) for tensor in beside}
-    if isinstance(optimizer, LBFGS):  # its history is one of all parameters together
-        optimizer.state.clear()
-        forget_size(optimizer)
-    states = [optimizer.state.pop(tensor, {}) for tensor in old] + [optimizer.state.get(one, {}) for one in beside]
-    moved = any("momentum_buffer" in state for state in states)
+    if optimizer is None:
+        return
+    gone, staying = {id(tensor): tensor for tensor in old}, {id(tensor): tensor for tensor in shared}
+    state = changes.draft(optimizer.state)
+    if isinstance(optimizer, LBFGS):  # one history for all parameters
+        state.clear()
+        changes.attribute(optimizer, *LBFGS_SIZE)
+    states = [state.pop(tensor, {}) for tensor in gone.values()] + [state.get(one, {}) for one in staying.values()]
+    moved = any("momentum_buffer" in each for each in states)
     for group in optimizer.param_groups:
-        held = list(map(id, group["params"]))
-        if not (gone | staying).isdisjoint(held):
-            _exchange(group["params"], held, gone, staying, list(new.values()))
-            _exchange(group.get("param_names", []), held, gone, staying, list(new))
-            if isinstance(optimizer, Adagrad) and new:  # older releases make its state when it is made
-                options = {name: group[name] for name in optimizer.defaults}
-                optimizer.state |= Adagrad(list(new.values()), **options).state
-            if group.get("fused") and moved:
-                _start_beside_others(optimizer, group, list(new.values()))
-            new = {}  # in one group, or each step would be taken twice
+        members, names = changes.draft(group["params"]), changes.draft(group.get("param_names", []))
+        keys = list(map(id, members))
+        if (gone.keys() | staying).isdisjoint(keys):
+            continue
+        added = {name: tensor for name, tensor in new.items() if id(tensor) in gone or id(tensor) not in keys}
+        _exchange(members, keys, gone.keys(), staying.keys(), list(added.values()))
+        _exchange(names, keys, gone.keys(), staying.keys(), list(added))
+        if isinstance(optimizer, Adagrad) and added:  # older releases create its state in the constructor
+            options = {name: group[name] for name in optimizer.defaults}
+            twins: dict[Tensor, Tensor] = {nn.Parameter(changes.data_of(one)): one for one in added.values()}
+            state.update({twins[twin]: own for twin, own in Adagrad(list(twins), **options).state.items()})
+        if group.get("fused") and moved:
+            _start_without_momentum(changes, optimizer, group, list(added.values()))
+        new = {}  # in one group, or each step would be taken twice
 
 
-def _start_beside_others(optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor]) -> None:
-    """Let some parameters start without momentum where others have it, which fused SGD takes for damaged state."""
-    if not group.get("dampening"):  # from zeros it starts as from nothing
-        optimizer.state |= {tensor: {"momentum_buffer": torch.zeros_like(tensor)} for tensor in new}
-    elif any("momentum_buffer" in optimizer.state.get(tensor, {}) for tensor in group["params"]):
-        group["fused"] = False  # a first gradient is not dampened, which no state can say
-        unscale_first(optimizer)
+def _start_without_momentum(
+    changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor]
+) -> None:
+    """Let new parameters start without momentum. Fused SGD requires momentum for all parameters or for none."""
+    state, members = changes.draft(optimizer.state), changes.draft(group["params"])
+    if not group.get("dampening"):  # zeros have the same effect as no momentum
+        state.update({tensor: {"momentum_buffer": torch.zeros_like(changes.data_of(tensor))} for tensor in new})
+    elif any("momentum_buffer" in state.get(tensor, {}) for tensor in members):
+        changes.draft(group)["fused"] = False  # the first gradient is not dampened, which state cannot express
+        changes.attribute(optimizer, *UNFUSED)
 
 
-def _exchange(members: list[Any], held: list[int], gone: Set[int], staying: Set[int], new: list[Any]) -> None:
-    """Put the new members where the first one is gone from, or after the first one that stays."""
-    first = next(place for place, one in enumerate(held) if one in gone | staying)
-    if members:
+def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[int], new: list[Any]) -> None:
+    """Insert the new members at the first one that is gone, or after the first one that stays."""
+    old = members[:]
+    first = next(index for index, key in enumerate(keys) if key in gone | staying)
+    if old:
         members[:] = [
             member
-            for place, (one, old) in enumerate(zip(held, list(members), strict=True))
-            for member in ([] if one in gone else [old]) + (new if place == first else [])
+            for index, (key, one) in enumerate(zip(keys, old, strict=True))
+            for member in ([] if key in gone else [one]) + (new if index == first else [])
         ]

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
-from parametrizations._models.agreement import require_agreement
-from parametrizations._models.inference import holders, leave_inference
-from parametrizations._models.layer import become_constrained
-from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
-from parametrizations._models.optimizers import renew, require_optimizer
-from parametrizations._models.order import keep_order
-from parametrizations._models.ownership import claim
-from parametrizations._models.places import Place, identity, owners
-from parametrizations._models.rollback import all_or_nothing
-from parametrizations._models.stand_ins import put_stand_ins, take_over
-from parametrizations._models.together import with_own_rules
-from parametrizations._models.weights import Unreachable, settle
+from parametrizations._models.attach import attach
+from parametrizations._models.changes import Changes
+from parametrizations._models.constrained import Slot, identity, slots, tied_names
+from parametrizations._models.inference import leave_inference
+from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
+from parametrizations._models.optimizers import require_optimizer
+from parametrizations._models.together import individual
 from parametrizations._options import kind_of
-from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 from parametrizations.masked_sparse import MaskedSparse
+from parametrizations.masks import Kept
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Rules", "register"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Rules = Mapping[str, nn.Module | Sequence[nn.Module]]
+Plan = Sequence[tuple[Slot, Sequence[nn.Module]]]
 
 
 def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
-    """Constrain every parameter whose name matches a pattern. On an error, nothing changes.
+    """Constrain every parameter whose name matches a pattern.
+
+    On an error, the model and the optimizer do not change; random generators may have advanced.
 
     Each match gets its own copy of the parametrization. Copies share mask rules and the generators in them, and a rule
     such as `masks.erdos_renyi` sees all of its weights together. The present weight is adopted, as by PyTorch's
@@ -76,86 +73,39 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
         [8, 8, 2, 8]
     """
     plan = _plan(model, rules)
-    if optimizer is not None:
-        require_optimizer(optimizer, "register", {place.name: tensor for place, _ in plan for tensor in place.stored})
-    modules = dict.fromkeys(place.module for place, _ in plan)
-    with all_or_nothing([*modules, *holders(model)], optimizer, rules.values()), torch.inference_mode(False):
-        leave_inference(model, optimizer)
-        stored = [place.stored for place, _ in plan]
-        for place, chain in with_own_rules(plan):
-            _attach(place, chain)
-        for module in modules:
-            become_constrained(module, fused=True)
-        for (place, _), old in zip(plan, stored, strict=True):
-            take_over(place, old)
-            if optimizer is not None:
-                renew(optimizer, old, place.trained)
-        return model
+    require_optimizer(optimizer, "register", {slot.name: tensor for slot, _ in plan for tensor in slot.stored.values()})
+    changes = Changes()
+    with torch.inference_mode(False):
+        replaced = leave_inference(changes, model, optimizer)
+        for slot, steps in _with_individual_rules(plan):
+            attach(changes, slot, steps, replaced, optimizer)
+        changes.commit()
+    return model
 
 
-def _attach(place: Place, chain: Sequence[nn.Module]) -> None:
-    weight = getattr(place.module, place.tensor_name).data
-    before = len(chains(place.module).get(place.tensor_name, ()))
-    put_stand_ins(place)
-    for parametrization in chain:
-        described = _described(place, parametrization, before)
-        try:
-            _attach_one(place, copy.deepcopy(parametrization), weight)
-        except (TypeError, ValueError) as error:
-            refusal = TypeError if isinstance(error, TypeError) else ValueError
-            raise refusal(f"register cannot attach {described}. {error}") from error
-        except Exception as error:
-            error.add_note(f"register could not attach {described}; the model is as it was.")
-            raise
-    require_agreement(place.name, chain_of(place.module, place.tensor_name), weight)
-
-
-def _attach_one(place: Place, parametrization: nn.Module, weight: Tensor) -> None:
-    if isinstance(parametrization, Parametrization):
-        parametrization._require_matrix(weight)
-    with keep_order(place.module):
-        register_parametrization(place.module, place.tensor_name, parametrization)
-    chain = chain_of(place.module, place.tensor_name)
-    claim(chain)
-    if len(chain) == 1:
-        return
-    try:  # PyTorch does not invert the ones before
-        settle(chain, weight.clone())
-    except Unreachable as refused:
-        if refused.step is parametrization:
-            raise
-        # What a foreign one cannot start from does not reach it: it goes on with what it stores, as PyTorch lets it.
-
-
-def _described(place: Place, parametrization: nn.Module, before: int) -> str:
-    """What is attached where, on top of what; ``before`` is how many were there before the call."""
-    chain = chains(place.module).get(place.tensor_name)
-    there = [] if chain is None else [type(step).__name__ for step in steps(chain)]
-    replaced = " (bake first to replace)" if before else ""
-    on_top = f" on top of {', '.join(there)}{replaced}" if there else ""
-    return f"{type(parametrization).__name__} to {place.name!r}{on_top}"
-
-
-def _plan(model: nn.Module, rules: Rules) -> list[tuple[Place, Sequence[nn.Module]]]:
-    """What to attach where; everything that can be wrong before anything has changed is refused here."""
+def _plan(model: nn.Module, rules: Rules) -> Plan:
+    """The steps to attach to each slot, after all checks that need no weight."""
     if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
         raise TypeError(
             "register needs a model and a mapping from names to parametrizations. "
             f"Got {type(model).__name__} and {type(rules).__name__}. "
             'Pass e.g. (model, {"encoder.*.weight": Diagonal()}).'
         )
-    names = named_places(model)
-    matched: dict[Key, str] = {}
-    plan: list[tuple[Place, Sequence[nn.Module]]] = []
-    for pattern, value in rules.items():
-        chain = _chain(pattern, value)
+    every = slots(model)
+    for pattern in rules:
+        require_pattern("register", pattern)
         _require_unpruned(model, pattern)
-        for key in matches(pattern, names) or _no_match(model, pattern, names):
-            _require_unmatched(names[key][0], pattern, matched.get(key))
-            _require_different_classes(names[key][0], chain)
-            matched[key] = pattern
-            plan.append((names[key][0], chain))
-    _require_attachable(model, [place for place, _ in plan])
+    plan = with_values(
+        "register",
+        every,
+        {pattern: _chain(pattern, value) for pattern, value in rules.items()},
+        partial(_no_match, model, every),
+        "Narrow one of them, or give a sequence of parametrizations.",
+    )
+    tied = tied_names(every) if plan else {}
+    for slot, steps in plan:
+        _require_different_classes(slot, steps)
+        _require_attachable(slot, tied)
     return plan
 
 
@@ -163,8 +113,6 @@ def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     chain = list(value) if isinstance(value, Sequence) else [value]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     wrong = [kind_of(step) for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
-    if not isinstance(pattern, str):
-        raise TypeError(f"register needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
     if wrong or not chain:
         raise TypeError(
             f"register needs a parametrization, or a sequence of them, for {pattern!r}. "
@@ -174,16 +122,16 @@ def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
-def _no_match(model: nn.Module, pattern: str, names: Names) -> NoReturn:
+def _no_match(model: nn.Module, every: Sequence[Slot], pattern: str) -> NoReturn:
     if pattern in dict(model.named_buffers()):
         raise ValueError(
             f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
-    refuse_no_match("register", "parameter", pattern, names)
+    refuse_no_match("register", "parameter", pattern, every)
 
 
 def _require_unpruned(model: nn.Module, pattern: str) -> None:
-    """Refuse a pattern that means a pruned tensor: what it would find is another one, or none, in silence."""
+    """Refuse a pattern for a pruned tensor, since it would match another parameter, or none."""
     pruned = _pruned(model, pattern)
     if pruned:
         raise ValueError(
@@ -194,7 +142,7 @@ def _require_unpruned(model: nn.Module, pattern: str) -> None:
 
 
 def _pruned(model: nn.Module, pattern: str) -> str | None:
-    """What to call ``prune.remove`` with for a tensor that a pattern means, where pruning has taken its place."""
+    """The arguments of ``prune.remove`` for a pruned tensor that the pattern matches; None if there is none."""
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     for name in (name.removesuffix("_mask") for name in buffers if name.endswith("_mask")):
         if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
@@ -203,63 +151,69 @@ def _pruned(model: nn.Module, pattern: str) -> str | None:
     return None
 
 
-def _require_unmatched(place: Place, pattern: str, other: str | None) -> None:
-    if other is not None:
-        raise ValueError(
-            f"register needs one rule for each parameter. Got two for {place.name!r}: {other!r} and {pattern!r}. "
-            "Narrow one of them, or give a sequence of parametrizations."
-        )
-
-
-def _require_different_classes(place: Place, new: Sequence[nn.Module]) -> None:
-    """Refuse a constraint that the tensor has already, whatever its options; third-party ones may be stacked."""
-    chain = chains(place.module).get(place.tensor_name)
-    kinds = [type(step) for step in (() if chain is None else steps(chain)) if isinstance(step, Parametrization)]
+def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
+    """Refuse a second constraint of a class, whatever its options; third-party parametrizations may be stacked."""
+    kinds = [type(step) for step in slot.steps if isinstance(step, Parametrization)]
     for kind in (type(step) for step in new if isinstance(step, Parametrization)):
         if kind in kinds:
             mask = " To change only its mask, call remask." if issubclass(kind, MaskedSparse) else ""
             raise ValueError(
-                f"register needs constraints of different classes for {place.name!r}. Got a second {kind.__name__}. "
+                f"register needs constraints of different classes for {slot.name!r}. Got a second {kind.__name__}. "
                 f"Pass it once, or, to replace an earlier one, bake first.{mask}"
             )
         kinds.append(kind)
 
 
-def _require_attachable(model: nn.Module, places: list[Place]) -> None:
-    names = owners(model) if places else {}
-    for place in places:
-        for tensor in place.stored:
-            _require_one_owner(names[identity(tensor)])
-            if is_lazy(tensor) or is_sharded(tensor):
-                raise ValueError(
-                    f"register needs an initialised, unsharded tensor at {place.name!r}. "
-                    f"Got a {type(tensor).__name__}. Run a batch through a lazy model first; register before "
-                    "fully_shard."
-                )
-        _require_plain_class(place)
+def _require_attachable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
+    for tensor in slot.stored.values():
+        owners = tied.get(identity(tensor))
+        if owners is not None:
+            raise ValueError(
+                f"register needs a parameter with one owner. Got one that is tied: {', '.join(map(repr, owners))} are "
+                "the same tensor, and would come apart. Untie them first, or constrain another parameter."
+            )
+        if is_lazy(tensor) or is_sharded(tensor):
+            raise ValueError(
+                f"register needs an initialised, unsharded tensor at {slot.name!r}. "
+                f"Got a {type(tensor).__name__}. Run a batch through a lazy model first; register before "
+                "fully_shard."
+            )
+    _require_plain_class(slot)
 
 
-def _require_one_owner(names: list[str]) -> None:
-    if len(names) > 1:
+def _require_plain_class(slot: Slot) -> None:
+    kind = type(slot.module).__name__
+    if isinstance(slot.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         raise ValueError(
-            f"register needs a parameter with one owner. Got one that is tied: {', '.join(map(repr, names))} are the "
-            "same tensor, and would come apart. Untie them first, or constrain another parameter."
-        )
-
-
-def _require_plain_class(place: Place) -> None:
-    if isinstance(place.module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-        raise ValueError(
-            f"register needs a module that is no container for {place.name!r}. Got {type(place.module).__name__}, "
+            f"register needs a module that is no container for {slot.name!r}. Got {kind}, "
             "which would take the parametrization for one of its children. Move the parameter to a module of its own."
         )
-    if isinstance(place.module, torch.jit.ScriptModule):
+    if isinstance(slot.module, torch.jit.ScriptModule):
         raise ValueError(
-            f"register needs a module that runs in Python for {place.name!r}. Got a scripted or traced one, whose "
+            f"register needs a module that runs in Python for {slot.name!r}. Got a scripted or traced one, whose "
             "tensors are fixed. Register before, and script or trace a baked copy."
         )
-    if chains(place.module) and not can_share(place.module):
+    if not can_share(slot.module):
         raise ValueError(
-            f"register needs a module with the class that register_parametrization gives for {place.name!r}. "
-            f"Got {type(place.module).__name__}. Register before fully_shard, or whatever else changed the class."
+            f"register needs a module with the class that register_parametrization gives for {slot.name!r}. "
+            f"Got {kind}. Register before fully_shard, or whatever else changed the class."
         )
+
+
+def _with_individual_rules(plan: Plan) -> Plan:
+    """The same plan. A mask rule that looks at several weights together is replaced by a rule for each of them."""
+    own = [(slot, list(steps)) for slot, steps in plan]
+    together = [
+        (slot, steps, index, step, step.rule)
+        for slot, steps in own
+        for index, step in enumerate(steps)
+        if isinstance(step, MaskedSparse) and step.rule is not None and step.rule.spread is not None
+    ]
+    rules = individual([rule for *_, rule in together], [partial(_shown, slot) for slot, *_ in together])
+    for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
+        steps[index] = step._with_rule(rule)
+    return own
+
+
+def _shown(slot: Slot) -> Kept:
+    return Kept.whole(slot.materialised(), slot.name)

@@ -1,31 +1,29 @@
-"""`remask`: a mask that moves while a model is trained, with its optimizer."""
+"""`remask`: new masks during training, with the optimizer state of the entries that stay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
+from parametrizations._given_mask import Name
 from parametrizations._models.agreement import require_agreement
-from parametrizations._models.matching import Key, Names, matches, named_places, refuse_no_match
+from parametrizations._models.changes import Changes
+from parametrizations._models.constrained import Slot, identity, slots, tied_names
+from parametrizations._models.matching import matches, refuse_no_match, require_pattern, with_values
 from parametrizations._models.moving_entries import Move, moved_state, require_states_by_entry
 from parametrizations._models.optimizers import require_optimizer
-from parametrizations._models.places import Place, identity, owners
 from parametrizations._models.ranks import require_same_masks, wrapper_in
-from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.sizes import require_room
 from parametrizations._models.together import individual
 from parametrizations._products.operands import index_dtype
 from parametrizations._torch.arrays import Array
-from parametrizations._torch.chains import build, chain_of, chains, copied, originals, steps
-from parametrizations._torch.loops import forget
-from parametrizations._torch.parameters import give
+from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
@@ -35,10 +33,13 @@ __all__ = ["MaskRules", "remask"]
 
 Model = TypeVar("Model", bound=nn.Module)
 MaskRules = Mapping[str, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array]
+Plan = Sequence[tuple[Slot, MaskRule]]
 
 
 def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Model:
-    """Give every `MaskedSparse` tensor whose name matches a pattern a new mask. On an error, nothing changes.
+    """Give every `MaskedSparse` tensor whose name matches a pattern a new mask.
+
+    On an error, the model and the optimizer do not change; random generators may have advanced.
 
     A kept entry that stays keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
     with gradient 0 and fresh optimizer state. The number of entries may change. Each parameter stays the same object,
@@ -84,82 +85,51 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
         (torch.Size([16]), torch.Size([16]))
     """
     plan = _plan(model, rules)
+    require_optimizer(optimizer, "remask", {slot.name: slot.first_stored for slot, _ in plan})
     if optimizer is not None:
-        stored = {place.name: _masked(place).stored for place, _ in plan}
-        require_optimizer(optimizer, "remask", stored)
-        for name, tensor in stored.items():
-            require_states_by_entry(optimizer, name, tensor)
-    modules = dict.fromkeys(place.module for place, _ in plan)
-    with all_or_nothing(modules, optimizer, rules.values()), torch.inference_mode(False), torch.no_grad():
-        changes = [_change(*chosen, optimizer) for chosen in _chosen(plan)]
-        _require_same_everywhere(model, changes)
-        for change in changes:
-            _make(change, optimizer)
-        forget()
-        return model
+        for slot, _ in plan:
+            require_states_by_entry(optimizer, slot.name, slot.first_stored)
+    changes, positions = Changes(), {}
+    with torch.inference_mode(False), torch.no_grad():
+        for slot, rule, new, move in _chosen(plan):
+            positions[slot.name] = new
+            _collect(changes, slot, rule, new, move, optimizer)
+        _require_same_everywhere(model, plan, positions)
+        changes.commit()
+    return model
 
 
-class _Masked(NamedTuple):
-    """A tensor with a mask, by its parts."""
-
-    chain: ParametrizationList
-    sparse: MaskedSparse
-    stored: Tensor
-
-
-class _Change(NamedTuple):
-    """All that is to take the place of what is there."""
-
-    name: str
-    masked: _Masked
-    origin: str
-    positions: Tensor
-    values: Tensor
-    gradient: Tensor | None
-    state: dict[str, Any]
-
-
-def _masked(place: Place) -> _Masked:
-    chain = chain_of(place.module, place.tensor_name)
-    sparse = steps(chain)[0]
+def _mask_of(slot: Slot) -> MaskedSparse:
+    sparse = slot.steps[0]
     assert isinstance(sparse, MaskedSparse)
-    return _Masked(chain, sparse, originals(chain)["original"])
+    return sparse
 
 
-def _has_mask(place: Place) -> bool:
-    chain = chains(place.module).get(place.tensor_name)
-    return chain is not None and isinstance(steps(chain)[0], MaskedSparse)
-
-
-def _plan(model: nn.Module, rules: MaskRules) -> list[tuple[Place, MaskRule]]:
-    """Which tensors get a new mask by which rule; what can be refused before a rule is asked is refused here."""
+def _plan(model: nn.Module, rules: MaskRules) -> Plan:
+    """The mask rule for each tensor, after all checks that need no mask."""
     if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
         raise TypeError(
             "remask needs a model and a mapping from names to mask rules. "
             f"Got {type(model).__name__} and {type(rules).__name__}. "
             'Pass e.g. (model, {"encoder.*.weight": masks.magnitude(density=0.1)}).'
         )
-    every = named_places(model)
-    names = {key: places for key, places in every.items() if _has_mask(places[0])}
-    matched: dict[Key, str] = {}
-    plan: list[tuple[Place, MaskRule]] = []
-    for pattern, value in rules.items():
-        rule = _rule(pattern, value)
-        for key in matches(pattern, names) or _no_match(pattern, names, every):
-            if key in matched:
-                raise ValueError(
-                    f"remask needs one rule for each tensor. Got two for {names[key][0].name!r}: {matched[key]!r} and "
-                    f"{pattern!r}. Narrow one of them."
-                )
-            matched[key] = pattern
-            plan.append((names[key][0], rule))
-    _require_movable(model, [place for place, _ in plan])
+    every = slots(model)
+    masked = [slot for slot in every if slot.steps and isinstance(slot.steps[0], MaskedSparse)]
+    plan = with_values(
+        "remask",
+        masked,
+        {pattern: _rule(pattern, value) for pattern, value in rules.items()},
+        partial(_no_match, masked, every),
+        "Narrow one of them.",
+    )
+    tied = tied_names(every) if plan else {}
+    for slot, _ in plan:
+        _require_movable(slot, tied)
     return plan
 
 
 def _rule(pattern: object, value: object) -> MaskRule:
-    if not isinstance(pattern, str):
-        raise TypeError(f"remask needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
+    require_pattern("remask", pattern)
     if isinstance(value, nn.Module | type):
         got = type(value).__name__ if isinstance(value, nn.Module) else f"the class {value.__name__}"
         raise TypeError(
@@ -175,47 +145,45 @@ def _rule(pattern: object, value: object) -> MaskRule:
     return rule
 
 
-def _no_match(pattern: str, names: Names, every: Names) -> Sequence[Key]:
+def _no_match(masked: Sequence[Slot], every: Sequence[Slot], pattern: str) -> NoReturn:
     others = matches(pattern, every)
     if others:
         raise ValueError(
-            f"remask needs a tensor with a mask for {pattern!r}. Got {every[others[0]][0].name!r}, whose first "
+            f"remask needs a tensor with a mask for {pattern!r}. Got {others[0].name!r}, whose first "
             "parametrization is no MaskedSparse. Attach one first: register(model, {...: MaskedSparse(...)})."
         )
-    refuse_no_match("remask", "tensor with a mask", pattern, names)
+    refuse_no_match("remask", "tensor with a mask", pattern, masked)
 
 
-def _require_movable(model: nn.Module, places: Sequence[Place]) -> None:
-    names = owners(model) if places else {}
-    for place in places:
-        stored = _masked(place).stored
-        tied = names[identity(stored)]
-        if len(tied) > 1:
-            raise ValueError(
-                f"remask needs a tensor with one owner. Got one that is tied: {', '.join(map(repr, tied))} share what "
-                "is stored, and would come apart. Untie them first."
-            )
-        if is_sharded(stored):
-            raise ValueError(
-                f"remask needs what is stored for {place.name!r} in one piece. Got a {type(stored).__name__}, sharded "
-                f"over processes. {GATHER}, move the masks of an unsharded model that loads it, and shard that."
-            )
-        if not stored.is_meta and not bool(stored.isfinite().all()):
-            raise ValueError(
-                f"remask needs a finite weight to choose from. Got {place.name!r} with "
-                f"{int((~stored.isfinite()).sum())} of {stored.numel()} stored numbers NaN or infinite. Restore an "
-                "earlier checkpoint."
-            )
+def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
+    stored = slot.first_stored
+    owners = tied.get(identity(stored))
+    if owners is not None:
+        raise ValueError(
+            f"remask needs a tensor with one owner. Got one that is tied: {', '.join(map(repr, owners))} share what "
+            "is stored, and would come apart. Untie them first."
+        )
+    if is_sharded(stored):
+        raise ValueError(
+            f"remask needs what is stored for {slot.name!r} in one piece. Got a {type(stored).__name__}, sharded "
+            f"over processes. {GATHER}, move the masks of an unsharded model that loads it, and shard that."
+        )
+    if not stored.is_meta and not bool(stored.isfinite().all()):
+        raise ValueError(
+            f"remask needs a finite weight to choose from. Got {slot.name!r} with "
+            f"{int((~stored.isfinite()).sum())} of {stored.numel()} stored numbers NaN or infinite. Restore an "
+            "earlier checkpoint."
+        )
 
 
-def _chosen(plan: Sequence[tuple[Place, MaskRule]]) -> Iterator[tuple[Place, MaskRule, Tensor, Move]]:
-    """For each tensor its own rule, the sorted positions that this rule chooses, and the move to them."""
-    before = [_masked(place).sparse.positions for place, _ in plan]
-    kept = [_kept(place, positions) for (place, _), positions in zip(plan, before, strict=True)]
+def _chosen(plan: Plan) -> Iterator[tuple[Slot, MaskRule, Tensor, Move]]:
+    """For each tensor its own rule, the sorted positions of the new mask, and the move to them."""
+    before = [_mask_of(slot).positions for slot, _ in plan]
+    kept = [_kept(slot, positions) for (slot, _), positions in zip(plan, before, strict=True)]
     rules = individual([rule for _, rule in plan], [partial(_itself, one) for one in kept])
-    for (place, _), old, one, rule in zip(plan, before, kept, rules, strict=True):
-        with _about(place):
-            yield place, rule, *_moved(place, old, one, rule)
+    for (slot, _), old, one, rule in zip(plan, before, kept, rules, strict=True):
+        with _naming(slot):
+            yield slot, rule, *_moved(slot, old, one, rule)
 
 
 def _itself(kept: Kept) -> Kept:
@@ -223,49 +191,47 @@ def _itself(kept: Kept) -> Kept:
 
 
 @contextmanager
-def _about(place: Place) -> Iterator[None]:
-    """Name the tensor in what is raised."""
+def _naming(slot: Slot) -> Iterator[None]:
+    """Name the tensor in errors."""
     try:
         yield
     except (TypeError, ValueError) as error:
         refusal = TypeError if isinstance(error, TypeError) else ValueError
-        raise refusal(f"remask cannot change the mask of {place.name!r}. {error}") from error
+        raise refusal(f"remask cannot change the mask of {slot.name!r}. {error}") from error
     except Exception as error:
-        error.add_note(f"remask could not change the mask of {place.name!r}; the model is as it was.")
+        error.add_note(f"remask could not change the mask of {slot.name!r}; the model is as it was.")
         raise
 
 
-def _kept(place: Place, positions: Tensor) -> Kept:
-    masked = _masked(place)
-    values = masked.stored
-    if len(masked.chain) > 1:
-        values = _weight(place).flatten().index_select(0, positions)
-    return Kept(place.name, masked.sparse._known_shape, values, positions)
+def _kept(slot: Slot, positions: Tensor) -> Kept:
+    values = slot.first_stored
+    if len(slot.steps) > 1:
+        values = _weight(slot).flatten().index_select(0, positions)
+    return Kept(slot.name, slot.shape, values, positions)
 
 
-def _weight(place: Place) -> Tensor:
-    chain = _masked(place).chain
-    require_room([(place.name, chain)], "remask")
-    return build(chain)
+def _weight(slot: Slot) -> Tensor:
+    require_room([slot], "remask")
+    return slot.materialised()
 
 
-def _moved(place: Place, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The sorted positions of the new mask and the move to them, by a rule that tells what stays or any other one."""
+def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
+    """The sorted positions of the new mask, and the move to them."""
     if isinstance(rule.move, Swap):
         new, move = Move.swapping(old, rule.move.choose(kept).to(old.device))
         assert _is_rising(new)
         return new, move
-    new = _positions(place, kept, rule).to(old)
+    new = _positions(slot, kept, rule).to(old)
     return new, Move.between(old, new)
 
 
-def _positions(place: Place, kept: Kept, rule: MaskRule) -> Tensor:
-    """The sorted positions of the new mask, by a rule on kept entries, or by one that is shown the whole weight."""
+def _positions(slot: Slot, kept: Kept, rule: MaskRule) -> Tensor:
+    """The sorted positions of the new mask. A rule without ``move`` sees the whole weight."""
     if rule.move is not None:
         return _require_positions(rule, rule.move(kept), kept.shape.numel())
-    asked = MaskedSparse(rule, product="dense")
-    asked.adopt(_weight(place))
-    return asked.positions
+    sparse = MaskedSparse(rule, product="dense")
+    sparse.adopt(_weight(slot))
+    return sparse.positions
 
 
 def _require_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
@@ -293,45 +259,37 @@ def _is_rising(positions: Tensor) -> bool:
     return bool((positions[1:] > positions[:-1]).all())
 
 
-def _change(place: Place, rule: MaskRule, positions: Tensor, move: Move, optimizer: Optimizer | None) -> _Change:
-    masked = _masked(place)
-    stored = masked.stored
+def _collect(
+    changes: Changes, slot: Slot, rule: MaskRule, positions: Tensor, move: Move, optimizer: Optimizer | None
+) -> None:
+    """Collect the new mask of a tensor, its values, its gradient and its optimizer state."""
+    stored, sparse = slot.first_stored, _mask_of(slot)
     values = move.of(stored)
-    with _about(place):
-        _require_agreement(place, masked, positions, values)
-    gradient = None if stored.grad is None else move.of(stored.grad)
-    state = {} if optimizer is None else moved_state(optimizer, stored, move)
-    return _Change(place.name, masked, rule.name, positions, values, gradient, state)
+    with _naming(slot):
+        _require_agreement(slot, positions, values)
+    for name, value in sparse._with_positions(positions, Name(rule.name)).items():
+        changes.attribute(sparse, name, value)
+    changes.data(stored, values, None if stored.grad is None else move.of(stored.grad))
+    if optimizer is not None and stored in optimizer.state:
+        changes.draft(optimizer.state)[stored] = moved_state(optimizer, stored, move)
 
 
-def _require_agreement(place: Place, masked: _Masked, positions: Tensor, values: Tensor) -> None:
-    """Try on a copy whether what is applied on top of the mask can hold with the new one."""
-    if len(masked.chain) > 1:
-        twin = copied(masked.chain)
-        sparse = steps(twin)[0]
-        assert isinstance(sparse, MaskedSparse)
-        sparse._set_positions(positions)
-        give(originals(twin)["original"], values)
-        require_agreement(place.name, twin, build(twin))
+def _require_agreement(slot: Slot, positions: Tensor, values: Tensor) -> None:
+    """Check on a copy whether later parametrizations can hold together with the new mask."""
+    if len(slot.steps) > 1:
+        twin = slot.copied()
+        vars(twin.steps[0]).update(_mask_of(twin)._with_positions(positions, None))
+        replace_data(twin.first_stored, values)
+        require_agreement(twin, twin.materialised())
 
 
-def _require_same_everywhere(model: nn.Module, changes: Sequence[_Change]) -> None:
-    require_same_masks(model, {change.name: change.positions for change in changes})
-    for change in changes:
-        before, after = change.masked.stored.numel(), change.values.numel()
+def _require_same_everywhere(model: nn.Module, plan: Plan, positions: Mapping[str, Tensor]) -> None:
+    require_same_masks(model, positions)
+    for slot, _ in plan:
+        before, after = slot.first_stored.numel(), positions[slot.name].numel()
         if before != after and wrapper_in(model) is not None:
             raise ValueError(
                 "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
-                f"buckets have the old sizes. Got {after} in place of {before} for {change.name!r}. Remask the model "
+                f"buckets have the old sizes. Got {after} in place of {before} for {slot.name!r}. Remask the model "
                 "inside, its `module`, and wrap that anew."
             )
-
-
-def _make(change: _Change, optimizer: Optimizer | None) -> None:
-    """The one part that changes anything: new tensors in the place of the old."""
-    stored = change.masked.stored
-    change.masked.sparse._set_positions(change.positions, change.origin)
-    give(stored, change.values)
-    stored.grad = change.gradient
-    if optimizer is not None and change.state:
-        optimizer.state[stored] = change.state

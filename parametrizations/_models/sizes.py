@@ -1,4 +1,4 @@
-"""Whether a dense weight can be built at all."""
+"""Whether dense weights fit into the memory."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import os
 from collections.abc import Iterable
 
 import torch
-from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._models.weights import dense_shape, is_compact
-from parametrizations._torch.chains import originals
+from parametrizations._models.constrained import Slot
 
 __all__ = ["require_room"]
 
 
-def require_room(named: Iterable[tuple[str, ParametrizationList]], caller: str) -> None:
-    """Refuse to build weights that are larger than the memory of their device.
+def require_room(slots: Iterable[Slot], caller: str) -> None:
+    """Refuse to materialise weights that are larger than the memory of their device.
 
     Args:
-        named: Full plain names of tensors, with what computes them. Only those stored compactly count.
-        caller: Who wants to build them.
+        slots: The constrained tensors. Only those that store fewer numbers than the weight has count.
+        caller: The call that needs the weights.
 
     Raises:
-        ValueError: If they do not fit; it names the largest and its size.
+        ValueError: If they do not fit. The message names the largest and its size.
     """
     sizes: dict[torch.device, dict[str, int]] = {}
-    for name, chain in named:
-        if is_compact(chain):
-            stored = next(iter(originals(chain).values()))
-            sizes.setdefault(stored.device, {})[name] = dense_shape(chain).numel() * stored.element_size()
+    for slot in slots:
+        if slot.is_compact:
+            stored = slot.first_stored
+            sizes.setdefault(stored.device, {})[slot.name] = slot.shape.numel() * stored.element_size()
     for device, needed in sizes.items():
         room, largest = _memory(device), max(needed, key=needed.__getitem__)
         if room is not None and sum(needed.values()) > room:
@@ -40,7 +38,7 @@ def require_room(named: Iterable[tuple[str, ParametrizationList]], caller: str) 
 
 
 def _memory(device: torch.device) -> int | None:
-    """All the memory of a device in bytes, where it can be asked for."""
+    """The memory of a device in bytes; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type != "cpu" or not hasattr(os, "sysconf"):

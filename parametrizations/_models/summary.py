@@ -7,15 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 from typing_extensions import override
 
+from parametrizations._models.constrained import Slot, constrained
 from parametrizations._models.fuse import explain
-from parametrizations._models.on_entries import entries_of
-from parametrizations._models.places import Place, constrained_places
+from parametrizations._models.layer import entries_of
 from parametrizations._models.tables import as_html, as_text
-from parametrizations._models.weights import binding, dense_shape, is_compact
-from parametrizations._torch.chains import build, originals, steps
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Row", "Summary", "summary"]
@@ -89,19 +86,18 @@ def summary(model: nn.Module) -> Summary:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"summary needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    return Summary(tuple(_row(place, chain) for place, chain in constrained_places(model)))
+    return Summary(tuple(map(_row, constrained(model))))
 
 
-def _row(place: Place, chain: ParametrizationList) -> Row:
-    shape = dense_shape(chain)
+def _row(slot: Slot) -> Row:
     return Row(
-        place.name,
-        ", then ".join(_kind(step) for step in steps(chain)),
-        tuple(shape),
-        sum(tensor.numel() for tensor in originals(chain).values()),
-        shape.numel(),
-        _holds(chain),
-        explain(place.module).product if place.tensor_name == "weight" else "dense",
+        slot.name,
+        ", then ".join(_kind(step) for step in slot.steps),
+        tuple(slot.shape),
+        sum(tensor.numel() for tensor in slot.stored.values()),
+        slot.shape.numel(),
+        _holds(slot),
+        explain(slot.module).product if slot.tensor_name == "weight" else "dense",
     )
 
 
@@ -109,25 +105,23 @@ def _kind(step: nn.Module) -> str:
     return type(step).__name__ + ("" if isinstance(step, Parametrization) else " (foreign)")
 
 
-def _holds(chain: ParametrizationList) -> bool | None:
-    known = binding(chain)
-    stored = list(originals(chain).values())
-    if not known or any(tensor.is_meta for tensor in stored):
+def _holds(slot: Slot) -> bool | None:
+    if not slot.binding or any(tensor.is_meta for tensor in slot.stored.values()):
         return None
-    entries = _entries_that_tell(chain)
+    entries = _entries_that_tell(slot)
     if entries is not None:
         return bool(entries.isfinite().all())
-    weight = build(chain)
-    return all(step.contains(weight) for step in known)
+    weight = slot.materialised()
+    return all(step.contains(weight) for step in slot.binding)
 
 
-def _entries_that_tell(chain: ParametrizationList) -> Tensor | None:
-    """Entries that hold if they are finite: any are in the first set, and what is last maps into its own."""
-    first, *others = steps(chain)
-    if not is_compact(chain) or (others and not (isinstance(first, Parametrization) and first.selects)):
+def _entries_that_tell(slot: Slot) -> Tensor | None:
+    """Entries for which the constraints hold if they are finite; None if the whole weight is needed."""
+    first, *others = slot.steps
+    if not slot.is_compact or (others and not (isinstance(first, Parametrization) and first.selects)):
         return None
     with torch.no_grad():
-        return entries_of(chain) if len(others) < 2 else None
+        return entries_of(slot.chain) if len(others) < 2 else None
 
 
 def _cells(row: Row) -> tuple[str, ...]:

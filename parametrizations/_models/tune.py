@@ -17,9 +17,9 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from typing_extensions import override
 
+from parametrizations._models.constrained import constrained
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import has_fused_forward
-from parametrizations._models.places import constrained_places
 from parametrizations._models.tables import as_html, as_text
 from parametrizations._products.choice import Product
 from parametrizations._products.operands import AUTOCAST
@@ -146,9 +146,9 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
 def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The fused layers by the names of their weights, each layer once."""
     found: dict[nn.Module, str] = {}
-    for place in (place for place, _ in constrained_places(model)):
-        if place.tensor_name == "weight" and has_fused_forward(place.module):
-            found.setdefault(place.module, place.name)
+    for slot in constrained(model):
+        if slot.tensor_name == "weight" and has_fused_forward(slot.module):
+            found.setdefault(slot.module, slot.name)
     return {name: layer for layer, name in found.items()}
 
 

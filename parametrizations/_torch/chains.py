@@ -1,4 +1,4 @@
-"""What PyTorch calls a `ParametrizationList`: the parametrizations of one tensor, and what they store."""
+"""PyTorch's `ParametrizationList`, called a chain: the parametrizations of one tensor, and its stored tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -14,27 +13,25 @@ from parametrizations._torch.graphs import spare_graphs
 from parametrizations._torch.private import children, is_placeholder
 
 __all__ = [
-    "build",
     "chain_of",
     "chains",
     "copied",
     "given",
-    "loaded",
     "originals",
     "steps",
 ]
 
 
 def chain_of(module: nn.Module, name: str) -> ParametrizationList:
-    """The parametrizations of a tensor, with what they store."""
+    """The chain of a tensor."""
     chain = module.get_submodule("parametrizations").get_submodule(name)
     assert isinstance(chain, ParametrizationList)
     return chain
 
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:
-    """The parametrizations of each tensor of one module, by the tensor's name."""
-    held = children(module)  # not by attribute: wrappers may pass on what they wrap
+    """The chains of a module by tensor name."""
+    held = children(module)  # not by attribute: a wrapper may forward attributes to the wrapped module
     holder = held["parametrizations"] if "parametrizations" in held else None  # noqa: SIM401 (no dict where scripted)
     if not isinstance(holder, nn.ModuleDict):
         return {}
@@ -47,36 +44,13 @@ def steps(chain: ParametrizationList) -> list[nn.Module]:
 
 
 def originals(chain: ParametrizationList) -> dict[str, Tensor]:
-    """What is stored, by PyTorch's names: ``original``, or ``original0`` and so on."""
+    """The stored tensors by PyTorch's names: ``original``, or ``original0``, ``original1`` and so on."""
     names = ["original"] if chain.is_tensor else [f"original{place}" for place in range(chain.ntensors)]
     return {name: getattr(chain, name) for name in names}
 
 
-def build(chain: ParametrizationList, state: Mapping[str, Tensor] | None = None) -> Tensor:
-    """The weight, on a copy, so that what keeps statistics (spectral norm) is not moved.
-
-    Args:
-        chain: The parametrizations.
-        state: A state dict of the chain to take instead of what it holds; its tensors are not copied.
-
-    Returns:
-        A contiguous tensor without a graph.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        weight: Tensor = (copied(chain) if state is None else loaded(chain, state))()
-    return weight.detach().contiguous()
-
-
-def loaded(chain: ParametrizationList, state: Mapping[str, Tensor]) -> ParametrizationList:
-    """A copy that holds what a state dict of the chain says; what a forward may write into is copied, too."""
-    twin, own = copied(chain), originals(chain)
-    taken = {key: value if key in own else copy.deepcopy(value) for key, value in state.items()}
-    twin.load_state_dict(taken, assign=True)
-    return twin
-
-
 def copied(chain: ParametrizationList) -> ParametrizationList:
-    """A copy to try something on; what is stored is not copied, but may be given other data."""
+    """A copy whose stored tensors share memory with the originals, but can be replaced independently."""
     stored = originals(chain).values()
     held: dict[int, object] = {id(tensor): nn.Parameter(tensor.data, requires_grad=False) for tensor in stored}
     for part in chain.modules():

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._torch.chains import steps
 
-__all__ = ["Owners", "others_with"]
+__all__ = ["Owners", "others_with", "set_owner"]
 
 
 class Owners:
@@ -50,3 +50,11 @@ def others_with(chain: ParametrizationList) -> list[ParametrizationList]:
     known = [(step, owners) for step in steps(chain) for owners in vars(step).values() if isinstance(owners, Owners)]
     found = {id(other): other for step, owners in known for other in owners.lists(step) if other is not chain}
     return list(found.values())
+
+
+def set_owner(step: nn.Module, chain: ParametrizationList) -> None:
+    """Tell a parametrization, and its parts, the list that they are about to be part of."""
+    for part in step.modules():
+        for owners in vars(part).values():
+            if isinstance(owners, Owners):
+                owners.add(chain)

@@ -1,27 +1,26 @@
-"""Another shape for a parameter that keeps its identity."""
+"""New data, of any shape, for a parameter that keeps its identity."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["give"]
+__all__ = ["replace_data"]
 
 
-def give(tensor: Tensor, data: Tensor) -> None:
-    """Let the tensor hold other data, of any shape, and forget the gradient that it had.
+def replace_data(tensor: Tensor, data: Tensor) -> None:
+    """Let a tensor have other data, of any shape, and no gradient.
 
-    As long as the graph of an earlier pass is alive, if only through the last loss, autograd keeps a node for the
-    parameter that remembers the old shape, and the next backward pass fails. PyTorch renews it when the dtype changes.
-
-    A backward pass through an older graph raises if it needs the old values, instead of using the new ones in silence.
+    While the graph of an earlier pass exists, even if only the last loss holds it, autograd keeps a node for the
+    parameter with the old shape, and the next backward pass fails. PyTorch renews the node if the dtype changes. A
+    backward pass through an older graph raises if it needs the old values.
 
     Args:
-        tensor: A parameter or buffer; keeps its identity and ``requires_grad``.
-        data: What it holds from now on; not copied, unless ``tensor`` was made in inference mode.
+        tensor: A parameter or buffer. It keeps its identity and ``requires_grad``.
+        data: The new data. It is copied only if ``tensor`` was created in inference mode.
     """
     tensor.grad = None
-    if tensor.is_inference():  # a mixture of the two kinds cannot be computed with
+    if tensor.is_inference():  # PyTorch cannot compute with both kinds
         with torch.inference_mode():
             tensor.data = data.clone()
         return

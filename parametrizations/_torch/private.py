@@ -12,9 +12,10 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
-from torch.optim import LBFGS, Optimizer
 
 __all__ = [
+    "LBFGS_SIZE",
+    "UNFUSED",
     "active_wrapper",
     "answered_from_cache",
     "are_transforms_active",
@@ -23,7 +24,7 @@ __all__ = [
     "children",
     "contents",
     "dispatch_modes",
-    "forget_size",
+    "flat_weights",
     "forward_levels",
     "give_versions",
     "hooks_of",
@@ -34,9 +35,9 @@ __all__ = [
     "load_hooks",
     "parameters",
     "recurrent_names",
+    "share_memory",
     "shell",
     "single_step",
-    "unscale_first",
     "untouched_by_torch_function",
 ]
 
@@ -82,19 +83,20 @@ def recurrent_names(module: nn.RNNBase) -> list[str]:
     return module._flat_weights_names
 
 
+def flat_weights(module: nn.RNNBase) -> list[Any]:
+    """The list from which a recurrent layer computes, in the order of `recurrent_names`."""
+    return module._flat_weights
+
+
 def give_versions(state_dict: Any, versions: dict[str, Any]) -> None:
     """Write the versions of the modules on a state dict, where ``load_state_dict`` looks for them."""
     state_dict._metadata = versions
 
 
-def forget_size(optimizer: LBFGS) -> None:
-    """Let the optimizer count its parameters' entries again."""
-    optimizer._numel_cache = None
-
-
-def unscale_first(optimizer: Optimizer) -> None:
-    """Let `GradScaler` unscale the gradients before a step, as for any optimizer that is not fused."""
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+LBFGS_SIZE = ("_numel_cache", None)
+"""The attribute and the value with which `LBFGS` counts the entries of its parameters again."""
+UNFUSED = ("_step_supports_amp_scaling", False)
+"""The attribute and the value with which `GradScaler` unscales gradients, as for an optimizer that is not fused."""
 
 
 def active_wrapper() -> DistributedDataParallel | None:
@@ -126,6 +128,12 @@ def contents(tensor: Tensor) -> tuple[int, int, bool]:
 def is_traced() -> bool:
     """Whether `torch.jit.trace` is at work, for which sizes are tensors; `torch.jit.is_tracing` is slower."""
     return torch._C._get_tracing_state() is not None
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are views of the same memory."""
+    same: bool = torch._C._is_alias_of(one, other)  # type: ignore[attr-defined]
+    return same
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:

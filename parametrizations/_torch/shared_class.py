@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from parametrizations._torch.loops import forget, once
 from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
 from parametrizations._torch.sharding import is_sharded
 
-__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "share"]
+__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class"]
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
 """From a layer's class to further members of the one that takes its place."""
@@ -49,29 +49,32 @@ _CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], Extend], type]
 
 
 def can_share(module: nn.Module) -> bool:
-    """Whether the module's class is PyTorch's or the shared one itself, so that the layer's class is known."""
-    own = vars(type(module))
-    names = children(module.get_submodule("parametrizations"))
-    return len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
+    """Whether the module is plain, or has PyTorch's class or the shared one, so that the plain class is known."""
+    own, names = vars(type(module)), chains(module)
+    return not names or (
+        len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
+    )
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class that the module had before anything was registered on it."""
-    plain: type[nn.Module] = type(module).__bases__[0]
+    """The class of a module without parametrizations."""
+    plain: type[nn.Module] = type(module).__bases__[0] if chains(module) else type(module)
     return plain
 
 
-def share(module: nn.Module, extend: Extend) -> None:
-    """Put the shared class in the place of PyTorch's.
+def shared_class(plain: type[nn.Module], names: Iterable[str], extend: Extend) -> type[nn.Module]:
+    """The class of all modules of a kind with the same constrained tensors.
 
     Args:
-        module: A module with a parametrized tensor, for which `can_share` holds.
-        extend: What the class does beside computing its tensors: its further members, by the layer's class.
-            Modules share a class where this is the same function.
+        plain: The class without parametrizations.
+        names: The names of the constrained tensors.
+        extend: Returns further members of the class. Modules share a class only if this is the same function.
     """
-    names = frozenset(children(module.get_submodule("parametrizations")))
-    forget()
-    module.__class__ = _class_for(plain_class(module), names, extend)
+    key = (plain, frozenset(names), extend)
+    found: type[nn.Module] | None = _CLASSES.get(key)
+    if found is None:
+        found = _CLASSES[key] = _make(*key)
+    return found
 
 
 class _Shared(type):
@@ -95,13 +98,6 @@ def _tensor_property(name: str) -> property:
 def _is_ours(value: object) -> bool:
     """Whether a property is from this file; older tracers of torch fail on a subclass of property, which would tell."""
     return isinstance(value, property) and getattr(value.fget, "__module__", None) == __name__
-
-
-def _class_for(base: type[nn.Module], names: frozenset[str], extend: Extend) -> type:
-    shared = _CLASSES.get((base, names, extend))
-    if shared is None:
-        shared = _CLASSES[base, names, extend] = _make(base, names, extend)
-    return shared
 
 
 def _make(base: Any, names: frozenset[str], extend: Extend) -> type:

@@ -292,7 +292,7 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
     twin = copy.deepcopy(model)
     steps = fail_at(0, lambda: bake(twin, inplace=True, optimizer=torch.optim.Adam(twin.parameters())))
     assert steps > 200
-    for step in range(1, steps):
+    for step in range(1, steps + 1):
         with pytest.raises(Injected):
             fail_at(step, lambda: bake(model, inplace=True, optimizer=optimizer))
         assert everything(model) == before, f"step {step} of {steps}"
@@ -409,7 +409,7 @@ def test_a_failure_leaves_everything_as_it_was_where_a_part_is_baked() -> None:
     kept = bake(model, "0.weight")  # and with it the class that is made for what remains
     steps = fail_at(0, lambda: bake(twin, "0.weight", inplace=True))
     assert len(summary(kept).rows) == 1
-    for step in range(1, steps):
+    for step in range(1, steps + 1):
         with pytest.raises(Injected):
             fail_at(step, lambda: bake(model, "0.weight", inplace=True))
         assert everything(model) == before, f"step {step} of {steps}"

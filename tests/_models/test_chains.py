@@ -28,7 +28,7 @@ from parametrizations import (
     register,
     summary,
 )
-from parametrizations._models.on_entries import entries_of
+from parametrizations._models.layer import entries_of
 from parametrizations._products import strips
 from parametrizations.testing import check_parametrization
 from parametrizations.testing.laws import LAWS

@@ -149,7 +149,7 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
         renewed = torch.optim.Adam(twin.parameters())
         steps = fail_at(0, lambda twin=twin, renewed=renewed: register(twin, RULES, optimizer=renewed))  # type: ignore[misc]
     assert steps > 300
-    for step in range(1, steps):
+    for step in range(1, steps + 1):
         with pytest.raises(Injected):
             fail_at(step, lambda: register(made, RULES, optimizer=optimizer))
         assert everything(made) == before, f"step {step} of {steps}"
@@ -435,12 +435,10 @@ class Stubborn(nn.Linear):
         super().__setattr__(name, value)
 
 
-def test_an_undo_that_fails_does_not_keep_the_others_from_running() -> None:
-    made = nn.Sequential(Stubborn(3, 3))
-    before = everything(made)
-    with pytest.raises(AttributeError, match="no class change"):
-        register(made, {"0.weight": ZeroDiagonal()})
-    assert everything(made) == before
+def test_a_module_that_refuses_another_class_is_constrained_all_the_same() -> None:
+    made = register(nn.Sequential(Stubborn(3, 3)), {"0.weight": ZeroDiagonal()})
+    assert bool((made.get_submodule("0").weight.diagonal() == 0).all())  # type: ignore[operator]
+    assert type(bake(made)[0]) is Stubborn
 
 
 def test_an_exact_name_wins_over_its_wildcards() -> None:
@@ -757,41 +755,6 @@ def test_after_a_refusal_a_module_that_pytorch_registered_before_still_runs() ->
         module(torch.ones(1, 4))
 
 
-class Drawing:
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generators = [generator]
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        return torch.rand(weight.shape, generator=self.generators[0]) < 0.5
-
-
-def closure_over(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    def rule(weight: Tensor) -> Tensor:
-        return torch.rand(weight.shape, generator=generator) < 0.5
-
-    return rule
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda generator: masks.random(density=0.5, generator=generator),
-        closure_over,
-        Drawing,
-        lambda generator: Drawing(generator).__call__,
-        lambda generator: lambda weight, own=generator: torch.rand(weight.shape, generator=own) < 0.5,
-        lambda generator: lambda weight: torch.rand(weight.shape) < 0.5,  # noqa: ARG005
-    ],
-    ids=["rule", "closure", "object", "method", "default", "torch's own"],
-)
-def test_a_refusal_puts_generators_back(make: Callable[[torch.Generator], Any]) -> None:
-    made, generator = model(), torch.Generator(torch.get_default_device()).manual_seed(3)
-    before = [generator.get_state(), torch.get_rng_state()]
-    with pytest.raises(ValueError, match="cannot attach Refusing"):
-        register(made, {"0.weight": [MaskedSparse(make(generator)), Refusing()]})
-    torch.testing.assert_close([generator.get_state(), torch.get_rng_state()], before, rtol=0, atol=0)
-
-
 def test_a_rule_for_several_weights_is_shown_copies() -> None:
     made = model()
     before = [parameter.detach().clone() for parameter in made.parameters()]
@@ -948,27 +911,3 @@ def test_what_is_scripted_cannot_be_constrained() -> None:
     made = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4))))
     with pytest.raises(ValueError, match=r"runs in Python for '1\.0\.weight'. Got a scripted or traced one"):
         register(made, {"*.weight": Diagonal()})
-
-
-class FreezesThenRefuses(nn.Module):
-    def __init__(self, other: nn.Parameter) -> None:
-        super().__init__()
-        self.others = [other]
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def __deepcopy__(self, memo: dict[int, object]) -> FreezesThenRefuses:
-        return self
-
-    def right_inverse(self, weight: Tensor) -> Tensor:  # noqa: ARG002
-        self.others[0].requires_grad_(False)
-        raise ValueError("not today")
-
-
-def test_what_an_inverse_froze_is_trained_again_after_a_refusal() -> None:
-    made = nn.Linear(4, 4)
-    with pytest.raises(ValueError, match="not today"):
-        register(made, {"weight": FreezesThenRefuses(made.bias)})
-    assert made.bias.requires_grad

@@ -477,10 +477,9 @@ def test_a_compiled_model_follows(density: float, product: Any) -> None:
 
 
 @pytest.mark.slow
-def test_every_line_that_fails_leaves_model_optimizer_and_generators_as_they_were() -> None:
-    generator = torch.Generator().manual_seed(0)
+def test_every_line_that_fails_leaves_model_and_optimizer_as_they_were() -> None:
     rules: dict[str, Any] = {
-        "0.weight": masks.evolutionary(0.5, generator=generator),
+        "0.weight": masks.evolutionary(0.5),
         "2.weight": masks.global_magnitude(density=0.2),
     }
     made = model()
@@ -488,7 +487,7 @@ def test_every_line_that_fails_leaves_model_optimizer_and_generators_as_they_wer
     lines = fail_at(0, partial(remask, copy.deepcopy(made), rules, optimizer=None))
     assert lines > 200
     steps = 0
-    before, held, state = everything(made), held_by(optimizer), generator.get_state()
+    before, held = everything(made), held_by(optimizer)
     while True:
         steps += 1
         try:
@@ -496,7 +495,6 @@ def test_every_line_that_fails_leaves_model_optimizer_and_generators_as_they_wer
         except Injected:
             assert everything(made) == before, f"step {steps}"
             assert held_by(optimizer) == held, f"step {steps}"
-            assert torch.equal(generator.get_state(), state), f"step {steps}"
         else:
             break
     assert steps > lines
@@ -696,17 +694,12 @@ def test_tied_and_infinite_weights_are_refused() -> None:
         remask(made, {"*": masks.evolutionary(0.1)}, optimizer=None)
 
 
-def test_a_refusal_puts_generators_back_and_leaves_old_graphs() -> None:
-    made, generator = model(), torch.Generator().manual_seed(0)
-    before = [generator.get_state(), torch.get_rng_state()]
+def test_a_refusal_leaves_old_graphs() -> None:
+    made = model()
     loss = made(torch.ones(1, 6)).sum()
-    rules: dict[str, Any] = {
-        "0.weight": masks.evolutionary(0.5, generator=generator),
-        "2.weight": lambda _: torch.rand(6, 6),
-    }
+    rules: dict[str, Any] = {"0.weight": masks.evolutionary(0.5), "2.weight": lambda _: torch.rand(6, 6)}
     with pytest.raises(TypeError, match=r"needs a mask of dtype torch.bool"):
         remask(made, rules, optimizer=None)
-    torch.testing.assert_close([generator.get_state(), torch.get_rng_state()], before, rtol=0, atol=0)
     loss.backward()
     assert stored(made).grad is not None
 

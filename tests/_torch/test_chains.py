@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
-from parametrizations._torch.chains import build, chain_of, chains, copied, originals
+from parametrizations._models.constrained import constrained
+from parametrizations._torch.chains import chain_of, chains, copied, originals
 
 
 class Scaled(nn.Module):
@@ -39,14 +40,16 @@ def test_what_is_stored_is_not_copied() -> None:
     chain = chain_of(layer, "weight")
     stored, given = originals(chain)["original"], {"original": torch.ones(2, 2)}
     assert originals(copied(chain))["original"].data_ptr() == stored.data_ptr()
-    assert build(chain).data_ptr() == stored.data_ptr()
-    assert build(chain, given).data_ptr() == given["original"].data_ptr()
+    (slot,) = constrained(layer)
+    assert slot.materialised().data_ptr() == stored.data_ptr()
+    assert slot.materialised(given).data_ptr() == given["original"].data_ptr()
 
 
 def test_a_chain_without_values_takes_all_of_them_from_a_state_dict() -> None:
     layer: Any = register_parametrization(nn.Linear(2, 2, device="meta"), "weight", Scaled().to("meta"))
     state = {"original": torch.ones(2, 2), "0.scale": torch.tensor(3.0)}
-    assert build(chain_of(layer, "weight"), state).tolist() == [[3, 3], [3, 3]]
+    (slot,) = constrained(layer)
+    assert slot.materialised(state).tolist() == [[3, 3], [3, 3]]
     assert originals(chain_of(layer, "weight"))["original"].is_meta
 
 
@@ -54,4 +57,5 @@ def test_a_tensor_of_integers_is_built_too() -> None:
     module = nn.Module()
     module.register_buffer("places", torch.arange(3))
     register_parametrization(module, "places", nn.Identity())
-    assert build(chain_of(module, "places")).tolist() == [0, 1, 2]
+    (slot,) = constrained(module)
+    assert slot.materialised().tolist() == [0, 1, 2]

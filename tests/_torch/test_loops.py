@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, fuse, masks, register
-from parametrizations._models import on_entries
+from parametrizations._models import layer as layers
 from parametrizations._products.strips import Piece
 from parametrizations._torch.loops import once
 from tests.layers import Counter, Doubled, of_the_compiler
@@ -95,7 +95,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> Iterator[list[str]]:
     for kind in {type(step) for step in layer.parametrizations.weight}:
         count(kind, "forward")
     count(Piece, "filled")  # no other form computes an operand
-    count(on_entries, "_through")
+    count(layers, "_through")
     yield computed
     monkeypatch.undo()
 

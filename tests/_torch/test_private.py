@@ -14,7 +14,16 @@ FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / 
 PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # what nn.Module leaves to its subclasses
 # What constraints share with the calls on whole models, and what users need not know.
-OURS = {"_known_shape", "_product", "_rearrange", "_require_matrix", "_require_stored", "_set_positions", "_with_rule"}
+OURS = {
+    "_known_shape",
+    "_product",
+    "_rearrange",
+    "_require_matrix",
+    "_require_stored",
+    "_set_positions",
+    "_with_positions",
+    "_with_rule",
+}
 
 
 def is_private(name: str) -> bool:

@@ -1,0 +1,246 @@
+"""Plain checkpoints of constrained models: `plain_state_dict`, and loading plain checkpoints."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from parametrizations._models.constrained import Slot, is_constrained_by_us, plain_order
+from parametrizations._models.inverses import Unreachable, inverted
+from parametrizations._models.sizes import require_room
+from parametrizations._torch.chains import chains, given
+from parametrizations._torch.private import children, give_versions
+from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations.parametrization import Parametrization
+
+__all__ = ["plain_state_dict", "take_plain"]
+
+
+def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The checkpoint of the plain model, in its original order. The model does not change.
+
+    Tensors that this library constrains become plain. Third-party parametrizations of the model, such as a
+    ``weight_norm`` in its architecture, are kept with their stored tensors. If a tensor has both, the checkpoint has
+    the stored tensors of the third-party one for the present weight. It loads into the original model. The constrained
+    model would take such a checkpoint for a constrained one, because it has the same names. For a checkpoint without
+    any parametrization use ``bake(model).state_dict()``.
+
+    Args:
+        model: A model with parametrizations, of this library or third-party.
+        state_dict: A constrained checkpoint to convert instead of the state of the model, such as one gathered from
+            sharded ranks. Missing entries are left out, since after gathering only one rank has them.
+
+    Returns:
+        Tensors without a graph. Tensors without constraints are those of the checkpoint, as in ``state_dict()``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is sharded and no gathered checkpoint is given, if the checkpoint is not from this
+            model, if the dense weights are larger than the memory, or if a third-party parametrization cannot give the
+            weight.
+
+    Example:
+        >>> from parametrizations import Diagonal, register
+        >>> model = register(nn.Linear(2, 2), {"weight": Diagonal()})
+        >>> plain = plain_state_dict(model)
+        >>> nn.Linear(2, 2).load_state_dict(plain)
+        <All keys matched successfully>
+        >>> model.load_state_dict(plain)  # a plain checkpoint loads into the constrained model, too
+        <All keys matched successfully>
+    """
+    if not isinstance(model, nn.Module) or not isinstance(state_dict, Mapping | None):
+        raise TypeError(
+            "plain_state_dict needs a model, and a state dict or none. "
+            f"Got {type(model).__name__} and {type(state_dict).__name__}. Pass (model, checkpoint)."
+        )
+    entries: Mapping[str, Any] = model.state_dict() if state_dict is None else state_dict
+    _require_gathered(entries)
+    if state_dict is not None:
+        _require_all_known(model, entries)
+    modules = _constrained_modules(model)
+    ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if is_constrained_by_us(slot)}
+    require_room(ours.values(), "plain_state_dict")
+    states = _states(ours.keys(), entries)
+    plain: dict[str, Any] = OrderedDict()
+    for key in entries:
+        prefixes = _prefixes(key)
+        for prefix in prefixes:
+            if prefix in modules:
+                plain |= _plain_entries(modules.pop(prefix), prefix, entries, states)
+            if prefix in ours:
+                plain |= _foreign_entries(ours.pop(prefix), states[prefix])
+        if states.keys().isdisjoint(prefixes):
+            plain.setdefault(key, entries[key])
+    if state_dict is not None:
+        _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
+    give_versions(plain, _versions(plain, getattr(entries, "_metadata", {}), states.keys()))
+    return plain
+
+
+def take_plain(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *arguments: Any
+) -> None:
+    """Replace each plain weight in a state dict by its stored tensor, so that PyTorch can load it: a pre-hook.
+
+    A weight outside the set follows ``on_infeasible``. If it is refused, the layer keeps its state, and
+    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change.
+
+    Args:
+        module: The module that is loaded.
+        state_dict: Changed in place.
+        prefix: The start of the names of the entries of the module.
+        metadata: Tells whether ``load_state_dict`` was called with ``assign=True``.
+        arguments: Further arguments of a pre-hook. The last one is the list of error messages.
+    """
+    errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
+    for tensor_name, chain in chains(module).items():
+        slot = Slot([f"{prefix}{tensor_name}"], module, tensor_name, chain)
+        if slot.name not in state_dict or given(chain, state_dict, f"{slot.prefix}."):
+            continue
+        try:
+            state = _constrained_state(slot, state_dict.pop(slot.name), assigned)
+        except (TypeError, ValueError, RuntimeError) as error:
+            errors.append(f"While loading the plain {slot.name!r}: {error} The tensor stays as it was.")
+            state = chain.state_dict()
+        state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
+
+
+def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, Any]:
+    """The state of a chain for a weight."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
+    if not assigned:
+        weight = weight.to(slot.first_stored.dtype)
+    third_party = not all(isinstance(step, Parametrization) for step in slot.steps)
+    own = slot.copied() if third_party else slot  # a third-party inverse may write into its buffers
+    try:
+        stored = own.inverted(weight, project=False)
+    except Unreachable as error:
+        raise ValueError(f"{error} Load the constrained checkpoint.") from error
+    return own.chain.state_dict() | stored
+
+
+def _constrained_modules(model: nn.Module, prefix: str = "") -> dict[str, dict[str, Slot]]:
+    """The constrained tensors of each module with a constraint of this library, by the prefix of its entries."""
+    own = {name: Slot([f"{prefix}{name}"], model, name, chain) for name, chain in chains(model).items()}
+    found = {prefix: own} if any(map(is_constrained_by_us, own.values())) else {}
+    for name, child in children(model).items():
+        if child is not None and not (own and name == "parametrizations"):
+            found |= _constrained_modules(child, f"{prefix}{name}.")
+    for slot in own.values():
+        if not is_constrained_by_us(slot):  # it may contain a module that is
+            found |= _constrained_modules(slot.chain, f"{slot.prefix}.")
+    return found
+
+
+def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:
+    """The versions of the modules in the plain checkpoint, which some modules need to load it."""
+    holders = {prefix.rsplit(".", 2)[0] for prefix in ours}
+    gone = {holder for holder in holders if not any(key.startswith(f"{holder}.") for key in plain)}
+    return {
+        name: version
+        for name, version in versions.items()
+        if name not in gone and ours.isdisjoint(_prefixes(f"{name}.."))
+    }
+
+
+def _prefixes(key: str) -> list[str]:
+    """The names of the modules of an entry, outermost first, each with a dot."""
+    return ["", *itertools.accumulate(f"{part}." for part in key.split(".")[:-1])]
+
+
+def _states(ours: Iterable[str], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The state of every chain in a checkpoint, by the prefix of its entries."""
+    states: dict[str, dict[str, Any]] = {prefix: {} for prefix in ours}
+    for key, value in entries.items():
+        for prefix in _prefixes(key):
+            if prefix in states:
+                states[prefix][key.removeprefix(prefix)] = value
+    return states
+
+
+def _plain_entries(
+    own: Mapping[str, Slot], prefix: str, entries: Mapping[str, Any], states: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The entries of the tensors of one module, in the plain order."""
+    found: dict[str, Any] = {}
+    for name in plain_order(next(iter(own.values())).module, own):
+        key, slot = f"{prefix}{name}", own.get(name)
+        if slot is None:
+            found |= {key: entries[key]} if key in entries else {}
+        elif not slot.foreign and (state := states[f"{slot.prefix}."]):
+            found[key] = _weight(slot, state)
+    return found
+
+
+def _foreign_entries(slot: Slot, state: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the third-party parametrizations of a tensor that this library constrains, too."""
+    if not slot.foreign:
+        return {}
+    weight, foreign = _weight(slot, state), slot.loaded(state).foreign
+    try:
+        stored = inverted(foreign, weight, project=False)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"plain_state_dict needs what the model stored at {slot.name!r} before it was constrained. {error} "
+            "Take bake(model).state_dict(), which has neither."
+        ) from error
+    named = {"original": stored} if isinstance(stored, Tensor) else {f"original{i}": x for i, x in enumerate(stored)}
+    found = {f"{slot.prefix}.{key}": tensor.detach().contiguous() for key, tensor in named.items()}
+    for index, step in enumerate(foreign):
+        found |= step.state_dict(prefix=f"{slot.prefix}.{index}.")
+    return found
+
+
+def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
+    try:
+        return slot.materialised(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {slot.name!r}: {error} "
+            "Convert it with the model that it was saved from."
+        ) from error
+
+
+def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:
+    strange = {key for key in entries if ".parametrizations." in f".{key}"} - model.state_dict().keys()
+    if strange:
+        raise ValueError(
+            f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} constrained "
+            f"entries that it does not have, such as {min(strange)!r}. Register the same rules first; where a wrapper "
+            "puts something before the names, pass the model inside it, or strip that."
+        )
+
+
+def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
+    """Check that the plain model can load the unconstrained entries.
+
+    Some modules save other objects than tensors, as extra state or in quantized modules. Some load buffers of another
+    shape, such as observers. Parameters have a fixed shape.
+    """
+    own, parameters = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
+    for key, value in passed_on.items():
+        if not isinstance(value, Tensor) and (key not in own or isinstance(own[key], Tensor)):
+            raise ValueError(
+                f"plain_state_dict needs a checkpoint of this model. Got {type(value).__name__} for {key!r}, where a "
+                "tensor belongs. Pass the state dict alone, without what was saved beside it."
+            )
+        if key in parameters and not is_lazy(own[key]) and value.shape != own[key].shape:
+            raise ValueError(
+                f"plain_state_dict needs a checkpoint of this model. Got shape {tuple(value.shape)} for {key!r}, which "
+                f"has {tuple(own[key].shape)}. Convert it with the model that it was saved from."
+            )
+
+
+def _require_gathered(entries: Mapping[str, Any]) -> None:
+    sharded = [key for key, value in entries.items() if isinstance(value, Tensor) and is_sharded(value)]
+    if sharded:
+        raise ValueError(
+            f"plain_state_dict needs whole tensors. Got {len(sharded)} that are sharded, such as {sharded[0]!r}. "
+            f"{GATHER}, and pass the result."
+        )

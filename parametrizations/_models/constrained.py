@@ -1,0 +1,229 @@
+"""`Slot`: a tensor of a module, with the parametrizations that compute it. Every call on models works on slots."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from parametrizations._models.inverses import inverted
+from parametrizations._torch.chains import chains, copied, originals, steps
+from parametrizations._torch.owners import others_with
+from parametrizations._torch.private import buffers, children, parameters, recurrent_names
+from parametrizations.parametrization import Parametrization
+
+__all__ = ["ATTACHED", "ORDER", "Slot", "constrained", "full_name", "identity", "is_constrained_by_us", "plain_order"]
+__all__ += ["slots", "tied_names"]
+
+ATTACHED = "attached_by_register"
+"""Attribute of a `ParametrizationList`: the indices of the parametrizations that `register` attached."""
+
+ORDER = "plain_order"
+"""Attribute of ``module.parametrizations``: the names of the module's tensors in their original order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A tensor of a module. Without parametrizations it is its own stored tensor.
+
+    A slot describes the model at one moment. Calls create slots and discard them.
+
+    Args:
+        names: Its full names in the plain model. A module that is used twice has two.
+        module: Its module.
+        tensor_name: Its name in the module.
+        parametrizations: PyTorch's list of its parametrizations, or None.
+    """
+
+    names: list[str]
+    module: nn.Module
+    tensor_name: str
+    parametrizations: ParametrizationList | None
+
+    @property
+    def name(self) -> str:
+        """The first full name in the plain model."""
+        return self.names[0]
+
+    @property
+    def chain(self) -> ParametrizationList:
+        """The list of the parametrizations of a constrained tensor."""
+        assert self.parametrizations is not None
+        return self.parametrizations
+
+    @cached_property
+    def steps(self) -> tuple[nn.Module, ...]:
+        """The parametrizations, in the order in which they are applied."""
+        return () if self.parametrizations is None else tuple(steps(self.chain))
+
+    @cached_property
+    def stored(self) -> dict[str, Tensor]:
+        """The stored tensors by PyTorch's names. Usually there is one, ``original``."""
+        if self.parametrizations is not None:
+            return originals(self.chain)
+        parameter = parameters(self.module)[self.tensor_name]
+        assert parameter is not None
+        return {"original": parameter}
+
+    @property
+    def first_stored(self) -> Tensor:
+        """The first stored tensor, which has the dtype and the device of the weight."""
+        return next(iter(self.stored.values()))
+
+    @property
+    def prefix(self) -> str:
+        """The start of the names of the stored tensors and of the steps in the constrained model."""
+        return f"{self.name.removesuffix(self.tensor_name)}parametrizations.{self.tensor_name}"
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """The parameters of a constrained tensor, by their names in the constrained model."""
+        return dict(self.chain.named_parameters(self.prefix))
+
+    @property
+    def owner(self) -> object:
+        """The object that holds the stored tensors."""
+        return self.parametrizations or (self.module, self.tensor_name)
+
+    @property
+    def foreign(self) -> tuple[nn.Module, ...]:
+        """The steps that are neither from this library nor attached by it."""
+        attached: Iterable[int] = getattr(self.parametrizations, ATTACHED, ())
+        return tuple(
+            step
+            for index, step in enumerate(self.steps)
+            if index not in attached and not isinstance(step, Parametrization)
+        )
+
+    @property
+    def binding(self) -> list[Parametrization]:
+        """The constraints that hold for the weight itself: those after the last third-party step."""
+        last = itertools.takewhile(lambda step: isinstance(step, Parametrization), reversed(self.steps))
+        return [step for step in last if isinstance(step, Parametrization)][::-1]
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether fewer numbers are stored than the weight has."""
+        first = self.steps[0]
+        return isinstance(first, Parametrization) and first.stored_shape.numel() < first._known_shape.numel()
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the weight. It is materialised only if the first step is third-party and has values."""
+        if self.steps and isinstance(self.steps[0], Parametrization):
+            return self.steps[0]._known_shape
+        return self.first_stored.shape if self.first_stored.is_meta else self.materialised().shape
+
+    def copied(self) -> Slot:
+        """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""
+        return Slot(self.names, self.module, self.tensor_name, copied(self.chain))
+
+    def loaded(self, state: Mapping[str, Tensor]) -> Slot:
+        """A copy with the values of a state dict. Tensors that a forward pass may write into are copied."""
+        twin = self.copied()
+        own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
+        twin.chain.load_state_dict(own, assign=True)
+        return Slot(self.names, self.module, self.tensor_name, twin.chain)
+
+    def materialised(self, state: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The dense weight, contiguous and without a graph.
+
+        It is computed on a copy, so that parametrizations with statistics, such as spectral norm, do not change.
+
+        Args:
+            state: A state dict of the chain, whose values are used instead of the present ones.
+        """
+        if self.parametrizations is None:
+            return self.first_stored.data
+        with torch.inference_mode(False), torch.no_grad():
+            weight: Tensor = (self.copied() if state is None else self.loaded(state)).chain()
+        return weight.detach().contiguous()
+
+    def inverted(self, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
+        """The stored tensors for a weight, by PyTorch's names; `inverses.inverted` describes arguments and errors."""
+        value = inverted(self.steps, weight, project=project)
+        return dict(zip(self.stored, [value] if self.chain.is_tensor else value, strict=True))
+
+
+def slots(model: nn.Module) -> list[Slot]:
+    """Every parameter and every constrained tensor of a model, each one once."""
+    found: dict[tuple[nn.Module, str], Slot] = {}
+    for prefix, module, lists in _plain_modules(model):
+        names = [name for name, parameter in parameters(module).items() if parameter is not None]
+        for tensor_name in (*names, *lists):
+            name, key = full_name(prefix, tensor_name), (module, tensor_name)
+            if key in found:
+                found[key].names.append(name)
+            else:
+                found[key] = Slot([name], module, tensor_name, lists.get(tensor_name))
+    return list(found.values())
+
+
+def constrained(model: nn.Module) -> list[Slot]:
+    """The constrained tensors of a model."""
+    return [slot for slot in slots(model) if slot.parametrizations is not None]
+
+
+def is_constrained_by_us(slot: Slot) -> bool:
+    """Whether a step is from this library, or attached by it."""
+    return len(slot.foreign) < len(slot.steps)
+
+
+def full_name(prefix: str, name: str) -> str:
+    """The name of a tensor or module inside a module with the given name."""
+    return f"{prefix}.{name}" if prefix else name
+
+
+def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
+    """The names of the slots that share a stored tensor, by its `identity`, if there are several.
+
+    Layers outside the model are included if they share a parametrization with it.
+    """
+    owners = [(slot.owner, slot.stored, slot.name) for slot in every]
+    for slot in every:
+        others = others_with(slot.chain) if slot.parametrizations is not None else []
+        owners += [(other, originals(other), "(a layer elsewhere)") for other in others]
+    found: dict[object, dict[object, str]] = {}
+    for owner, stored, name in owners:
+        for tensor in stored.values():
+            found.setdefault(identity(tensor), {}).setdefault(owner, name)
+    return {key: list(names.values()) for key, names in found.items() if len(names) > 1}
+
+
+def identity(tensor: Tensor) -> object:
+    """A key that is equal for two tensors that share memory, as tied parameters do."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
+    return tensor.data_ptr() if plain else id(tensor)
+
+
+def plain_order(module: nn.Module, of_module: Mapping[str, Slot]) -> list[str]:
+    """The names of the tensors of the plain module in their original order, parameters before buffers.
+
+    If PyTorch's own function constrained the module first, the order is lost. Then constrained tensors are assumed to
+    come first, as weights do in PyTorch's layers. Recurrent layers have a list of their own.
+
+    Args:
+        module: A module.
+        of_module: The slots of its constrained tensors, by tensor name.
+    """
+    present = [*of_module, *parameters(module), *buffers(module)]
+    known = getattr(module.get_submodule("parametrizations"), ORDER, None) if of_module else present
+    first = known or (recurrent_names(module) if isinstance(module, nn.RNNBase) else [])
+    names = [name for name in dict.fromkeys([*first, *present]) if name in present]
+    stored = {name: slot.first_stored for name, slot in of_module.items()} | dict(buffers(module))
+    return sorted(names, key=lambda name: name in stored and not isinstance(stored[name], nn.Parameter))
+
+
+def _plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module, dict[str, ParametrizationList]]]:
+    """Every module of the plain model under each of its names, with its chains; not the parametrizations."""
+    own = chains(model)
+    yield name, model, own
+    for child_name, child in children(model).items():
+        if child is not None and not (own and child_name == "parametrizations"):
+            yield from _plain_modules(child, full_name(name, child_name))

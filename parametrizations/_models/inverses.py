@@ -1,0 +1,96 @@
+"""The inverse of a sequence of parametrizations: the stored tensors for a given weight."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parametrizations.parametrization import Parametrization
+
+__all__ = ["Unreachable", "allowed_error", "inverted", "require_round_trip"]
+
+TOLERANCE = 1e-3
+"""Largest error of the round trip through a third-party parametrization, relative to the largest entry."""
+
+
+class Unreachable(ValueError):
+    """A third-party parametrization cannot produce a weight. The message does not say what to do."""
+
+    def __init__(self, step: nn.Module, reason: str) -> None:
+        super().__init__(f"{type(step).__name__} {reason}")
+        self.step = step
+
+
+def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: bool) -> Any:
+    """The input of a sequence of parametrizations for which the output is ``weight``.
+
+    Args:
+        parametrizations: In the order in which they are applied. Third-party ones may write into their buffers, as the
+            inverse of ``orthogonal`` does.
+        weight: The weight, ``(out, in)``, in the dtype of the stored tensor.
+        project: If true, project onto the set, and skip steps without an inverse, as registering does. If false,
+            follow ``on_infeasible``, and refuse steps without an inverse or with an inexact one.
+
+    Returns:
+        A tensor, or a sequence of tensors.
+
+    Raises:
+        Unreachable: If a third-party parametrization refuses the weight, has no inverse, or an inexact one.
+        ValueError: If a parametrization of this library refuses the weight.
+    """
+    value: Any = weight
+    with torch.inference_mode(False), torch.no_grad():
+        for step in reversed(parametrizations):
+            value = _inverse(step, value, project)
+    return value
+
+
+def _inverse(step: nn.Module, value: Tensor, project: bool) -> Any:
+    if isinstance(step, Parametrization):
+        return step.right_inverse(step.project(value) if project else value)
+    try:
+        inverse: Callable[[Tensor], Any] = getattr(step, "right_inverse", _missing)
+        stored = inverse(value)
+    except NotImplementedError:
+        if project:  # as PyTorch does when it registers
+            return value
+        raise Unreachable(step, "needs a method right_inverse to give this weight. Got none.") from None
+    except (ValueError, RuntimeError) as error:
+        raise Unreachable(step, f"cannot start from this weight: {error}") from error
+    if not project:
+        require_round_trip(step, stored, value)
+    return stored
+
+
+def _missing(value: Tensor) -> Tensor:
+    raise NotImplementedError
+
+
+def require_round_trip(step: nn.Module, stored: Any, weight: Tensor) -> None:
+    """Check the inverse of a third-party parametrization: spectral_norm divides by an estimate of the norm.
+
+    Raises:
+        Unreachable: If ``step(stored)`` is not ``weight`` within `allowed_error`.
+    """
+    if weight.is_meta or weight.numel() == 0:
+        return
+    twin = copy.deepcopy(step)  # a forward pass may change its state
+    try:
+        output = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
+    except TypeError as error:
+        raise Unreachable(step, f"needs to take what its inverse gives. Got {error}.") from error
+    distance = (output - weight).abs().max().item()
+    if not distance <= allowed_error(weight):
+        raise Unreachable(
+            step, f"needs to give the weight back that its inverse is shown. Got one that is {distance:.2g} away."
+        )
+
+
+def allowed_error(weight: Tensor) -> float:
+    """The largest absolute error of the round trip through a third-party parametrization."""
+    relative = max(TOLERANCE, 4 * torch.finfo(weight.dtype).eps)  # bfloat16 has two to three digits
+    return relative * weight.abs().max().item() if weight.numel() else 0.0
