@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Optimizer
 
+from parametrizations._checks import kind_of
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.inference import holders, leave_inference
 from parametrizations._models.layer import become_constrained
@@ -25,7 +26,6 @@ from parametrizations._models.rollback import all_or_nothing
 from parametrizations._models.stand_ins import put_stand_ins, take_over
 from parametrizations._models.together import with_own_rules
 from parametrizations._models.weights import Unreachable, settle
-from parametrizations._options import kind_of
 from parametrizations._torch.chains import chain_of, chains, steps
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from parametrizations._options import kind_of
+from parametrizations._checks import kind_of
 from parametrizations.testing import (
     checkpoints,
     gradients,
