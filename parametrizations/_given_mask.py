@@ -1,4 +1,4 @@
-"""What a user gives for a mask, as a rule; and what a rule returns, as a mask."""
+"""Conversions: the ``mask`` argument of `MaskedSparse` to a rule, and the result of a rule to a mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Given", "Name", "as_mask", "as_rule"]
 
 
 class Name(str):
-    """Shown without quotes: what is left of a rule once its mask is made, since the rule may hold a mask, too."""
+    """A text that `repr` shows without quotes. It replaces a used rule, which may hold a large mask."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -22,7 +22,7 @@ class Name(str):
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """The rule that is a mask: it can be pickled, where a closure cannot."""
+    """A rule that returns a given mask. It can be pickled, unlike a closure."""
 
     mask: Tensor
 
@@ -31,7 +31,7 @@ class Given:
 
 
 def as_rule(mask: object) -> MaskRule:
-    """A rule of its own for a mask, else the rule that is given."""
+    """A new rule for a mask; any other rule unchanged."""
     if isinstance(mask, Tensor) or is_array(mask):
         given = as_mask(mask, None).clone()
         return MaskRule(f"tensor of shape {tuple(given.shape)}", Given(given))
@@ -46,7 +46,7 @@ def as_rule(mask: object) -> MaskRule:
 
 
 def as_mask(mask: object, shape: torch.Size | None) -> Tensor:
-    """The mask as a tensor; refused unless it has this shape, or just 2 dimensions."""
+    """The mask as a tensor, refused unless it has this shape, or 2 dimensions if ``shape`` is None."""
     mask = from_array(mask) if is_array(mask) else mask
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__

@@ -1,12 +1,12 @@
-"""A mask's positions in a checkpoint: how they are written, checked, and kept together with the values.
+"""The positions of a mask in a checkpoint: written, checked, and loaded together with the values.
 
-A mask is structure, not data. As a buffer it would be averaged by EMA, re-broadcast by DDP and wiped by
-``to_empty``; so it travels as extra state, and nothing that a file says reaches a kernel unchecked.
+A mask is structure, not data. As a buffer it would be averaged by EMA, re-broadcast by DDP and wiped by ``to_empty``.
+So it is saved as extra state. A mask from a file is checked before any kernel gets it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,36 +20,22 @@ from parametrizations.parametrization import COMPLEX, FLOATING
 __all__ = ["NO_MASK", "from_mask", "is_no_mask", "load_together", "pack", "to_mask", "unpack"]
 
 NO_MASK = torch.empty(0, dtype=torch.int32, device="cpu")
-"""The state of a rule that has not been shown a weight."""
-
-
-class _Masked(Protocol):
-    """What a parametrization with a mask lets its checkpoint do."""
-
-    @property
-    def stored_shape(self) -> torch.Size: ...
-
-    @property
-    def _known_shape(self) -> torch.Size: ...
-
-    def _set_positions(self, positions: Tensor) -> None: ...
-
-    def get_extra_state(self) -> Tensor: ...
+"""The state of a rule before registration."""
 
 
 def from_mask(mask: Tensor) -> Tensor:
-    """The sorted row-major positions of the True entries, int32 where they fit."""
+    """The sorted row-major positions of the True entries, int32 if they fit."""
     return mask.flatten().nonzero().squeeze(1).to(index_dtype(mask.numel()))
 
 
 def to_mask(positions: Tensor, shape: torch.Size) -> Tensor:
-    """The mask that is True at these positions, ``(out, in)``."""
+    """The mask ``(out, in)``, True at these positions."""
     mask = torch.zeros(shape.numel(), dtype=torch.bool, device=positions.device)
     return mask.scatter(0, positions, True).view(shape)
 
 
 def is_no_mask(state: object) -> bool:
-    """Whether this is the state of a rule that had not been shown a weight."""
+    """Whether this is the state of a rule before registration."""
     return isinstance(state, Tensor) and state.shape == NO_MASK.shape
 
 
@@ -62,17 +48,16 @@ def unpack(state: object, shape: torch.Size) -> Tensor:
     """The positions in ``state``, checked.
 
     Raises:
-        ValueError: If this is no mask for a weight of ``shape``: another type, another shape, positions
-            that are out of range, unsorted or repeated.
+        ValueError: If this is not a mask for a weight of ``shape``: another type, another shape, or positions out of
+            range, unsorted or repeated.
     """
-    _require_integers(state)
-    assert isinstance(state, Tensor)
-    if tuple(state[:2].tolist()) != tuple(shape):
+    numbers = _integers(state)
+    saved, positions = tuple(numbers[:2].tolist()), numbers[2:]
+    if saved != tuple(shape):
         raise ValueError(
             f"MaskedSparse needs a mask for a weight of shape {tuple(shape)}. Got one for shape "
-            f"{tuple(state[:2].tolist())}. Load it into a layer of that shape."
+            f"{saved}. Load it into a layer of that shape."
         )
-    positions = state[2:]
     wrong = (positions < 0) | (positions >= shape.numel())
     _require_none(wrong, f"positions from 0 to {shape.numel() - 1}", "out of range")
     wrong = positions[1:] <= positions[:-1]
@@ -80,18 +65,12 @@ def unpack(state: object, shape: torch.Size) -> Tensor:
     return positions
 
 
-def load_together(
-    owner: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    *arguments: Any,
-) -> None:
+def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
     """Load values and positions together or not at all: a pre-hook of the list that owns the values.
 
-    PyTorch loads the values first and the mask after them, each without the other. So both are checked
-    here before either is touched. Another number of values than the layer has resizes the parameter in
-    place; a mask or values that do not pass leave the layer as it was and are reported by
-    ``load_state_dict``.
+    PyTorch loads the values first and the mask afterwards, each without the other. So both are checked here before
+    either changes. A different number of values resizes the parameter in place. If the mask or the values are wrong,
+    the layer stays unchanged, and ``load_state_dict`` reports the error.
     """
     assert isinstance(owner, ParametrizationList)
     name, sparse = _masked(owner)
@@ -115,21 +94,18 @@ def load_together(
             state_dict |= {values_key: owner.original, mask_key: sparse.get_extra_state()}
 
 
-def _masked(owner: ParametrizationList) -> tuple[str, _Masked | None]:
-    """What has the mask of the values: the first parametrization, or what that consists of."""
+def _masked(owner: ParametrizationList) -> tuple[str, Any]:
+    """The owner of the mask, with its name: the first parametrization, or a part of it."""
+    part: Any
     for name, part in owner[0].named_modules(prefix="0"):
-        sparse: Any = part if hasattr(part, "_set_positions") else None
-        if sparse is not None and (name == "0" or _has_values_of(owner, sparse)):
-            return name, sparse
+        has_mask = hasattr(part, "_set_positions")
+        if has_mask and (name == "0" or (owner.is_tensor and owner.original.shape == part.stored_shape)):
+            return name, part
     return "", None
 
 
-def _has_values_of(owner: ParametrizationList, sparse: _Masked) -> bool:
-    return owner.is_tensor and owner.original.shape == sparse.stored_shape
-
-
-def _keeps(sparse: _Masked, state: Any) -> bool:
-    """Whether a checkpoint has no mask, or the one that is there."""
+def _keeps(sparse: Any, state: Any) -> bool:
+    """Whether loading would keep the present mask: the checkpoint has the same one, or none."""
     own = sparse.get_extra_state()
     same_kind = isinstance(state, Tensor) and (state.dtype, state.device) == (own.dtype, own.device)
     return state is None or (same_kind and torch.equal(state, own))
@@ -153,7 +129,7 @@ def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, sh
 
 
 def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) -> None:
-    """Everything that would keep PyTorch from loading the values after the mask has changed."""
+    """Refuse values that PyTorch could not load after the mask has changed."""
     usable = values.layout is torch.strided and values.dtype in FLOATING + COMPLEX
     same_kind = values.is_complex() == into.is_complex()
     there = not values.is_meta or into.is_meta or assigned
@@ -165,7 +141,7 @@ def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) ->
 
 
 def _resize(values: Tensor, count: int, key: str) -> None:
-    """Give the parameter room for another number of values, keeping its identity."""
+    """Resize the parameter, which keeps its identity."""
     if type(values) not in (Tensor, nn.Parameter):
         raise ValueError(
             f"MaskedSparse needs {values.numel()} values for {key!r}, since a {type(values).__name__} cannot "
@@ -175,14 +151,17 @@ def _resize(values: Tensor, count: int, key: str) -> None:
         replace_data(values, torch.zeros(count, dtype=values.dtype, device=values.device))
 
 
-def _require_integers(state: object) -> None:
-    kind = f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
-    integers = isinstance(state, Tensor) and state.dtype in (torch.int32, torch.int64) and not state.is_meta
-    if not (integers and isinstance(state, Tensor) and state.dim() == 1 and state.numel() >= 2):
-        raise ValueError(
-            f"MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the positions. "
-            f"Got {kind}. Restore the checkpoint: masks are saved as they are, not averaged or converted."
-        )
+def _integers(state: object) -> Tensor:
+    """The state, refused unless it is one row of integers."""
+    kind = type(state).__name__
+    if isinstance(state, Tensor):
+        if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) >= 2:
+            return state
+        kind = f"{state.dtype} of shape {tuple(state.shape)}"
+    raise ValueError(
+        f"MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the positions. "
+        f"Got {kind}. Restore the checkpoint: masks are saved as they are, not averaged or converted."
+    )
 
 
 def _require_none(wrong: Tensor, rule: str, fault: str) -> None:

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._admission import asked, is_finite, outside, require_choice, require_finite, require_kind
-from parametrizations._names import require_free
-from parametrizations._options import options_of
+from parametrizations._checks import (
+    asked,
+    is_finite,
+    options_of,
+    outside,
+    require_choice,
+    require_finite,
+    require_free,
+    require_kind,
+)
 from parametrizations._products.choice import OWN, PLAIN, Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer

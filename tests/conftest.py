@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ import torch
 from hypothesis import settings
 
 from parametrizations._products import csr
-from parametrizations._tour.command_line import device
 from tests.cpu_alone import why_cpu_alone
 
 # No test asserts a time.
@@ -22,9 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--without-mkl", action="store_true", help="choose products as if torch had been built without MKL"
     )
-    parser.addoption(
-        "--device", default="cpu", help="where tests make what they look at: cpu (if not given), cuda, ..."
-    )
+    parser.addoption("--device", default="cpu", help="where tests create tensors: cpu (if not given), cuda, ...")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,16 +31,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-mkl"):
         csr.HAS_MKL = False
     if config.getoption("--device") != "cpu":
-        try:
-            torch.set_default_device(device(config.getoption("--device")))  # now, as modules of tests make tensors, too
-        except argparse.ArgumentTypeError as error:
-            raise pytest.UsageError(f"--device {error}") from error
+        # Before the collection, since test modules create tensors at import.
+        torch.set_default_device(_device(config.getoption("--device")))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)  # or threads that wait for work take it from the other processes
+        torch.set_num_threads(1)  # or idle threads slow the other processes down
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise pytest.UsageError(f"--device needs a device of this machine. Got {name!r}: {reason}") from error
+    return torch.device(name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another device what is about the CPU is skipped."""
+    """On another device, skip the tests in `CPU_ALONE`."""
     if config.getoption("--device") != "cpu":
         for item in items:
             why = why_cpu_alone(item)
@@ -53,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is imported and collected stays to the end: to look for garbage among it takes most of a second."""
+    """Spare the garbage collector the imported modules and collected tests: a pass over them takes most of a second."""
     gc.collect()
     gc.freeze()
 

@@ -51,7 +51,7 @@ CPU_ALONE = {
 
 
 def why_cpu_alone(item: pytest.Item) -> str | None:
-    """Why a test is about the CPU; None where it is not."""
+    """The reason why a test runs on the CPU alone, or None if it runs on every device."""
     if isinstance(item, pytest.DoctestItem):
         return "an example shows what it prints there"
     return next((why for name, why in CPU_ALONE.items() if item.nodeid.startswith(name)), None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import LBFGS, Adagrad, Optimizer, Rprop
 
-from parametrizations.masks.swap import Swapped
+from parametrizations.masks.rule import Swapped
 
 __all__ = ["Move", "moved_state", "require_states_by_entry"]
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from parametrizations._checks import kind_of
 from parametrizations._models.attach import attach
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
@@ -19,7 +20,6 @@ from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
 from parametrizations._models.together import individual
-from parametrizations._options import kind_of
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 from parametrizations.masked_sparse import MaskedSparse

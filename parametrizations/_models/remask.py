@@ -27,7 +27,7 @@ from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.swap import Swap
+from parametrizations.masks.rule import Swap
 
 __all__ = ["MaskRules", "remask"]
 

@@ -1,1 +1,1 @@
-"""The tour, ``python -m parametrizations``: four constraints on a trained classifier of real digits."""
+"""The tour behind ``python -m parametrizations``."""

@@ -1,47 +1,45 @@
-"""The classifier of handwritten digits that the constraints are attached to."""
+"""The classifier of handwritten digits, and its data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-__all__ = ["CONSTRAINED", "Digits", "accuracy_of", "apart", "load", "new_classifier", "outputs_of", "train"]
+__all__ = ["HIDDEN", "Digits", "accuracy", "apart", "batches", "load", "new_classifier"]
 
-CONSTRAINED = ("2", "4")  # the square and the rectangular hidden layer
-
-
-BATCH = 64
+HIDDEN = ("2", "4")
+"""The constrained layers: a square one and a rectangular one."""
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Images ``(n, 64)`` from 0 to 1 and their labels ``(n,)``, for training and for testing."""
+class Digits(NamedTuple):
+    """Images ``(n, 64)``, with values from 0 to 1, and their labels ``(n,)``."""
 
-    train: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
-
-    @property
-    def steps(self) -> int:
-        """Batches an epoch."""
-        return -(-len(self.train[0]) // BATCH)
+    images: Tensor
+    labels: Tensor
 
 
-def load(device: torch.device) -> Digits:
-    """The digits that come with scikit-learn, on a device."""
+def load(device: torch.device) -> tuple[Digits, Digits]:
+    """The digits that scikit-learn ships, for training and for testing."""
     pixels, labels = load_digits(return_X_y=True)
     parts = train_test_split(pixels / 16, labels, test_size=0.25, random_state=0, stratify=labels)
     train, test, train_labels, test_labels = (torch.as_tensor(part, device=device) for part in parts)
-    return Digits((train.float(), train_labels), (test.float(), test_labels))
+    return Digits(train.float(), train_labels), Digits(test.float(), test_labels)
+
+
+def batches(digits: Digits, epochs: int) -> list[Digits]:
+    """Shuffled batches of 64, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(digits.images), generator=generator) for _ in range(epochs)]
+    places = [batch.to(digits.images.device) for order in orders for batch in torch.split(order, 64)]
+    return [Digits(digits.images[batch], digits.labels[batch]) for batch in places]
 
 
 def new_classifier() -> nn.Sequential:
-    """The classifier, not trained yet."""
+    """The untrained classifier."""
     return nn.Sequential(
         nn.Linear(64, 32),
         nn.ReLU(),
@@ -53,32 +51,13 @@ def new_classifier() -> nn.Sequential:
     )
 
 
-def train(model: nn.Module, digits: Digits, epochs: int, after_step: Callable[[], None]) -> None:
-    """Train with Adam, on the same batches in the same order for every model."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    order = torch.Generator().manual_seed(0)
-    images, labels = digits.train
-    for _ in range(epochs):
-        for batch in torch.split(torch.randperm(len(images), generator=order).to(images.device), BATCH):
-            optimizer.zero_grad()
-            F.cross_entropy(model(images[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            after_step()
+@torch.no_grad()
+def accuracy(model: nn.Module, digits: Digits) -> float:
+    """The fraction of correctly classified images."""
+    return float((model(digits.images).argmax(1) == digits.labels).float().mean())
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, images: Tensor) -> Tensor:
-    """What a model says of images, ``(n, 10)``."""
-    outputs = model(images)
-    assert isinstance(outputs, Tensor)
-    return outputs
-
-
-def accuracy_of(model: nn.Module, test: tuple[Tensor, Tensor]) -> float:
-    """The share of images whose digit a model names rightly."""
-    return float((outputs_of(model, test[0]).argmax(1) == test[1]).float().mean())
-
-
-def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference between two tensors."""
-    return float((one - other).abs().max())
+def apart(one: nn.Module, other: nn.Module, digits: Digits) -> float:
+    """The largest difference between the outputs of two models."""
+    return float((one(digits.images) - other(digits.images)).abs().max())

@@ -1,13 +1,13 @@
-"""Mask rules: which entries `MaskedSparse` keeps, decided when it is shown the weight, and moved by `remask`.
+"""Mask rules: which entries `MaskedSparse` keeps. It calls its rule at registration; `remask` moves the mask.
 
-Each function here returns a `MaskRule`, but for two schedules. Any other callable that takes the weight, ``(out, in)``,
-and returns a boolean tensor of the same shape is a rule too. ``True`` keeps an entry.
+Each function here returns a `MaskRule`, except the two schedules. Any other callable that takes the weight,
+``(out, in)``, and returns a boolean tensor of the same shape is a rule too. ``True`` keeps an entry.
 
 - By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `autoregressive`
 - By the weight's values: `magnitude`, `n_of_m`; by chance: `random`
 - By several weights at once: `erdos_renyi`, `global_magnitude`
-- By the mask that is there, for `remask`: `evolutionary` (SET), `rigl`
-- Schedules of how much: `gradual`, `cosine`
+- By the existing mask, for `remask`: `evolutionary` (SET), `rigl`
+- Schedules of a density or a fraction: `gradual`, `cosine`
 """
 
 from parametrizations.masks.chance import random

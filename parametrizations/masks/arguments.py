@@ -1,4 +1,4 @@
-"""What rules are given, checked; and where the masks that they return are made."""
+"""Checks of the arguments of rules, and the creation of masks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-__all__ = ["home", "integers", "keep", "part", "require_generator", "require_values", "share"]
+__all__ = [
+    "check_density",
+    "check_fraction",
+    "home",
+    "integers",
+    "keep",
+    "require_generator",
+    "require_kept",
+    "require_values",
+]
 
 
 def home(weight: Tensor) -> torch.device:
-    """Where the mask for a weight is made: beside it, if it has values."""
+    """The device for the mask of a weight: the same device, or the CPU for a weight on meta."""
     return torch.device("cpu") if weight.is_meta else weight.device
 
 
@@ -23,7 +32,7 @@ def keep(weight: Tensor, positions: Tensor) -> Tensor:
 
 
 def integers(name: str, *values: object) -> list[int]:
-    """Whole numbers of any library, for the rule of a name."""
+    """Whole numbers from any library as int, for the rule with this name."""
     whole = [int(value) for value in values if isinstance(value, Integral) and not isinstance(value, bool)]
     if len(whole) < len(values):
         got = ", ".join(type(value).__name__ for value in values)
@@ -31,17 +40,30 @@ def integers(name: str, *values: object) -> list[int]:
     return whole
 
 
-def share(name: str, density: object) -> float:
-    """The share of a weight that the rule of a name keeps: a number above 0 and at most 1."""
-    if not isinstance(density, Real) or isinstance(density, bool):
-        raise TypeError(f"{name} needs a density that is a number. Got {type(density).__name__}. Pass a float.")
-    if not 0 < float(density) <= 1:
+def check_density(name: str, density: object) -> float:
+    """The density as a float; refused unless it is above 0 and at most 1."""
+    value = _real(name, "density", density)
+    if not 0 < value <= 1:
         raise ValueError(f"{name} needs a density above 0 and at most 1. Got {density}. 0.1 keeps a tenth.")
-    return float(density)
+    return value
+
+
+def check_fraction(name: str, fraction: object) -> float:
+    """The fraction as a float; refused unless it is from 0 to 1."""
+    value = _real(name, "fraction", fraction)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} needs a fraction from 0 to 1. Got {fraction}. 0.3 moves three tenths.")
+    return value
+
+
+def _real(name: str, argument: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} needs a {argument} that is a number. Got {type(value).__name__}. Pass a float.")
+    return float(value)
 
 
 def require_generator(name: str, generator: object) -> None:
-    """Refuse what draws nothing, for the rule of a name."""
+    """Refuse anything but a generator or None, for the rule with this name."""
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(
             f"{name} needs a torch.Generator or None. Got {type(generator).__name__}. "
@@ -49,19 +71,19 @@ def require_generator(name: str, generator: object) -> None:
         )
 
 
+def require_kept(name: str, count: int, kept: int) -> None:
+    """Refuse to choose more entries than are kept, for the rule with this name."""
+    if count > kept:
+        raise ValueError(
+            f"{name} needs at least {count} kept entries to choose from. Got {kept}, as the others have no values. "
+            "Lower the density, or give a rule that also keeps others, such as random."
+        )
+
+
 def require_values(name: str, weight: Tensor) -> None:
-    """Refuse a weight without values, for the rule of a name."""
+    """Refuse a weight on the meta device, for the rule with this name."""
     if weight.is_meta:
         raise ValueError(
             f"{name} needs the values of the weight. Got a weight on the meta device, which has none. Use "
             "a rule that looks at the shape alone, or materialise the weight first."
         )
-
-
-def part(name: str, fraction: object) -> float:
-    """The part of the kept entries that the rule of a name moves: a number from 0 to 1."""
-    if not isinstance(fraction, Real) or isinstance(fraction, bool):
-        raise TypeError(f"{name} needs a fraction that is a number. Got {type(fraction).__name__}. Pass a float.")
-    if not 0 <= float(fraction) <= 1:
-        raise ValueError(f"{name} needs a fraction from 0 to 1. Got {fraction}. 0.3 moves three tenths.")
-    return float(fraction)

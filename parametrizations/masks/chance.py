@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from parametrizations._products.operands import index_dtype
-from parametrizations.masks.arguments import keep, require_generator, share
+from parametrizations.masks.arguments import check_density, keep, require_generator
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 
@@ -21,8 +21,8 @@ def random(*, density: float, generator: Generator | None = None) -> MaskRule:
     Args:
         density: The share of the entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
             `torch.nn.utils.prune` is the share to remove.
-        generator: The random number generator, on any device; torch's default one on the CPU if None. On several
-            machines give each the same seed, since masks are not broadcast.
+        generator: The random number generator, on any device; torch's default one on the CPU if None. Seed it
+            equally on every machine, since masks are not broadcast.
 
     Raises:
         ValueError: If ``density`` is out of range.
@@ -32,20 +32,21 @@ def random(*, density: float, generator: Generator | None = None) -> MaskRule:
         >>> int(rule(torch.empty(8, 6)).sum())
         12
     """
-    density = share("random", density)
+    density = check_density("random", density)
     require_generator("random", generator)
     return MaskRule(f"random({density})", partial(_random, density, generator), partial(_redraw, density, generator))
 
 
 def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
-    """Distinct numbers from 0 to ``below - 1``, uniformly, in memory for ``count`` of them, sorted.
+    """``count`` distinct numbers from 0 to ``below - 1``, uniform and sorted, in memory proportional to ``count``.
 
-    Of the numbers that were drawn so far, any are as likely as any others; so are those that are left out again.
+    Duplicates are dropped and more numbers drawn, until there are enough; then the surplus is dropped at random. Each
+    step treats all numbers alike, so the result is uniform.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     if 2 * count > below:
         return torch.randperm(below, generator=generator, device=device)[:count].sort().values
-    found = torch.empty(0, dtype=index_dtype(below), device=device)  # four bytes are sorted in a fifth of the time
+    found = torch.empty(0, dtype=index_dtype(below), device=device)  # int32 is sorted five times as fast as int64
     while found.numel() < count:
         fresh = torch.randint(below, (count,), generator=generator, device=device)
         found = torch.unique(torch.cat([found, fresh.to(found)]))

@@ -1,4 +1,4 @@
-"""`Kept`: a weight by the entries that its mask keeps, which is all that a mask that moves needs to know."""
+"""`Kept`: the values and positions that a mask keeps, enough for a rule to move the mask."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from parametrizations.masks.arguments import home
+
 __all__ = ["Kept"]
 
 
 class Kept:
-    """A weight as a rule sees it that works on kept entries, or on several weights at once.
+    """The argument of a rule that works on kept entries, or on several weights at once: values and positions.
 
     A kept entry may be 0, so the values alone do not tell which entries are kept.
 
     Args:
         name: The weight's name in the plain model.
-        shape: The weight's, ``(out, in)``.
+        shape: The shape of the weight, ``(out, in)``.
         values: The kept entries, ``(kept,)``; copied when a rule asks for them.
-        positions: Their places in the weight, row by row, sorted: ``(kept,)``. None where there is no mask yet
-            and every entry is shown, as by `register`.
+        positions: Their row-major positions in the weight, sorted: ``(kept,)``. None before there is a mask, as in
+            `register`: then all entries are shown.
 
     Example:
         >>> kept = Kept("0.weight", torch.Size((2, 3)), torch.tensor([0.5, 0.0]), torch.tensor([1, 5]))
@@ -32,13 +34,13 @@ class Kept:
     def __init__(self, name: str, shape: torch.Size, values: Tensor, positions: Tensor | None = None) -> None:
         self.name = name
         self.shape = shape
-        self.device = torch.device("cpu") if values.is_meta else values.device
+        self.device = home(values)
         self._shared = values.detach()
         self._positions = positions
 
     @classmethod
     def whole(cls, weight: Tensor, name: str = "weight") -> Self:
-        """Every entry of a weight that has no mask yet."""
+        """Every entry of a weight without a mask."""
         return cls(name, weight.shape, weight.flatten())
 
     @property
@@ -48,12 +50,12 @@ class Kept:
 
     @cached_property
     def values(self) -> Tensor:
-        """The kept entries, ``(kept,)``, a copy: what is written into it changes no weight."""
+        """The kept entries, ``(kept,)``, a copy: writing into it does not change the weight."""
         return self._shared.clone()
 
     @cached_property
     def places(self) -> Tensor:
-        """Their positions in the weight, row by row, sorted, int64: ``(kept,)``."""
+        """Their row-major positions in the weight, sorted, int64: ``(kept,)``."""
         if self._positions is None:
             return torch.arange(self.count, device=self.device)
         return self._positions.to(torch.int64, copy=True)

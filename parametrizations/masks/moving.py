@@ -1,7 +1,7 @@
-"""Masks that move while a model is trained: the smallest entries go, and as many others come.
+"""Masks that move during training: the smallest entries go, and as many others come.
 
-Both rules count what moves by the entries that are kept: ``round(fraction * kept)``. An entry that comes starts at 0.
-One that is chosen to go and to come in the same update simply stays, value, optimizer state and all.
+Both rules move ``round(fraction * kept)`` entries. A new entry starts at 0. An entry chosen both to go and to come in
+the same update stays, with its value and optimizer state.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Generator, Tensor
 
-from parametrizations.masks.arguments import part, require_generator, require_values
+from parametrizations.masks.arguments import check_fraction, require_generator, require_values
 from parametrizations.masks.chance import drawn
 from parametrizations.masks.kept import Kept
-from parametrizations.masks.rule import MaskRule
-from parametrizations.masks.swap import Swap, Swapped
+from parametrizations.masks.rule import MaskRule, Swap, Swapped
 from parametrizations.masks.values import largest
 
 __all__ = ["Gradient", "evolutionary", "rigl"]
 
 ROOM = 2**20
-"""Entries of a dense gradient that are looked at together."""
+"""The number of entries of a dense gradient in one strip of rows."""
 
 
 class Gradient(Protocol):
-    """A dense gradient, ``(out, in)``, that can be asked for some of its rows, as a tensor can."""
+    """A dense gradient, ``(out, in)``, with rows that can be sliced, as in a tensor."""
 
     @property
     def shape(self) -> torch.Size:
-        """The weight's."""
+        """The shape of the weight."""
         ...
 
     def __getitem__(self, rows: slice) -> Tensor: ...
@@ -42,17 +41,17 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
 
     Mocanu et al., *Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by
     Network Science*, 2018, arXiv 1707.04780. The paper takes the fraction of the positive and of the negative entries
-    each; here, as in most later work, it is one of all by absolute value. It leaves open whether an entry may come that
-    has just gone; here those come that were not kept before, so exactly the fraction changes, or as much as there is
-    room for.
+    each; here, as in most later work, it is a fraction of all entries, by absolute value. The paper leaves open whether
+    an entry may go and come in one update; here only entries outside the old mask come, so exactly the fraction
+    changes, or as much as there is room for.
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
-        generator: Where the draws come from, on any device; torch's default one on the CPU if None. On several
-            machines give each the same seed.
+        generator: The random number generator, on any device; torch's default one on the CPU if None. Seed it
+            equally on every machine.
 
     Raises:
-        ValueError: If ``fraction`` is out of range; when shown a weight that has no mask yet.
+        ValueError: If ``fraction`` is out of range; when applied to a weight without a mask.
 
     Example:
         >>> from torch import nn
@@ -64,7 +63,7 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
         >>> int(after.sum()), int((before & after).sum())
         (16, 8)
     """
-    name = f"evolutionary({part('evolutionary', fraction)})"
+    name = f"evolutionary({check_fraction('evolutionary', fraction)})"
     require_generator("evolutionary", generator)
     return MaskRule(name, partial(_no_mask_yet, name), Swap(partial(_evolve, name, float(fraction), generator)))
 
@@ -73,17 +72,16 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
     """RigL: the smallest entries go, and as many come where the dense gradient is largest. For `remask`.
 
     Evci et al., *Rigging the Lottery: Making All Tickets Winners*, 2020, arXiv 1911.11134. As in the paper an entry
-    that goes may come again in the same update. The paper starts every entry that comes at zero; here, as in its
-    authors' code, one that comes again keeps its value, and so it stays. A gradient is looked at in strips of rows,
-    never as a whole.
+    may go and come in the same update. The paper starts every new entry at zero; here, as in its authors' code, an
+    entry that comes again keeps its value, and so it stays. A gradient is read in strips of rows, never as a whole.
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
-        gradients: By the weight's name, its dense gradient: what `dense_gradients` gives, or tensors.
+        gradients: The dense gradient for each name of a weight: the result of `dense_gradients`, or tensors.
 
     Raises:
-        TypeError: If ``gradients`` is no mapping.
-        ValueError: If ``fraction`` is out of range; when shown a weight that has no mask yet, or whose gradient is
+        TypeError: If ``gradients`` is not a mapping.
+        ValueError: If ``fraction`` is out of range; when applied to a weight without a mask, or if its gradient is
             missing, of another shape, or not finite.
 
     Example:
@@ -96,7 +94,7 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
         >>> layer.parametrizations.weight.original.shape
         torch.Size([16])
     """
-    name = f"rigl({part('rigl', fraction)})"
+    name = f"rigl({check_fraction('rigl', fraction)})"
     if not isinstance(gradients, Mapping):
         raise TypeError(
             f"rigl needs dense gradients by the names of weights. Got {type(gradients).__name__}. "
@@ -116,15 +114,10 @@ def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept)
     places, empty = kept.places, kept.shape.numel() - kept.count
     moving = min(round(fraction * kept.count), empty)
     stays = largest(name, kept, kept.count - moving)
-    ranks = drawn(moving, empty, generator).to(places.device)
-    before = _kept_before(places, ranks)
-    return Swapped(stays, ranks + before, before)
-
-
-def _kept_before(places: Tensor, ranks: Tensor) -> Tensor:
-    """How many of the sorted ``places`` lie before the positions that have these ranks among all others."""
+    ranks = drawn(moving, empty, generator).to(places.device)  # among the positions outside the mask
     others_before = places - torch.arange(places.numel(), device=places.device)
-    return torch.searchsorted(others_before, ranks, right=True)
+    before = torch.searchsorted(others_before, ranks, right=True)
+    return Swapped(stays, ranks + before, before)
 
 
 def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:

@@ -1,32 +1,33 @@
-"""`MaskRule`: what decides which entries are kept, at first and when the mask is to move."""
+"""`MaskRule`: a named choice of the kept entries. `Swap`: how such a rule moves an existing mask."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from parametrizations.masks.kept import Kept
 
-__all__ = ["MaskRule"]
+__all__ = ["MaskRule", "Swap", "Swapped"]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskRule:
     """A named function from a weight, ``(out, in)``, to a boolean mask of the same shape.
 
-    Copies share the rule, and so a `torch.Generator` in it: layers that are given copies of one
-    parametrization draw different masks.
+    Copies share the rule, and so a `torch.Generator` in it: layers with copies of one parametrization draw different
+    masks.
 
     Args:
-        name: What `repr` shows.
+        name: The text that `repr` shows.
         build: The function.
-        move: For `remask`, to decide by the kept entries alone: from `Kept`, of which a kept entry may be 0, to the
-            positions in the weight, row by row and in any order, that are kept from now on. Without it ``build`` is
-            shown the whole weight.
-        spread: For a rule that looks at several weights at once: from all those that one call of `register` or
-            `remask` gives this rule to, to a rule for each of them.
+        move: For `remask`, to decide by the kept entries alone: a function from `Kept`, in which a kept entry may be
+            0, to the new row-major positions in the weight, in any order. Without it, ``build`` gets the whole weight.
+        spread: For a rule that looks at several weights at once: a function from all the weights that get this rule in
+            one call of `register` or `remask`, to a rule for each of them.
 
     Example:
         >>> import torch
@@ -52,3 +53,33 @@ class MaskRule:
 
     def __repr__(self) -> str:
         return self.name
+
+
+class Swapped(NamedTuple):
+    """The change of a mask.
+
+    Args:
+        stays: Whether each kept entry stays: ``(kept,)``, boolean.
+        comes: The positions of the new entries, sorted: ``(new,)``.
+        before: For each new entry, the number of old entries before it, whether they stay or go: ``(new,)``.
+    """
+
+    stays: Tensor
+    comes: Tensor
+    before: Tensor
+
+    def to(self, device: torch.device) -> Swapped:
+        """The same on a device."""
+        return Swapped(*(part.to(device) for part in self))
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """A `MaskRule.move` that knows which entries stay, so that `remask` need not search for them."""
+
+    choose: Callable[[Kept], Swapped]
+
+    def __call__(self, kept: Kept) -> Tensor:
+        """The new positions."""
+        swapped = self.choose(kept)
+        return torch.cat([kept.places[swapped.stays], swapped.comes])

@@ -1,24 +1,24 @@
-"""Numbers that change while a model is trained: how much is kept, or moved, at which step."""
+"""Schedules: the density, or the fraction of moved entries, at each training step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from parametrizations.masks.arguments import integers, part, share
+from parametrizations.masks.arguments import check_density, check_fraction, integers
 
 __all__ = ["cosine", "gradual"]
 
 
 def cosine(start: float, *, steps: int) -> Callable[[int], float]:
-    """From ``start`` at step 0 down to 0 at ``steps``, along half a cosine: how much of a mask moves.
+    """From ``start`` at step 0 down to 0 at ``steps``, along half a cosine: the fraction of a mask to move.
 
-    ``start / 2 * (1 + cos(pi * step / steps))``, and 0 from there on: Evci et al., *Rigging the Lottery*, 2020, arXiv
+    ``start / 2 * (1 + cos(pi * step / steps))``, and 0 after ``steps``: Evci et al., *Rigging the Lottery*, 2020, arXiv
     1911.11134, section 3, who move 0.3 at first and stop after three quarters of the training.
 
     Args:
         start: A number from 0 to 1.
-        steps: Where it ends, at least 1.
+        steps: The length of the schedule, at least 1.
 
     Raises:
         ValueError: If a number is out of range.
@@ -28,7 +28,7 @@ def cosine(start: float, *, steps: int) -> Callable[[int], float]:
         >>> [round(schedule(step), 3) for step in (0, 25, 50, 100, 200)]
         [0.3, 0.256, 0.15, 0.0, 0.0]
     """
-    start, steps = part("cosine", start), _steps("cosine", steps)
+    start, steps = check_fraction("cosine", start), _steps("cosine", steps)
     return lambda step: start / 2 * (1 + math.cos(math.pi * min(max(step, 0) / steps, 1)))
 
 
@@ -36,13 +36,13 @@ def gradual(start: float, end: float, *, steps: int) -> Callable[[int], float]:
     """A density from ``start`` at step 0 to ``end`` at ``steps``: fast at first, while much can be spared.
 
     ``end + (start - end) * (1 - step / steps) ** 3``: Zhu and Gupta, *To prune, or not to prune*, 2017, arXiv
-    1710.01878, equation 1. There a pruned weight keeps its value outside of the mask, and may come back; here it is
-    gone. Give the density to `magnitude`, or to `global_magnitude`.
+    1710.01878, equation 1. In the paper a pruned weight keeps its value outside the mask and may come back; here its
+    value is lost. Give the density to `magnitude`, or to `global_magnitude`.
 
     Args:
-        start: The share that is kept at first, above 0 and at most 1.
-        end: The share that is kept from ``steps`` on.
-        steps: Where it ends, at least 1.
+        start: The density at step 0, above 0 and at most 1.
+        end: The density from ``steps`` on, above 0 and at most 1.
+        steps: The length of the schedule, at least 1.
 
     Raises:
         ValueError: If a number is out of range.
@@ -52,7 +52,7 @@ def gradual(start: float, end: float, *, steps: int) -> Callable[[int], float]:
         >>> [round(schedule(step), 3) for step in (0, 25, 50, 100, 200)]
         [1.0, 0.48, 0.213, 0.1, 0.1]
     """
-    start, end, steps = share("gradual", start), share("gradual", end), _steps("gradual", steps)
+    start, end, steps = check_density("gradual", start), check_density("gradual", end), _steps("gradual", steps)
     return lambda step: end + (start - end) * (1 - min(max(step, 0) / steps, 1)) ** 3
 
 

@@ -82,7 +82,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
             once.
 
     Raises:
-        ValueError: If these are not pairs of integers; at registration, if an edge is outside the weight.
+        ValueError: If ``edges`` are not pairs of integers; at registration, if an edge is outside the weight.
 
     Example:
         >>> from_edges([(2, 0), (0, 1)])(torch.empty(2, 3))

@@ -8,15 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import integers, keep, require_values, share
+from parametrizations.masks.arguments import check_density, integers, keep, require_kept, require_values
 from parametrizations.masks.kept import Kept
-from parametrizations.masks.rule import MaskRule
-from parametrizations.masks.swap import Swap, Swapped
+from parametrizations.masks.rule import MaskRule, Swap, Swapped
 
 __all__ = ["largest", "magnitude", "n_of_m"]
 
 SAMPLED = 4096
-"""So many sizes tell about where the limit lies between those that are chosen and those that are not."""
+"""The size of the sample that estimates the threshold between the largest entries and the others."""
 
 
 def magnitude(*, density: float) -> MaskRule:
@@ -38,7 +37,7 @@ def magnitude(*, density: float) -> MaskRule:
         tensor([[False,  True],
                 [ True, False]])
     """
-    density = share("magnitude", density)
+    density = check_density("magnitude", density)
     return MaskRule(f"magnitude({density})", partial(_magnitude, density), Swap(partial(_prune, density)))
 
 
@@ -49,11 +48,11 @@ def n_of_m(n: int, m: int) -> MaskRule:
     values, so not for meta.
 
     Args:
-        n: How many are kept, from 1 to ``m``.
+        n: The number of kept entries in a group, from 1 to ``m``.
         m: The group's size, which has to divide the number of inputs.
 
     Raises:
-        ValueError: If ``n`` is out of range; when shown a weight whose inputs ``m`` does not divide.
+        ValueError: If ``n`` is out of range; when applied, if ``m`` does not divide the inputs of the weight.
 
     Example:
         >>> n_of_m(1, 2)(torch.tensor([[1.0, -3.0, 2.0, 0.0]]))
@@ -72,18 +71,13 @@ def _magnitude(density: float, weight: Tensor) -> Tensor:
 
 
 def _prune(density: float, kept: Kept) -> Swapped:
-    count = round(density * kept.shape.numel())
-    if count > kept.count:
-        raise ValueError(
-            f"magnitude({density}) needs at least {count} kept entries to choose from. Got {kept.count}, as "
-            "the others have no values. Lower the density, or give a rule that also keeps others, such as random."
-        )
-    none = kept.places[:0]
-    return Swapped(largest(f"magnitude({density})", kept, count), none, none)
+    name, count, none = f"magnitude({density})", round(density * kept.shape.numel()), kept.places[:0]
+    require_kept(name, count, kept.count)
+    return Swapped(largest(name, kept, count), none, none)
 
 
 def largest(name: str, kept: Kept, count: int) -> Tensor:
-    """Which of the kept entries are the ``count`` largest, for the rule of a name: ``(kept,)``."""
+    """Whether each kept entry is among the ``count`` largest, for the rule with this name: ``(kept,)``, boolean."""
     require_values(name, kept.values)
     sizes = kept.values.abs()
     if not count:
@@ -92,13 +86,13 @@ def largest(name: str, kept: Kept, count: int) -> Tensor:
     above = sizes > high
     close = ((sizes >= low) & ~above).nonzero().squeeze(1)
     missing = count - int(above.sum())
-    if not 0 <= missing <= close.numel():  # the sample is not like the rest
+    if not 0 <= missing <= close.numel():  # the sample is not representative
         above, close, missing = above.fill_(False), torch.arange(sizes.numel(), device=sizes.device), count
     return above.index_fill_(0, close[sizes[close].topk(missing, sorted=False).indices], True)
 
 
 def _around(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Two sizes, between which the smallest of the largest should be: those of a sample, four deviations apart."""
+    """Two sizes that should enclose the threshold: quantiles of a sample, four standard deviations apart."""
     sample = sizes[:: -(-sizes.numel() // SAMPLED)].sort().values
     last = sample.numel() - 1
     place, spare = round(last * (1 - count / sizes.numel())), 2 * math.isqrt(sample.numel())

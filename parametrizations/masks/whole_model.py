@@ -1,7 +1,7 @@
-"""Rules that look at several weights at once: a density for a whole model, shared out over its layers.
+"""Rules that look at several weights at once: a density for a whole model, distributed over its layers.
 
-`register` and `remask` show such a rule all the weights that one call gives it to, under however many patterns.
-Attached by PyTorch's own function it sees one weight, which then gets all of the density.
+`register` and `remask` pass such a rule all weights that get it in one call, under any number of patterns. PyTorch's
+own function passes it one weight, which then gets the whole density.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import home, require_values, share
+from parametrizations.masks.arguments import check_density, keep, require_kept, require_values
 from parametrizations.masks.chance import random
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
@@ -23,7 +23,9 @@ from parametrizations.masks.values import magnitude
 __all__ = ["erdos_renyi", "global_magnitude"]
 
 Counts = Callable[[Sequence[Kept]], Sequence[int]]
-"""From several weights to the number of entries that each of them keeps."""
+"""A function from several weights to the number of entries that each of them keeps."""
+
+NOTHING = torch.empty(0, dtype=torch.int64, device="cpu")
 
 
 class RuleOfDensity(Protocol):
@@ -35,9 +37,9 @@ class RuleOfDensity(Protocol):
 def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
     """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
 
-    A layer keeps a number of entries in proportion to ``out + in``, as far as it has so many; together the layers keep
+    A layer keeps a number of entries in proportion to ``out + in``, at most all of them; together the layers keep
     exactly ``round(density * entries)``. Mocanu et al., 2018, arXiv 1707.04780, equation 3; Evci et al., 2020, arXiv
-    1911.11134, found it better than the same density in each layer, which is what any other rule gives.
+    1911.11134, found it better than the same density in each layer, which every other rule gives.
 
     Args:
         density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
@@ -57,7 +59,7 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
         >>> [layer.parametrizations.weight.original.numel() for layer in model]
         [26, 22]
     """
-    density = share("erdos_renyi", density)
+    density = check_density("erdos_renyi", density)
     if not callable(rule):
         raise TypeError(
             f"erdos_renyi needs a function from a density to a mask rule. Got {type(rule).__name__}. "
@@ -70,7 +72,7 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
 def global_magnitude(*, density: float) -> MaskRule:
     """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
 
-    A layer whose entries are all small may keep few or none. Blalock et al., *What is the State of Neural Network
+    A layer with only small entries may keep few or none. Blalock et al., *What is the State of Neural Network
     Pruning?*, 2020, arXiv 2003.03033, compare it with `magnitude`, which keeps the same share of each. `remask` chooses
     among the kept entries.
 
@@ -90,7 +92,7 @@ def global_magnitude(*, density: float) -> MaskRule:
         >>> sum(layer.parametrizations.weight.original.numel() for layer in model)
         48
     """
-    density = share("global_magnitude", density)
+    density = check_density("global_magnitude", density)
     name = f"global_magnitude({density})"
     return _spread(name, partial(_by_size, name, density), magnitude)
 
@@ -107,28 +109,22 @@ def _alone(spread: Callable[[Sequence[Kept]], Sequence[MaskRule]], weight: Tenso
 
 def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list[MaskRule]:
     return [
-        rule(density=count / kept.shape.numel()) if count else MaskRule("nothing", _nothing)
+        rule(density=count / kept.shape.numel()) if count else MaskRule("nothing", partial(keep, positions=NOTHING))
         for count, kept in zip(counts(weights), weights, strict=True)
     ]
 
 
-def _nothing(weight: Tensor) -> Tensor:
-    return torch.zeros(weight.shape, dtype=torch.bool, device=home(weight))
-
-
 def _by_sides(density: float, weights: Sequence[Kept]) -> list[int]:
-    """In proportion to ``out + in``; what does not fit into a layer goes to the others."""
+    """In proportion to ``out + in``; the surplus of a full layer goes to the others."""
     sizes, sides = [kept.shape.numel() for kept in weights], [sum(kept.shape) for kept in weights]
-    left, wanted = round(density * sum(sizes)), [0.0] * len(sizes)
-    waiting = list(range(len(sizes)))
-    while waiting:
-        each = left / max(sum(sides[place] for place in waiting), 1)
-        full = [place for place in waiting if each * sides[place] > sizes[place]]
-        for place in full or waiting:
-            wanted[place] = sizes[place] if full else each * sides[place]
-        left -= sum(sizes[place] for place in full)
-        waiting = [place for place in waiting if full and place not in full]
-    return _rounded(wanted, round(density * sum(sizes)))
+    left = total = round(density * sum(sizes))
+    wanted, waiting = [0.0] * len(sizes), sum(sides)
+    for place in sorted(range(len(sizes)), key=lambda place: sizes[place] / max(sides[place], 1)):
+        each = left / max(waiting, 1)
+        wanted[place] = min(each * sides[place], sizes[place])
+        if wanted[place] == sizes[place]:
+            left, waiting = left - sizes[place], waiting - sides[place]
+    return _rounded(wanted, total)
 
 
 def _rounded(wanted: Sequence[float], total: int) -> list[int]:
@@ -141,16 +137,12 @@ def _rounded(wanted: Sequence[float], total: int) -> list[int]:
 
 
 def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
-    """As many as each has among the largest of all."""
+    """The number of entries of each weight among the largest of all."""
     for kept in weights:
         require_values(name, kept.values)
     entries = round(density * sum(kept.shape.numel() for kept in weights))
     there = [kept.count for kept in weights]
-    if entries > sum(there):
-        raise ValueError(
-            f"{name} needs at least {entries} kept entries to choose from. Got {sum(there)}, as the others have no "
-            "values. Lower the density, or give a rule that also keeps others, such as random."
-        )
+    require_kept(name, entries, sum(there))
     sizes = torch.cat([kept.values.abs().to(weights[0].values.device) for kept in weights])
     owners = torch.arange(len(there), device=sizes.device).repeat_interleave(torch.tensor(there, device=sizes.device))
     found: list[int] = owners[sizes.topk(entries, sorted=False).indices].bincount(minlength=len(there)).tolist()

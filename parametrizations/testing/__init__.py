@@ -1,4 +1,4 @@
-"""`check_parametrization`: every promise of the contract, run against any parametrization."""
+"""`check_parametrization` runs every promise of the contract against any parametrization."""
 
 from parametrizations.testing.check import check_parametrization
 

@@ -1,42 +1,64 @@
-"""`check_parametrization`: every promise of the contract, run against any parametrization."""
+"""`check_parametrization` runs every law of the contract against a parametrization.
+
+A law is a public function in one of the `THEMES`. It takes a `Subject`. If a promise is broken, it raises `Broken` with
+figures, or any error of the called code. If it does not apply, it raises `Skipped`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from parametrizations._options import kind_of
-from parametrizations.testing.laws import LAWS, Law
+from parametrizations._checks import kind_of
+from parametrizations.testing import (
+    checkpoints,
+    gradients,
+    products,
+    registering,
+    rest_of_pytorch,
+    stored_values,
+    training,
+)
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import Subject
 
-__all__ = ["check_parametrization"]
+__all__ = ["LAWS", "Law", "check_parametrization"]
+
+Law = Callable[[Subject], None]
+THEMES = (stored_values, registering, gradients, training, products, checkpoints, rest_of_pytorch)
+LAWS: dict[str, Law] = {
+    name: law
+    for theme in THEMES
+    for name, law in vars(theme).items()
+    if inspect.isfunction(law) and law.__module__ == theme.__name__ and not name.startswith("_")
+}
 
 
 def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[str, str]:
-    """Run every promise of the contract, and say in plain words which one is broken.
+    """Run every promise of the contract, and describe each broken one in plain words.
 
-    What `torch.autograd.gradcheck` is to functions this is to parametrizations, your own included. It
-    needs no test runner, changes neither argument (but draws from the generator of a mask rule that has
-    one), and takes a few seconds. What `torch.compile` has compiled before is compiled again afterwards.
+    This is `torch.autograd.gradcheck` for parametrizations, your own included. It needs no test runner and takes a few
+    seconds. It does not change its arguments, except that a mask rule with a generator draws from it. Code that
+    `torch.compile` compiled before is compiled again afterwards.
 
     Args:
-        parametrization: An object that is not registered yet. It is copied for every law.
-        weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite, not empty. Its dtype is the
-            one that is checked. Rectangular ones find more; small ones are faster. Laws take squares of its entries
-            in its dtype, and add 1e-6 to what is stored: beyond 1e6, in half precision beyond 100, they cannot.
+        parametrization: An unregistered object. Each law gets a copy.
+        weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite and not empty. Only its dtype is
+            checked. Rectangular matrices find more errors, and small ones are faster. Entries must not exceed 1e6, or
+            100 in half precision, since the laws square them in this dtype and add 1e-6 to the stored tensor.
 
     Returns:
-        What became of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.
+        The outcome of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.
 
     Raises:
-        TypeError: If ``parametrization`` is no module or ``weight`` no tensor.
+        TypeError: If ``parametrization`` is not a module or ``weight`` is not a tensor.
         ValueError: If ``weight`` has no entries.
-        AssertionError: If a promise is broken; the message has each of them, with figures.
+        AssertionError: If a promise is broken. The message lists every broken promise, with figures.
 
     Example:
         >>> from parametrizations import ZeroDiagonal
@@ -52,10 +74,9 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     if not weight.numel():
         raise ValueError(f"check_parametrization needs entries. Got shape {tuple(weight.shape)}. Pass e.g. 4 x 3.")
     subject = Subject(parametrization, weight)
-    with _undisturbed():
-        _require_registrable(subject)
+    _require_registrable(subject)
     outcome = {name: _run(law, subject) for name, law in LAWS.items()}
-    broken = {name: text for name, text in outcome.items() if text.startswith("broken: ")}
+    broken = {name: text.removeprefix("broken: ") for name, text in outcome.items() if text.startswith("broken: ")}
     if broken:
         raise AssertionError(_report(type(parametrization).__name__, broken))
     return outcome
@@ -63,7 +84,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Warnings go unheard, gradients are recorded, and what is drawn leaves the generators as they were."""
+    """Ignore warnings, record gradients, and restore the state of the default generators."""
     with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
         warnings.simplefilter("ignore")
         yield
@@ -71,7 +92,8 @@ def _undisturbed() -> Iterator[None]:
 
 def _require_registrable(subject: Subject) -> None:
     try:
-        subject.layer()
+        with _undisturbed():
+            subject.layer()
     except Exception as error:
         name = type(subject.parametrization).__name__
         raise AssertionError(f"{name} does not register on this weight: {error}") from error
@@ -92,12 +114,11 @@ def _run(law: Law, subject: Subject) -> str:
 
 def _report(name: str, broken: dict[str, str]) -> str:
     lines = [f"{name} breaks {len(broken)} of {len(LAWS)} promises."]
-    for law, text in broken.items():
-        lines.append(f"- {law}: {LAWS[law].__doc__}\n    {_shortened(text.removeprefix('broken: '))}")
+    lines += [f"- {law}: {LAWS[law].__doc__}\n    {_shortened(text)}" for law, text in broken.items()]
     return "\n".join(lines)
 
 
 def _shortened(text: str, most: int = 8) -> str:
-    """The first lines: gradcheck prints two whole matrices, and would hide what the other laws say."""
+    """The first lines. gradcheck prints two whole matrices, which would hide the other broken promises."""
     lines = text.splitlines()
     return "\n    ".join(lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more lines"])

@@ -1,25 +1,23 @@
-"""Laws about gradients, of the weight and of products with it."""
+"""Laws about gradients of the weight and of products with it."""
 
 from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import Any
 
 import torch
 
 from parametrizations.testing.requirements import require, require_close, require_equal
-from parametrizations.testing.subject import Subject, gradient_of, loss, outcome_of, parametrization_of, stored, widest
+from parametrizations.testing.subject import Subject, gradient_of, loss, outcome_of, parametrization_of, stored
 
 
 def gradients_are_right(subject: Subject) -> None:
     """Gradcheck and gradgradcheck pass: reverse, forward and batched."""
-    layer = subject.layer(subject.weight.detach().to(widest(subject)))
+    layer = subject.precise_layer()
     x = stored(layer).detach().clone().requires_grad_()
-    fast = subject.weight.numel() > 100
-    options: dict[str, Any] = {"fast_mode": fast, "check_forward_ad": True}
-    torch.autograd.gradcheck(parametrization_of(layer), (x,), check_batched_grad=True, **options)
-    torch.autograd.gradgradcheck(parametrization_of(layer), (x,), fast_mode=fast)
+    forward, fast = parametrization_of(layer), subject.weight.numel() > 100
+    torch.autograd.gradcheck(forward, (x,), fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
+    torch.autograd.gradgradcheck(forward, (x,), fast_mode=fast)
 
 
 def backward_works_at_every_step(subject: Subject) -> None:
@@ -33,20 +31,20 @@ def backward_works_at_every_step(subject: Subject) -> None:
 
 def linear_is_differentiable_to_any_order(subject: Subject) -> None:
     """Gradcheck and gradgradcheck of ``linear`` pass for every argument; also forward and batched."""
-    layer = subject.layer(subject.weight.detach().to(widest(subject)))
-    leaves = [t.detach().clone() for t in (subject.inputs(2).to(layer.bias), stored(layer), layer.bias)]
-    leaves = [leaf.requires_grad_() for leaf in leaves]
+    layer = subject.precise_layer()
+    arguments = (subject.inputs(2).to(layer.bias), stored(layer), layer.bias)
+    leaves = [argument.detach().clone().requires_grad_() for argument in arguments]
     linear, fast = parametrization_of(layer).linear, subject.weight.numel() > 16
     torch.autograd.gradcheck(linear, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(linear, leaves, fast_mode=fast)
     gradients = partial(torch.autograd.grad, inputs=leaves, materialize_grads=True)
     plain, recorded = gradients(loss(linear(*leaves))), gradients(loss(linear(*leaves)), create_graph=True)
-    for one, other in zip(recorded, plain, strict=True):  # gradgradcheck passes over a gradient that is missing
+    for one, other in zip(recorded, plain, strict=True):  # gradgradcheck ignores missing gradients
         require_close(one, other, "A gradient that can be differentiated again")
 
 
 def linear_works_for_only_some_gradients(subject: Subject) -> None:
-    """Whatever is frozen, the other gradients are what they are when nothing is."""
+    """Freezing some arguments changes no gradient of the others."""
     parametrization = parametrization_of(layer := subject.layer())
     leaves = [subject.inputs(3), stored(layer).detach(), layer.bias.detach()]
     every = outcome_of(parametrization.linear, leaves)[1:]

@@ -1,4 +1,4 @@
-"""Laws about registering, assigning, and taking off again."""
+"""Laws about registering, assigning and removing a parametrization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def registering_enters_the_set(subject: Subject) -> None:
 
 
 def registering_keeps_a_member(subject: Subject) -> None:
-    """Registering does not move a weight that is already in the set (beyond `rounding`, zero by default)."""
+    """Registering does not move a member of the set (beyond `rounding`, zero by default)."""
     for member in subject.members():
         layer = subject.layer(member)
         if not parametrization_of(layer).contains(member):
@@ -32,14 +32,10 @@ def registering_keeps_a_member(subject: Subject) -> None:
 
 
 def contains_refuses_what_the_map_misses(subject: Subject) -> None:
-    """Whatever `contains` accepts, registering reproduces: no matrix outside the map's reach is a member."""
-    layer = subject.layer()
+    """Registering reproduces every weight that `contains` accepts: each member is in the range of the map."""
+    layer, weight = subject.layer(), subject.weight.detach()
     contains = parametrization_of(layer).contains
-    for candidate in (
-        torch.zeros_like(subject.weight),
-        subject.weight.detach().clone(),
-        -subject.weight.detach(),
-    ):
+    for candidate in (torch.zeros_like(weight), weight.clone(), -weight):
         if contains(candidate):
             layer.weight = candidate
             _require_unmoved(layer, candidate, "A weight that contains accepts")
@@ -69,7 +65,7 @@ def assigning_an_outsider_follows_the_policy(subject: Subject) -> None:
 
 
 def assigning_shares_no_memory(subject: Subject) -> None:
-    """After ``layer.weight = W`` nothing that happens to the layer changes W, nor the other way round."""
+    """After ``layer.weight = W`` a change of the layer does not change W, nor the other way round."""
     layer = subject.layer()
     member = dense(layer)
     copied = member.clone()
@@ -82,7 +78,7 @@ def assigning_shares_no_memory(subject: Subject) -> None:
 
 
 def bad_input_changes_nothing(subject: Subject) -> None:
-    """Integers, 3 dimensions, another shape, NaN and infinity raise TypeError or ValueError, first of all."""
+    """Integers, 3 dimensions, another shape, NaN and infinity raise TypeError or ValueError before any change."""
     layer = subject.layer()
     before, member = stored(layer).detach().clone(), dense(layer)
     poisoned = {"NaN": member.clone().fill_(torch.nan), "infinity": member.clone().fill_(torch.inf)}
@@ -98,8 +94,8 @@ def bad_input_changes_nothing(subject: Subject) -> None:
 
 
 def one_object_for_one_tensor(subject: Subject) -> None:
-    """Registering an object that belongs to a tensor on a second one is an error."""
-    layer = subject.layer()  # alive: an object that nobody holds is free
+    """Registering one object on a second tensor is an error."""
+    layer = subject.layer()  # keeps the first registration alive
     register = partial(register_parametrization, subject.plain(), "weight", parametrization_of(layer))
     require_raises(register, "Registering one object on a second tensor")
 
@@ -109,7 +105,7 @@ def removal_gives_a_plain_layer(subject: Subject) -> None:
     layer, inputs = subject.layer(), subject.inputs(3)
     expected = layer(inputs).detach()
     remove_parametrizations(layer, "weight")
-    require(layer.weight.is_contiguous(), f"The weight that is left has strides {layer.weight.stride()}.")
+    require(layer.weight.is_contiguous(), f"The remaining weight has strides {layer.weight.stride()}.")
     require_equal(layer(inputs), expected, "The output after removal")
 
 
@@ -123,12 +119,12 @@ def _require_unmoved(layer: Any, member: Tensor, what: str) -> None:
         f"{what} moved in {int(beyond.sum())} of {member.numel()} entries, by at most {most(moved):.3g}. "
         "If the map rounds, rounding(weight) has to say by how much.",
     )
-    _require_little(most(allowed), member)
+    claimed, limit = most(allowed), _most_rounding(member)
+    require(claimed <= limit, f"It claims to round by {claimed:.3g}, where {limit:.3g} is rounding.")
 
 
-def _require_little(claimed: float, member: Tensor) -> None:
-    """Rounding is at most 8 n (1 + |log w|) machine epsilons of the largest w, n the longer side."""
+def _most_rounding(member: Tensor) -> float:
+    """8 n (1 + |log w|) machine epsilons of the largest w, for the longer side n."""
     size = member.abs().double()
     logarithms = 1 + most(size[size > 0].log())
-    allowed = 8 * max(member.shape) * logarithms * torch.finfo(member.dtype).eps * most(size)
-    require(claimed <= allowed, f"It claims to round by {claimed:.3g}, where {allowed:.3g} is rounding.")
+    return 8 * max(member.shape) * logarithms * torch.finfo(member.dtype).eps * most(size)

@@ -1,4 +1,4 @@
-"""What laws demand, and how they say with figures that it does not hold."""
+"""The assertions of the laws. Each reports with figures how it fails."""
 
 from __future__ import annotations
 
@@ -7,88 +7,69 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Broken",
-    "Skipped",
-    "most",
-    "require",
-    "require_close",
-    "require_equal",
-    "require_raises",
-    "require_raises_runtime_error",
-    "require_within",
-]
+__all__ = ["Broken", "Skipped", "most", "require", "require_close", "require_equal", "require_raises", "require_within"]
 
 
 class Broken(AssertionError):
-    """A promise does not hold; the message has the figures."""
+    """A promise does not hold. The message has the figures."""
 
 
 class Skipped(Exception):
-    """A law that does not apply here; the message says why."""
+    """A law does not apply here. The message gives the reason."""
 
 
 def require(holds: bool, message: str) -> None:
-    """Refuse with the message unless it holds."""
+    """Raise `Broken` with the message unless the condition holds."""
     if not holds:
         raise Broken(message)
 
 
 def require_equal(got: Tensor, expected: Tensor, what: str) -> None:
-    """Bit for bit equality, NaN included."""
+    """Require equality bit for bit, NaN included."""
     same = got.shape == expected.shape and bool(((got == expected) | (got.isnan() & expected.isnan())).all())
-    require(same, f"{what} {difference(got, expected)}")
+    require(same, f"{what} {_difference(got, expected)}")
 
 
 def require_close(got: Tensor, expected: Tensor, what: str) -> None:
-    """Equality up to the rounding that `torch.testing.assert_close` grants the dtype.
+    """Require equality up to the rounding that `torch.testing.assert_close` allows for the dtype.
 
-    In half precision an entry may be off by the rounding of the largest: sums may round once or twice.
+    In half precision an entry may be off by the rounding of the largest one, since sums may round once or twice.
     """
     rtol = atol = None
     if expected.dtype in (torch.float16, torch.bfloat16) and expected.numel():
-        rtol, atol = 0.0, 2 * torch.finfo(expected.dtype).eps * float(expected.detach().abs().max())
+        rtol, atol = 0.0, 2 * torch.finfo(expected.dtype).eps * most(expected)
     try:
         torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
     except AssertionError as error:
-        raise Broken(f"{what} {difference(got, expected)}") from error
+        raise Broken(f"{what} {_difference(got, expected)}") from error
 
 
 def require_within(got: Tensor, expected: Tensor, bound: Tensor, what: str) -> None:
-    """Equality up to a bound for each entry."""
+    """Require equality up to a bound for each entry."""
     same = got.shape == expected.shape and got.dtype == expected.dtype
     near = same and bool(((got == expected) | ((got - expected).abs() <= bound)).all())  # infinity is infinity
-    require(near, f"{what} {difference(got, expected)}")
+    require(near, f"{what} {_difference(got, expected)}")
 
 
-def require_raises(action: Callable[[], object], what: str) -> None:
-    """Demand a TypeError or a ValueError."""
+def require_raises(action: Callable[[], object], what: str, *kinds: type[Exception]) -> None:
+    """Require one of these errors: a TypeError or a ValueError if none are given."""
+    kinds = kinds or (TypeError, ValueError)
     try:
         action()
-    except (TypeError, ValueError):
+    except kinds:
         return
     except Exception as error:
-        raise Broken(f"{what} gave a {type(error).__name__} instead of TypeError or ValueError.") from error
-    raise Broken(f"{what} raised nothing.")
-
-
-def require_raises_runtime_error(action: Callable[[], object], what: str) -> None:
-    """Demand a RuntimeError, as `nn.Linear` raises for a wrong input."""
-    try:
-        action()
-    except RuntimeError:
-        return
-    except Exception as error:
-        raise Broken(f"{what} gave a {type(error).__name__} instead of a RuntimeError.") from error
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise Broken(f"{what} gave a {type(error).__name__} instead of {expected}.") from error
     raise Broken(f"{what} raised nothing.")
 
 
 def most(difference: Tensor) -> float:
-    """The largest absolute value, 0 where there is none."""
+    """The largest absolute value, or 0 for an empty tensor."""
     return float(difference.detach().abs().max()) if difference.numel() else 0.0
 
 
-def difference(got: Tensor, expected: Tensor) -> str:
+def _difference(got: Tensor, expected: Tensor) -> str:
     if got.shape != expected.shape:
         return f"has shape {tuple(got.shape)} instead of {tuple(expected.shape)}."
     apart = int((got != expected).sum())

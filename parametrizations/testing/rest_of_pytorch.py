@@ -1,4 +1,4 @@
-"""Laws about what else of PyTorch goes on working: dtypes and devices, transforms, compilers."""
+"""Laws about the rest of PyTorch: dtypes and devices, transforms, compilers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from parametrizations.testing.subject import (
 def dtype_moves(subject: Subject) -> None:
     """The layer moves through every dtype; the weight follows, stays in the set, and moves by rounding.
 
-    Between two dtypes in one of which squares of its entries overflow, so that nothing trains there, nothing is asked
-    for. What is below the smallest normal number may become one.
+    A move between two dtypes is not checked if squares of the entries overflow in one of them, since nothing trains
+    there. Entries below the smallest normal number may become that number.
     """
     if subject.weight.is_complex():
         raise Skipped("PyTorch's dtype moves drop the imaginary part")
@@ -48,13 +48,13 @@ def dtype_moves(subject: Subject) -> None:
 
 
 def device_moves(subject: Subject) -> None:
-    """What is kept besides the values survives the meta device and back, and a GPU if there is one."""
+    """Buffers and other state survive a move to the meta device and back, and to a GPU if there is one."""
     layer = subject.layer()
     weight, x = dense(layer), stored(layer).detach().clone()
     if torch.cuda.is_available():
         layer.cuda()
         require_equal(dense(layer).to(weight.device), weight, "The weight on the GPU")
-    with _garbage_in_new_memory():
+    with _deterministic(warn_only=True):  # fills new memory with NaN, so that no stale value is right by luck
         layer.to("meta").to_empty(device=weight.device)
     set_stored(layer, x)
     require_equal(dense(layer), weight, "After meta, to_empty and restored values the weight")
@@ -67,7 +67,7 @@ def meta_registration(subject: Subject) -> None:
         layer: Any = register_parametrization(subject.plain().to("meta"), "weight", subject.fresh())
     except ValueError as error:
         raise Skipped(f"it cannot be registered on meta: {error}") from error
-    with _garbage_in_new_memory():
+    with _deterministic(warn_only=True):  # fills new memory with NaN
         layer.to_empty(device=subject.weight.device)
     layer.load_state_dict(saved.state_dict())
     require_equal(dense(layer), dense(saved), "The weight of a layer built on meta and loaded")
@@ -98,12 +98,11 @@ def exports(subject: Subject) -> None:
     """torch.export gives a program with the same output."""
     layer, inputs = subject.layer(), subject.inputs(3)
     program = torch.export.export(layer, (inputs,))
-    run: Callable[[Tensor], Tensor] = program.module()
-    require_close(run(inputs), layer(inputs), "The exported program's output")
+    require_close(program.module()(inputs), layer(inputs), "The exported program's output")
 
 
 def deterministic_algorithms_do(subject: Subject) -> None:
-    """Where `torch.use_deterministic_algorithms` refuses all others, layers are made, and are the same."""
+    """Under `torch.use_deterministic_algorithms`, layers register, and compute the same."""
     layer, inputs = fuse(subject.layer()), subject.inputs(3)
     weight, output, gradient = dense(layer), layer(inputs).detach(), gradient_of(layer, inputs)
     with _deterministic(warn_only=False):
@@ -113,19 +112,12 @@ def deterministic_algorithms_do(subject: Subject) -> None:
         require_close(gradient_of(layer, inputs), gradient, "The gradient by deterministic algorithms")
 
 
-def _garbage_in_new_memory() -> contextlib.AbstractContextManager[None]:
-    """Have PyTorch fill uninitialised memory with NaN, so that no stale number looks right by luck."""
-    return _deterministic(warn_only=True)
-
-
 @contextlib.contextmanager
 def _deterministic(*, warn_only: bool) -> Iterator[None]:
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    enabled = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=warn_only)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(enabled, warn_only=only_warned)

@@ -1,4 +1,4 @@
-"""Laws about what is stored, and the weight that is computed from it."""
+"""Laws about the stored tensor, and the weight computed from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def repr_is_complete(subject: Subject) -> None:
 
 
 def forward_gives_a_plain_tensor(subject: Subject) -> None:
-    """The weight is a dense tensor on the device of the stored one, the same at every call."""
+    """The weight is a plain dense tensor on the device of the stored one, the same at every call."""
     layer = subject.layer()
     x, weight = stored(layer), layer.weight
     require(type(weight) is Tensor, f"The weight is a {type(weight).__name__}, not a torch.Tensor.")

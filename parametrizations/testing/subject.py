@@ -1,9 +1,9 @@
-"""What the laws look at, and short ways to its parts."""
+"""`Subject`, the argument of every law, and functions that read and write its layers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,6 @@ __all__ = [
     "parametrization_of",
     "set_stored",
     "stored",
-    "weight_of",
-    "widest",
 ]
 
 
@@ -33,13 +31,13 @@ STORED = "parametrizations.weight.original"
 
 @dataclass(frozen=True)
 class Subject:
-    """What the laws look at: an unregistered parametrization, and a weight, ``(out, in)``, to start from."""
+    """An unregistered parametrization, and a weight, ``(out, in)``, to register it on."""
 
     parametrization: nn.Module
     weight: Tensor
 
     def fresh(self) -> Any:
-        """A parametrization of its own, not registered."""
+        """An unregistered copy of the parametrization."""
         return copy.deepcopy(self.parametrization)
 
     def plain(self, weight: Tensor | None = None) -> nn.Linear:
@@ -51,62 +49,59 @@ class Subject:
         return layer
 
     def layer(self, weight: Tensor | None = None) -> Any:
-        """A layer whose weight has the parametrization registered."""
+        """A layer with the parametrization registered on its weight."""
         return register_parametrization(self.plain(weight), "weight", self.fresh())
 
+    def precise_layer(self) -> Any:
+        """A layer in double precision, for a comparison of gradients with finite differences."""
+        return self.layer(self.weight.detach().to(torch.complex128 if self.weight.is_complex() else torch.float64))
+
     def members(self) -> Iterator[Tensor]:
-        """Weights in the set of every usual scale, among them the one that registering gives."""
-        layer, generator = self.layer(), torch.Generator().manual_seed(2)
+        """Weights in the set on every usual scale. The first is the weight after registering."""
+        layer = self.layer()
         yield dense(layer)
-        for scale in (0.01, 1.0, 30.0):
-            drawn = torch.randn(stored(layer).shape, generator=generator, dtype=torch.float64, device="cpu")
-            set_stored(layer, scale * drawn.to(self.weight))
+        for seed, scale in enumerate((0.01, 1.0, 30.0), start=2):
+            set_stored(layer, scale * self._random(stored(layer).shape, seed))
             yield dense(layer)
 
     def outsider(self) -> Tensor:
-        """A weight outside the set; skips the law where none is found."""
-        generator = torch.Generator().manual_seed(0)
-        drawn = torch.randn(self.weight.shape, generator=generator, dtype=torch.float64, device="cpu").to(self.weight)
+        """A weight outside the set. If none is found, the law is skipped."""
+        random = self._random(self.weight.shape, seed=0)
         contains = parametrization_of(self.layer()).contains
-        for candidate in (self.weight.detach().clone(), drawn, -drawn, drawn + 1):
+        for candidate in (self.weight.detach().clone(), random, -random, random + 1):
             if not contains(candidate):
                 return candidate
         raise Skipped("no weight outside the set was found")
 
     def inputs(self, *batch: int) -> Tensor:
-        """Inputs ``(*batch, in)`` in the weight's dtype."""
-        generator = torch.Generator().manual_seed(1)
-        shape = (*batch, self.weight.shape[1])
+        """Inputs ``(*batch, in)`` in the weight's dtype, the same in every call."""
+        return self._random((*batch, self.weight.shape[1]), seed=1)
+
+    def _random(self, shape: Sequence[int], seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(self.weight)
 
 
 def parametrization_of(layer: Any) -> Any:
-    """The parametrization of a layer's weight."""
+    """The first parametrization of a layer's weight."""
     return layer.parametrizations.weight[0]
 
 
-def weight_of(layer: Any) -> Callable[[Tensor], Tensor]:
-    """From what a layer stores to its weight, through every one of its parametrizations."""
-
-    def weight(x: Tensor) -> Tensor:
-        for step in layer.parametrizations.weight:
-            x = step(x)
-        return x
-
-    return weight
-
-
 def stored(layer: Any) -> Tensor:
-    """What a layer stores for its weight."""
-    x = layer.parametrizations.weight.original
-    assert isinstance(x, Tensor)
+    """The stored tensor of a layer's weight."""
+    x: Tensor = layer.parametrizations.weight.original
     return x
+
+
+def set_stored(layer: Any, x: Tensor) -> None:
+    """Overwrite the stored tensor."""
+    with torch.no_grad():
+        stored(layer).copy_(x)
 
 
 def dense(layer: Any) -> Tensor:
     """A copy of a layer's weight."""
-    weight = layer.weight.detach().clone()
-    assert isinstance(weight, Tensor)
+    weight: Tensor = layer.weight.detach().clone()
     return weight
 
 
@@ -115,28 +110,17 @@ def loss(output: Tensor) -> Tensor:
     return (output.abs() ** 2).sum()
 
 
-def set_stored(layer: Any, x: Tensor) -> None:
-    """Write into what a layer stores."""
-    with torch.no_grad():
-        stored(layer).copy_(x)
-
-
-def widest(subject: Subject) -> torch.dtype:
-    """The dtype in which gradients are compared with differences."""
-    return torch.complex128 if subject.weight.is_complex() else torch.float64
-
-
-def gradient_of(layer: Any, inputs: Tensor, model: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """The gradient of what a layer stores, for a loss of its output or of another call's."""
+def gradient_of(layer: Any, inputs: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The gradient of the stored tensor, for a loss of the layer's output or of another call's."""
     layer.zero_grad()
-    loss((layer if model is None else model)(inputs)).backward()  # type: ignore[no-untyped-call]
+    loss((layer if call is None else call)(inputs)).backward()  # type: ignore[no-untyped-call]
     gradient = stored(layer).grad
     assert gradient is not None
     return gradient.clone()
 
 
 def outcome_of(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """A function's value and its gradient for every leaf."""
+    """The value of a function, and its gradient for every leaf."""
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     output = function(*leaves)
     return [output, *torch.autograd.grad(loss(output), leaves, materialize_grads=True)]

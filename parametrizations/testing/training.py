@@ -1,4 +1,4 @@
-"""Laws about what happens to a layer while it trains."""
+"""Laws about training a layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIMIZERS: tuple[Callable[[list[nn.Parameter]], torch.optim.Optimizer], ...] = 
 
 
 def optimizers_stay_in_the_set(subject: Subject) -> None:
-    """Steps of every optimizer, with weight decay, momentum and an absurd rate, stay in the set."""
+    """Steps of every optimizer, with weight decay, momentum and an absurdly large rate, stay in the set."""
     for optimizer_of in OPTIMIZERS:
         layer = subject.layer()
         optimizer = optimizer_of(list(layer.parameters()))
@@ -37,7 +37,7 @@ def optimizers_stay_in_the_set(subject: Subject) -> None:
 
 
 def evaluation_is_like_training(subject: Subject) -> None:
-    """In evaluation mode the weight is the one of training mode."""
+    """In evaluation mode the weight is that of training mode."""
     layer = subject.layer()
     weight = dense(layer)
     require_equal(dense(layer.eval()), weight, "The weight in evaluation mode")
@@ -49,7 +49,7 @@ def copies_are_independent(subject: Subject) -> None:
     weight, twin = dense(layer), copy.deepcopy(layer)
     require_equal(dense(twin), weight, "The copy's weight")
     set_stored(twin, stored(twin) * 2 + 1)
-    dense(twin)  # a parametrization may keep something of every weight that it computes
+    dense(twin)  # a parametrization may keep statistics of its weights
     require_equal(dense(layer), weight, "The original's weight, after a change to the copy,")
 
 

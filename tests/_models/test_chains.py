@@ -31,7 +31,7 @@ from parametrizations import (
 from parametrizations._models.layer import entries_of
 from parametrizations._products import strips
 from parametrizations.testing import check_parametrization
-from parametrizations.testing.laws import LAWS
+from parametrizations.testing.check import LAWS
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import STORED, outcome_of, stored
 from parametrizations.typing import Product

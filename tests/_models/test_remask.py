@@ -35,7 +35,7 @@ from parametrizations import (
 )
 from parametrizations._models.moving_entries import Move
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.swap import Swapped
+from parametrizations.masks.rule import Swapped
 from tests.injection import Injected, everything, fail_at, held_by
 from tests.layers import of_the_compiler
 

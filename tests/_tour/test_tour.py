@@ -1,9 +1,11 @@
+"""The command ``python -m parametrizations``, run in this process."""
+
 from __future__ import annotations
 
-import copy
-import importlib.util
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,27 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from parametrizations._tour.classifier import load, new_classifier, train
-from parametrizations._tour.command_line import CONSTRAINTS, main
+CONSTRAINTS = ("Diagonal", "ZeroDiagonal", "NegExpDiagonal", "MaskedSparse")
+
+Tour = Callable[..., str]
 
 
-def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--epochs", "2", "--out", str(tmp_path / "new" / "folder")])
-    printed = capsys.readouterr().out
+@pytest.fixture
+def tour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Tour]:
+    """A function that runs the command and returns its output. PyTorch's number of threads is restored afterwards."""
+    threads = torch.get_num_threads()
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["parametrizations", *arguments])
+        runpy.run_module("parametrizations", run_name="__main__")
+        return capsys.readouterr().out
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, tour: Tour) -> None:
+    printed = tour("--epochs", "2", "--out", str(tmp_path / "new" / "folder"))
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if "/44" in line}
     for name in CONSTRAINTS:
         assert "44/44" in rows[name], "the constraint held after every step"
@@ -28,22 +44,15 @@ def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, capsys: 
     assert "their outputs differ by 0.0e+00" in printed
 
 
-def test_every_copy_trains_on_the_same_batches_in_the_same_order() -> None:
-    digits, first = load(torch.device("cpu")), new_classifier()
-    second = copy.deepcopy(first)
-    for model in (first, second):
-        train(model, digits, 1, lambda: None)
-    assert all(map(torch.equal, first.parameters(), second.parameters()))
+def test_every_copy_trains_on_the_same_batches_in_the_same_order(tmp_path: Path, tour: Tour) -> None:
+    tour("--epochs", "1", "--constraint", "ZeroDiagonal", "--out", str(tmp_path / "first"))
+    tour("--epochs", "1", "--constraint", "Diagonal", "--constraint", "ZeroDiagonal", "--out", str(tmp_path / "second"))
+    first, second = (load_file(tmp_path / folder / "baked.safetensors") for folder in ("first", "second"))
+    assert all(torch.equal(second[key], weight) for key, weight in first.items())
 
 
-def test_the_tour_leaves_the_number_of_threads_as_it_was() -> None:
-    before = torch.get_num_threads()
-    main(["--epochs", "1", "--constraint", "Diagonal"])
-    assert torch.get_num_threads() == before
-
-
-def test_the_written_weights_are_plain_and_keep_the_constraint(tmp_path: Path) -> None:
-    main(["--epochs", "1", "--constraint", "MaskedSparse", "--out", str(tmp_path)])
+def test_the_written_weights_are_plain_and_keep_the_constraint(tmp_path: Path, tour: Tour) -> None:
+    tour("--epochs", "1", "--constraint", "MaskedSparse", "--out", str(tmp_path))
     state = load_file(tmp_path / "baked.safetensors")
     sizes = [(64, 32), (32, 32), (32, 48), (48, 10)]
     plain = nn.Sequential()
@@ -72,10 +81,10 @@ def test_the_written_weights_are_plain_and_keep_the_constraint(tmp_path: Path) -
     ],
 )
 def test_a_wrong_command_line_gets_one_line_and_exit_code_2(
-    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], line: str, tour: Tour, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(arguments)
+        tour(*arguments)
     printed = capsys.readouterr()
     assert ended.value.code == 2
     assert line in printed.err
@@ -84,28 +93,29 @@ def test_a_wrong_command_line_gets_one_line_and_exit_code_2(
 
 
 def test_a_file_that_cannot_be_written_is_found_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tour: Tour, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "weights.png").mkdir()
     with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path)])
+        tour("--out", str(tmp_path))
     printed = capsys.readouterr()
     assert "needs a folder to write to" in printed.err
     assert printed.out == ""
 
 
-def test_a_wrong_option_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_wrong_option_leaves_no_folder(tmp_path: Path, tour: Tour) -> None:
     with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path / "new"), "--epochs", "0"])
+        tour("--out", str(tmp_path / "new"), "--epochs", "0")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_missing_extra_gets_one_line_and_exit_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tour: Tour, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # noqa: ARG005
+    for module in ("sklearn", "rich", "matplotlib", "safetensors"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SystemExit) as ended:
-        main([])
+        tour()
     printed = capsys.readouterr().err
     assert ended.value.code == 2
     assert printed.count("\n") == 1

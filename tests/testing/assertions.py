@@ -11,7 +11,7 @@ import warnings
 import torch
 from typing_extensions import override
 
-from parametrizations.testing.laws import Law
+from parametrizations.testing.check import Law
 from parametrizations.testing.subject import Subject
 
 __all__ = ["assertions", "outcome", "without"]

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from parametrizations.testing.laws import LAWS
+from parametrizations.testing.check import LAWS
 from tests.testing.assertions import assertions, outcome, without
 from tests.testing.broken import BROKEN, subject
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks
 from parametrizations.testing import check_parametrization
-from parametrizations.testing.laws import LAWS
+from parametrizations.testing.check import LAWS
 from parametrizations.testing.requirements import Broken
 from parametrizations.testing.subject import Subject
 from tests.cases import checkerboard, weight

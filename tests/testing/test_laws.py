@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from parametrizations.testing.laws import LAWS
+from parametrizations.testing.check import LAWS
 from parametrizations.testing.requirements import Skipped
 from tests.cases import CASES
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from parametrizations import Diagonal, NegExpDiagonal, ZeroDiagonal
 from parametrizations.testing.requirements import Skipped
-from parametrizations.testing.subject import Subject, dense, gradient_of, outcome_of, parametrization_of, widest
+from parametrizations.testing.subject import Subject, dense, gradient_of, outcome_of, parametrization_of, stored
 from tests.cases import weight
 from tests.testing.broken.stored_values import ContainsAll
 
@@ -56,7 +56,7 @@ def test_inputs_fit_the_weight_and_are_the_same_at_every_call(dtype: torch.dtype
     assert inputs.shape == (2, 5, 3)
     assert inputs.dtype is dtype
     assert torch.equal(inputs, subject.inputs(2, 5))
-    assert widest(subject) is (torch.complex128 if dtype.is_complex else torch.float64)
+    assert stored(subject.precise_layer()).dtype is (torch.complex128 if dtype.is_complex else torch.float64)
 
 
 def test_a_gradient_is_that_of_one_pass() -> None:

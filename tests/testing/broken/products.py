@@ -145,14 +145,14 @@ class OnEntriesTwiceTheGradient(ZeroDiagonal):
 
 BROKEN: Breakers = {
     "stored_entries_are_at_their_places": [
-        (StoresNextToItsPlaces, "What is stored, put at the places that it is said to have, differs"),
-        (NamesNoDiagonal, "said to be the diagonal's are others"),
-        (lambda: TakesTwoForTheWholeDiagonal(two_of_the_diagonal), "Whether the whole diagonal is stored"),
+        (StoresNextToItsPlaces, "The weight with the stored entries at their places differs"),
+        (NamesNoDiagonal, "name other entries as diagonal"),
+        (lambda: TakesTwoForTheWholeDiagonal(two_of_the_diagonal), "whether the whole diagonal is stored"),
     ],
     "steps_on_entries_are_the_steps": [
-        (OnEntriesLooksAtValues, "on_entries answers by the values"),
-        (OnEntriesWhateverTheDiagonal, "forward makes entries that on_entries leaves out"),
-        (OnEntriesTwice, "what on_entries gives differs"),
+        (OnEntriesLooksAtValues, "on_entries depends on the values"),
+        (OnEntriesWhateverTheDiagonal, "forward gives entries that on_entries leaves out"),
+        (OnEntriesTwice, "the result of on_entries differs"),
         (OnEntriesTwiceTheGradient, "the gradient of on_entries differs"),
     ],
     "linear_is_the_dense_product": [(ForgetsTheBias, "linear's output or its gradient differs")],

@@ -172,7 +172,7 @@ BROKEN: Breakers = {
     ],
     "one_object_for_one_tensor": [(ChecksNothing, "on a second tensor raised nothing")],
     "removal_gives_a_plain_layer": [
-        (Transposed, "The weight that is left has strides"),
+        (Transposed, "The remaining weight has strides"),
         (RoundsWhereNothingIsRecorded, "The output after removal differs"),
     ],
 }

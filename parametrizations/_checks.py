@@ -1,0 +1,126 @@
+"""Checks of weights, names and options, and their error messages."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from parametrizations._torch.caller import is_assignment
+
+__all__ = [
+    "asked",
+    "is_finite",
+    "kind_of",
+    "options_of",
+    "outside",
+    "require_choice",
+    "require_finite",
+    "require_free",
+    "require_kind",
+]
+
+
+def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Refuse anything but a dense tensor of one of the dtypes. ``name`` is the parametrization's."""
+    if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
+        kind = weight.layout if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"{name} needs a dense tensor. Got {kind}. Pass a torch.Tensor, made dense.")
+    if weight.dtype not in dtypes:
+        listed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(
+            f"{name} needs a weight of dtype {listed}. Got {weight.dtype}. Convert the layer or the value first."
+        )
+
+
+def require_finite(name: str, weight: Tensor) -> None:
+    """Refuse NaN and infinity."""
+    if not is_finite(weight):
+        bad = int((~torch.isfinite(weight)).sum())
+        raise ValueError(
+            f"{name} needs a finite weight. Got {bad} of {weight.numel()} entries that are NaN or "
+            "infinite. Initialise or repair the weight first."
+        )
+
+
+def require_choice(name: str, option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value outside the choices for an option."""
+    if value not in choices:
+        allowed = " or ".join(map(repr, choices))
+        raise ValueError(f"{name} needs {option} to be {allowed}. Got {value!r}.")
+
+
+def outside(name: str, needs: str, weight: Tensor, excess: Tensor) -> str:
+    """The error message for a weight outside the set: how many entries are wrong, and the worst one."""
+    row, column = divmod(int(excess.argmax()), weight.shape[1])
+    return (
+        f"{name} needs {needs}. Got a weight of shape {tuple(weight.shape)} where "
+        f"{int((excess > 0).sum())} of {weight.numel()} entries break this, the largest "
+        f"{weight[row, column].item():.6g} at row {row}, column {column}. {asked()} a weight that keeps the rule, such "
+        "as what project(weight) of this parametrization returns, or create it with on_infeasible='project'."
+    )
+
+
+def asked() -> str:
+    """The verb for the user's action; loading a checkpoint is not an assignment to PyTorch."""
+    return "Assign" if is_assignment() else "Load or pass"
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether every entry is finite; always True on the meta device."""
+    # A finite sum has finite terms, and needs no memory. A sum may overflow, so the entries decide then.
+    return weight.is_meta or bool(weight.sum().isfinite()) or bool(torch.isfinite(weight).all())
+
+
+def require_free(owner: object, name: str, value: object) -> None:
+    """Refuse to replace a method or a read-only property by an attribute, or any property by a module.
+
+    Python and PyTorch allow it, and calls of the method fail later and elsewhere. A function may replace a method, as
+    wrappers replace ``forward``.
+
+    Args:
+        owner: The object that gets the attribute.
+        name: The name of the attribute.
+        value: The assigned value.
+
+    Raises:
+        AttributeError: If the name is taken. The message says by what, and what to do.
+    """
+    member = inspect.getattr_static(type(owner), name, None)
+    method, known = inspect.isfunction(member), isinstance(member, property)
+    fixed = known and getattr(member, "fset", None) is None
+    if fixed or (method and not callable(value)) or ((method or known) and isinstance(value, nn.Module)):
+        kind = "method" if method else "property"
+        raise AttributeError(
+            f"{type(owner).__name__} needs the name {name!r} for a {kind} of its own. Got "
+            f"a {type(value).__name__} assigned to it. Give the attribute another name, such as {f'own_{name}'!r}; "
+            "options are given where the object is made."
+        )
+
+
+def options_of(made: object) -> dict[str, object]:
+    """The arguments of ``__init__`` that an object keeps as attributes under the same names."""
+    found = {name: getattr(made, name) for name in _option_names(type(made)) if hasattr(made, name)}
+    return {name: value for name, value in found.items() if not inspect.ismethod(value)}
+
+
+def kind_of(value: object) -> str:
+    """The type of a value, for an error message. For a class, the message shows how to make an instance."""
+    if not isinstance(value, type):
+        return type(value).__name__
+    _, *parameters = inspect.signature(value.__init__).parameters.values()  # type: ignore[misc]
+    needed = any(p.default is p.empty and p.kind < p.VAR_POSITIONAL for p in parameters)
+    return f"the class {value.__name__}: write {value.__name__}({'...' if needed else ''})"
+
+
+def _option_names(kind: type) -> Iterator[str]:
+    """The names of a class's options, with those of its bases if it passes further arguments on."""
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            passed_on = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            yield from (p.name for p in parameters if p not in passed_on)
+            if not passed_on:
+                return
