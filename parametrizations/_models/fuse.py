@@ -23,20 +23,16 @@ def fuse(model: Model) -> Model:
 
     `register` fuses layers itself. `fuse` is for layers that PyTorch's own function registered. Outputs and gradients
     stay the same up to the rounding of sums. The first parametrization of the weight multiplies by its ``linear``,
-    which materialises the weight only if this is faster. Later parametrizations act on the stored entries by
-    ``on_entries``. If one of them cannot, or if the first one is not a `Parametrization`, the product is ``"dense"``. A
-    subclass of `nn.Linear` that overrides ``forward`` keeps its ``forward``. PyTorch's `remove_parametrizations`
-    restores the plain layer.
+    which materialises the weight only if this is faster. Later ones act on the stored entries by ``on_entries``. If one
+    cannot, or if the first is not a `Parametrization`, the product is ``"dense"``. A subclass of `nn.Linear` with its
+    own ``forward`` keeps it. `remove_parametrizations` restores the plain layer. Tensor parallelism
+    (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by name. Parametrized layers, also
+    PyTorch's own, do not have them: bake such layers first, or leave them out of the plan.
 
-    An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"``
-    it does not reach others, since only stored entries are multiplied. With ``"strips"`` it also reaches the other
-    outputs of each strip or block that contains its column. With ``"dense"`` and ``"replaced-diagonal"`` it reaches
-    every output of its row, since ``0 * inf`` is NaN. The same holds for gradients, from an output to the inputs. Other
-    rows of the batch are not affected.
-
-    Tensor parallelism (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by name.
-    Parametrized layers, also PyTorch's own, do not have these parameters: bake them first, or leave them out of the
-    plan.
+    An infinite or NaN input reaches the outputs that a kept entry connects it to. ``"elementwise"`` and ``"csr"``
+    multiply only stored entries, so it does not reach others. With ``"strips"`` it reaches all outputs of each strip or
+    block with its column. With ``"dense"`` and ``"replaced-diagonal"`` it reaches all outputs of its row, since ``0 *
+    inf`` is NaN. The same holds for gradients, from an output to the inputs. Other rows of the batch are not affected.
 
     Args:
         model: Changed in place; fusing it again changes nothing.
@@ -46,21 +42,20 @@ def fuse(model: Model) -> Model:
 
     Raises:
         TypeError: If ``model`` is not a module.
-        ValueError: If the class of a layer is not the class from `register_parametrization`, such as after
-            ``fully_shard``. The model is then unchanged.
+        ValueError: If another function, such as ``fully_shard``, has changed a layer's class. The model is unchanged.
 
     Example:
         >>> import torch
-        >>> from torch.nn.utils.parametrize import register_parametrization
         >>> from parametrizations import Diagonal
         >>> with torch.device("meta"):
-        ...     layer = register_parametrization(nn.Linear(2**20, 2**20), "weight", Diagonal())
+        ...     layer = nn.utils.parametrize.register_parametrization(nn.Linear(2**20, 2**20), "weight", Diagonal())
         >>> fuse(layer.to_empty(device="cpu"))(torch.ones(8, 2**20)).shape
         torch.Size([8, 1048576])
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"fuse needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    layers = [module for module in model.modules() if _can_fuse(module)]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = [layer for layer in linear if "weight" in chains(layer) and not has_fused_forward(layer)]
     for layer in layers:
         if not can_share(layer):
             raise ValueError(
@@ -104,20 +99,16 @@ def explain(layer: nn.Module) -> Explanation:
     """
     if not isinstance(layer, nn.Module):
         raise TypeError(f"explain needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
-    if "weight" not in chains(layer):
+    chain = chains(layer).get("weight")
+    if chain is None:
         return Explanation("dense", "the weight has no constraint")
     if not has_fused_forward(layer):
         return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         return Explanation("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
-    chain = chains(layer)["weight"]
     first = steps(chain)[0]
     if not isinstance(first, Parametrization):
         return Explanation("dense", "the constraint is third-party")
     if entries_of(chain) is None:
         return Explanation("dense", "a later constraint needs the whole weight")
     return first.explain(originals(chain)["original"])
-
-
-def _can_fuse(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and "weight" in chains(module) and not has_fused_forward(module)

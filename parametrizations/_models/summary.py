@@ -1,4 +1,4 @@
-"""`summary`: what is constrained in a model, whether it holds, and what it costs."""
+"""`summary`: the constraints of a model, whether they hold, and their memory."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
 from parametrizations._models.constrained import Slot, constrained
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import entries_of
-from parametrizations._models.tables import as_html, as_text
+from parametrizations._models.tables import Table
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Row", "Summary", "summary"]
 
 
 class Row(NamedTuple):
-    """One constrained tensor, with the columns that `summary` explains; ``holds`` is None where it cannot be told."""
+    """A constrained tensor, with the columns of `summary`; ``holds`` is None if unknown."""
 
     name: str
     constraint: str
@@ -30,49 +29,38 @@ class Row(NamedTuple):
     product: str
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Rows that print as a table, in a terminal and in a notebook."""
+@dataclass(frozen=True, repr=False)
+class Summary(Table):
+    """Rows, printed as a table in terminals and notebooks."""
 
+    head = Row._fields
     rows: tuple[Row, ...]
-
-    @override
-    def __str__(self) -> str:
-        return as_text(self._lines())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return as_html(self._lines())
-
-    def _lines(self) -> list[tuple[str, ...]]:
-        return [Row._fields, *(_cells(row) for row in self.rows)]
 
 
 def summary(model: nn.Module) -> Summary:
-    """A table of every parametrized tensor, whoever registered it.
+    """A table of every parametrized tensor of a model, with a row for each.
 
     ==============  ====================================================================================================
-    column          says
+    column          meaning
     ==============  ====================================================================================================
-    ``name``        the name that the tensor has in the plain model
-    ``constraint``  what is attached, in the order in which it is applied; ``(foreign)`` if not of this library's kind
+    ``name``        the name of the tensor in the plain model
+    ``constraint``  its parametrizations, in the order of application; ``(foreign)`` marks third-party ones
     ``shape``       the shape of the weight, ``(out, in)``
-    ``stored``      how many numbers are stored and trained
-    ``dense``       how many numbers the weight has
-    ``holds``       whether the weight is in its set now: ``yes``, ``NO`` (such as NaN in it), or ``unknown``
-    ``product``     how the layer multiplies, by the names of `explain`; ``dense`` for what is no weight of a layer
+    ``stored``      the number of stored entries, the free parameters
+    ``dense``       the number of entries of the weight
+    ``holds``       whether the weight is in its set now: ``yes``, ``NO`` (for example after NaN), or ``unknown``
+    ``product``     the product of the layer, as in `explain`; ``dense`` for tensors other than weights of layers
     ==============  ====================================================================================================
 
-    A compactly stored weight with one parametrization, or a second one that acts on the stored entries alone, is not
-    built, to save memory: its constraints hold whenever these entries are finite. Where a foreign parametrization comes
-    last, it cannot be told.
+    To save memory, a compactly stored weight is not materialised if it has one parametrization, or a second one that
+    acts on the stored entries alone: the constraints hold if these entries are finite. If the last parametrization is
+    third-party, ``holds`` is unknown.
 
     Args:
-        model: Left as it is.
+        model: Not changed.
 
     Raises:
-        TypeError: If it is no model.
+        TypeError: If ``model`` is not a module.
 
     Example:
         >>> from parametrizations import Diagonal, ZeroDiagonal, register
@@ -90,40 +78,22 @@ def summary(model: nn.Module) -> Summary:
 
 
 def _row(slot: Slot) -> Row:
-    return Row(
-        slot.name,
-        ", then ".join(_kind(step) for step in slot.steps),
-        tuple(slot.shape),
-        sum(tensor.numel() for tensor in slot.stored.values()),
-        slot.shape.numel(),
-        _holds(slot),
-        explain(slot.module).product if slot.tensor_name == "weight" else "dense",
-    )
-
-
-def _kind(step: nn.Module) -> str:
-    return type(step).__name__ + ("" if isinstance(step, Parametrization) else " (foreign)")
+    kinds = [type(step).__name__ + ("" if isinstance(step, Parametrization) else " (foreign)") for step in slot.steps]
+    stored = sum(tensor.numel() for tensor in slot.stored.values())
+    product = explain(slot.module).product if slot.tensor_name == "weight" else "dense"
+    return Row(slot.name, ", then ".join(kinds), tuple(slot.shape), stored, slot.shape.numel(), _holds(slot), product)
 
 
 def _holds(slot: Slot) -> bool | None:
     if not slot.binding or any(tensor.is_meta for tensor in slot.stored.values()):
         return None
-    entries = _entries_that_tell(slot)
-    if entries is not None:
-        return bool(entries.isfinite().all())
+    first, *others = slot.steps
+    selects = isinstance(first, Parametrization) and first.selects
+    if slot.is_compact and (not others or (selects and len(others) == 1)):
+        # Any finite entries are in the first set. The second parametrization maps them into its own.
+        with torch.no_grad():
+            entries = entries_of(slot.chain)
+        if entries is not None:
+            return bool(entries.isfinite().all())
     weight = slot.materialised()
     return all(step.contains(weight) for step in slot.binding)
-
-
-def _entries_that_tell(slot: Slot) -> Tensor | None:
-    """Entries for which the constraints hold if they are finite; None if the whole weight is needed."""
-    first, *others = slot.steps
-    if not slot.is_compact or (others and not (isinstance(first, Parametrization) and first.selects)):
-        return None
-    with torch.no_grad():
-        return entries_of(slot.chain) if len(others) < 2 else None
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    holds = {True: "yes", False: "NO", None: "unknown"}[row.holds]
-    return tuple(holds if field == "holds" else str(value) for field, value in zip(Row._fields, row, strict=True))

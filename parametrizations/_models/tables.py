@@ -1,28 +1,35 @@
-"""Rows of words as a table, in a terminal and in a notebook."""
+"""`Table`: the base class of results that print as a table."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-__all__ = ["as_html", "as_text"]
+from typing_extensions import override
 
-
-def as_text(lines: Iterable[Sequence[str]]) -> str:
-    """The lines with their columns below each other."""
-    cells = list(lines)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+__all__ = ["Table"]
 
 
-def as_html(lines: Iterable[Sequence[str]]) -> str:
-    """The lines as an HTML table, the first of them as its head."""
-    head, *rows = lines
-    cells = [_html(head, "th"), *(_html(row, "td") for row in rows)]
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+class Table:
+    """Rows, printed as a table in terminals and notebooks."""
+
+    head: ClassVar[tuple[str, ...]]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @override
+    def __repr__(self) -> str:
+        lines = [self.head, *(tuple(map(_text, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in self.head)
+        rows = ["".join(f"<td>{html.escape(_text(value))}</td>" for value in row) for row in self.rows]
+        return f"<table>{''.join(f'<tr>{line}</tr>' for line in (head, *rows))}</table>"
 
 
-def _html(line: Sequence[str], tag: str) -> str:
-    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line)
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number:.3g}" for name, number in value.items()) or "not timed"
+    return {True: "yes", False: "NO", None: "unknown"}[value] if isinstance(value, bool | None) else str(value)

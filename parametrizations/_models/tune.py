@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.utils import parametrize
-from typing_extensions import override
 
 from parametrizations._models.constrained import constrained
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import has_fused_forward
-from parametrizations._models.tables import as_html, as_text
-from parametrizations._products.choice import Product
+from parametrizations._models.tables import Table
 from parametrizations._products.operands import AUTOCAST
-from parametrizations._torch.chains import chain_of, steps
+from parametrizations._torch.chains import chain_of
 from parametrizations._torch.loops import forget
-from parametrizations._torch.private import answered_from_cache, are_transforms_active, hooks_of
+from parametrizations._torch.private import answered_from_cache, are_transforms_active, buffers, hooks_of, parameters
 from parametrizations._torch.uncompiled import uncompiled
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Tuned", "Tuning", "tune"]
 
-ROUNDS = 5
-"""Smallest number of times for each product."""
-SECONDS = 0.3
-"""Time for all products of one layer together, if `ROUNDS` takes less."""
-CALLS = 16
-"""Largest number of steps of a loop over time that are timed."""
+ROUNDS = 5  # the smallest number of times for each product
+SECONDS = 0.3  # for all products of one layer together, if `ROUNDS` takes less
+CALLS = 16  # the largest number of timed steps of a loop over time
 
 
 class Tuned(NamedTuple):
     """One fused layer: the name of its weight, the median milliseconds of each product, and the selected product.
 
-    ``milliseconds`` is empty if the model did not call the layer, or called it only in a transform of `torch.func`, or
-    if the layer has only one product.
+    ``milliseconds`` is empty if the layer has one product, or if the model called it only in `torch.func`, or never.
     """
 
     name: str
@@ -51,53 +43,12 @@ class Tuned(NamedTuple):
     chosen: str
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, repr=False)
+class Tuning(Table):
     """Rows, printed as a table in terminals and notebooks."""
 
+    head = Tuned._fields
     rows: tuple[Tuned, ...]
-
-    @override
-    def __str__(self) -> str:
-        return as_text(self._lines())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return as_html(self._lines())
-
-    def _lines(self) -> list[tuple[str, ...]]:
-        return [("name", "milliseconds", "chosen"), *((row.name, _times(row), row.chosen) for row in self.rows)]
-
-
-@dataclass
-class _Seen:
-    """The first input of a layer, the context of this call, and the number of calls.
-
-    Args:
-        input: The first input.
-        in_loop: Whether the call was inside `parametrize.cached`.
-        with_graph: Whether gradients were enabled.
-        autocast: A context with the same autocast state.
-        calls: The number of calls.
-    """
-
-    input: Tensor
-    in_loop: bool
-    with_graph: bool
-    autocast: AbstractContextManager[object]
-    calls: int = 0
-
-    @classmethod
-    def now(cls, input: Tensor) -> Self:
-        own = input.detach().requires_grad_(input.requires_grad)
-        return cls(own, answered_from_cache() is not None, torch.is_grad_enabled(), _autocast(input.device.type))
-
-
-def _autocast(kind: str) -> AbstractContextManager[object]:
-    if kind not in AUTOCAST:
-        return nullcontext()
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
 
 def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
@@ -105,12 +56,12 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
 
     The fastest product depends on the machine, the device, the batch and the dtype. The default ``"auto"`` uses fixed
     costs, measured once; `tune` measures, as ``torch.backends.cudnn.benchmark`` does for convolutions. It calls the
-    model once with your inputs. Then it times each layer on the first input that the layer got: forward and backward,
-    or only forward under ``torch.no_grad()``, with the autocast state of that call. A layer called inside
-    `torch.nn.utils.parametrize.cached` is timed in such a loop. Compiled layers are timed without the compiler.
+    model once. Then it times each layer on its first input, without hooks: forward and backward, or only forward under
+    ``torch.no_grad()``, with the autocast state of that call. A layer called inside `torch.nn.utils.parametrize.cached`
+    is timed in such a loop. Compiled layers are timed without the compiler.
 
-    The model is otherwise unchanged: its values, gradients, buffers, modes, and the generators of torch. The selected
-    product is the ``product`` of the parametrization, in the model and its copies. Checkpoints do not contain it.
+    The selected product is the ``product`` of the parametrization, in the model and its copies, not in checkpoints. All
+    else is unchanged: values, gradients, buffers, modes, and the generators of torch.
 
     Args:
         model: A model with fused layers, or a fused layer.
@@ -126,8 +77,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
-        >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
-        >>> _ = register(model, {"0.weight": MaskedSparse(masks.block_diagonal(8))})
+        >>> model = register(nn.Sequential(nn.Linear(64, 64)), {"0.weight": MaskedSparse(masks.block_diagonal(8))})
         >>> rows = tune(model, torch.randn(32, 64)).rows
         >>> rows[0].name, sorted(rows[0].milliseconds)
         ('0.weight', ['csr', 'dense', 'strips'])
@@ -136,75 +86,101 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"tune needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    layers = _fused_layers(model)
-    seen = _called(model, layers, inputs, named)
-    times = {name: _timed(layer, seen[name]) if name in seen else {} for name, layer in layers.items()}
-    _take({_first(layers[name]): min(ways, key=ways.__getitem__) for name, ways in times.items() if ways})
-    return Tuning(tuple(Tuned(name, times[name], explain(layer).product) for name, layer in layers.items()))
+    weights = [slot for slot in constrained(model) if slot.tensor_name == "weight"]
+    layers = {slot.name: slot.module for slot in weights if has_fused_forward(slot.module)}
+    with torch.random.fork_rng({tensor.device for tensor in model.parameters() if tensor.is_cuda}), uncompiled():
+        calls = _calls(model, layers, inputs, named)
+        timed = {name: _timed(layer, calls[name]) if name in calls else ({}, {}) for name, layer in layers.items()}
+    for name, (_, fastest) in timed.items():
+        vars(chain_of(layers[name], "weight")[0]).update(fastest)
+    return Tuning(tuple(Tuned(name, times, explain(layers[name]).product) for name, (times, _) in timed.items()))
 
 
-def _fused_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The fused layers by the names of their weights, each layer once."""
-    found: dict[nn.Module, str] = {}
-    for slot in constrained(model):
-        if slot.tensor_name == "weight" and has_fused_forward(slot.module):
-            found.setdefault(slot.module, slot.name)
-    return {name: layer for layer, name in found.items()}
+@dataclass
+class _Call:
+    """The input and the context of the first call of a layer, and the number of all calls."""
+
+    input: Tensor
+    is_cached: bool
+    with_graph: bool
+    autocast: torch.autocast
+    count: int = 0
 
 
-def _called(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: Any) -> dict[str, _Seen]:
-    """The input of each layer in a call of the model with copies of its buffers. The model is left unchanged."""
-    seen: dict[str, _Seen] = {}
-    hooks = [layer.register_forward_pre_hook(_watch(name, seen), with_kwargs=True) for name, layer in layers.items()]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)), uncompiled(), _own_gradients(model):
-            functional_call(model, buffers, inputs, named)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+def _calls(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: Any) -> dict[str, _Call]:
+    """Call the model with copies of its buffers. The gradients of its parameters are restored afterwards."""
+    calls: dict[str, _Call] = {}
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.enter_context(layer.register_forward_pre_hook(partial(_record, calls, name), with_kwargs=True))
+        for parameter in model.parameters():
+            stack.callback(setattr, parameter, "grad", parameter.grad)
+            parameter.grad = None
+        torch.func.functional_call(model, {name: x.clone() for name, x in model.named_buffers()}, inputs, named)
+    return calls
+
+
+def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+    x: Tensor | None = inputs[0] if inputs else named.get("input")
+    if x is None or are_transforms_active():  # the layer raises; tensors of a transform are invalid outside it
+        return
+    if name not in calls:
+        kind = x.device.type if x.device.type in AUTOCAST else "cpu"  # autocast rejects the meta device
+        autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        own = x.detach().requires_grad_(x.requires_grad)
+        calls[name] = _Call(own, answered_from_cache() is not None, torch.is_grad_enabled(), autocast)
+    calls[name].count += 1
+
+
+def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, Any]]:
+    """Milliseconds of each product, and the attributes of the first parametrization with the fastest one."""
+    first: Any = chain_of(layer, "weight")[0]
+    with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
+        states: dict[str, dict[str, Any]] = {}
+        for product in ("dense", *first.products) if isinstance(first, Parametrization) else ():
+            first.product = product  # can take longer than a step, so each form is made once
+            if explain(layer).product == product:
+                states[product] = dict(vars(first))
+        leaves = [x for x in (call.input, *layer.parameters()) if x.requires_grad]  # products may not use all of them
+        ways = {name: partial(_step, layer, vars(first), state, call, leaves) for name, state in states.items()}
+        times = _medians(ways, call.input.device) if len(ways) > 1 else {}
+    return times, states[min(times, key=times.__getitem__)] if times else {}
 
 
 @contextmanager
-def _own_gradients(model: nn.Module) -> Iterator[None]:
-    """Hide the gradients of the parameters from backward passes inside the block, and restore them at the end."""
-    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+def _stand_ins(layer: nn.Module) -> Iterator[None]:
+    """Remove hooks and replace tensors by detached ones inside the block. Restore all attributes at the end."""
+    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]  # no product calls one
+    held = [own for part in parts for own in (vars(part), parameters(part), buffers(part), *hooks_of(part))]
+    before = [dict(own) for own in held]
     try:
-        for parameter, _ in before:
-            parameter.grad = None
+        for part in parts:
+            free, fixed = parameters(part), buffers(part)
+            free.update({name: nn.Parameter(x.detach(), x.requires_grad) for name, x in free.items() if x is not None})
+            fixed.update({name: x.detach().clone() for name, x in fixed.items() if x is not None})
+            for hooks in hooks_of(part):
+                hooks.clear()
         yield
     finally:
-        for parameter, gradient in before:
-            parameter.grad = gradient
+        for own, attributes in zip(held, before, strict=True):
+            own.clear()
+            own.update(attributes)
+        forget()  # inside an outer `cached()`, results of the stand-ins would remain
 
 
-def _watch(name: str, seen: dict[str, _Seen]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    def watch(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if are_transforms_active():  # tensors of a transform are invalid outside it
-            return
-        given: Tensor | None = arguments[0] if arguments else named.get("input")
-        if name not in seen and given is not None:  # without an input the layer itself raises
-            seen[name] = _Seen.now(given)
-        if name in seen:
-            seen[name].calls += 1
-
-    return watch
-
-
-def _timed(layer: nn.Module, seen: _Seen) -> dict[str, float]:
-    """Milliseconds of each product of the layer, in the context of its call."""
-    with torch.set_grad_enabled(seen.with_graph), seen.autocast:
-        ways = {name: _step(twin, seen) for name, twin in _twins(layer).items()}
-        return _medians(ways, seen.input.device) if len(ways) > 1 else {}
+def _step(layer: nn.Module, first: dict[str, Any], state: dict[str, Any], call: _Call, leaves: list[Tensor]) -> None:
+    """A forward pass, or a loop of several; and the backward pass if gradients are needed."""
+    first.update(state)
+    with nn.utils.parametrize.cached() if call.is_cached else nullcontext():
+        forget()  # of an outer block
+        calls = min(call.count, CALLS) if call.is_cached else 1
+        outputs = [type(layer).forward(layer, call.input) for _ in range(calls)]
+        if outputs[0].requires_grad:
+            torch.autograd.grad(outputs, leaves, [torch.ones_like(y) for y in outputs], allow_unused=True)
 
 
 def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
-    """Milliseconds for each step, the steps in turn.
-
-    The order is random in each round, since each step leaves its data in the CPU cache.
-    """
+    """Milliseconds of each step. Their order is random in each round: each step leaves its data in the CPU cache."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for step in ways.values():
         step()  # warm-up, which allocates
@@ -215,77 +191,10 @@ def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> di
     return {name: 1000 * statistics.median(times) for name, times in taken.items()}
 
 
-def _twins(layer: nn.Module) -> dict[str, nn.Module]:
-    """A copy of the layer for each of its products. The copies share all attributes but the parametrizations."""
-    first = steps(chain_of(layer, "weight"))[0]
-    products: tuple[Product, ...] = ("dense", *first.products) if isinstance(first, Parametrization) else ()
-    twins = {way: _twin(layer, way) for way in products}
-    return {way: twin for way, twin in twins.items() if explain(twin).product == way}
-
-
-def _twin(layer: nn.Module, way: Product) -> nn.Module:
-    memo: dict[int, Any] = {id(value): value for value in _attributes(layer)}
-    memo |= {id(tensor): nn.Parameter(tensor.detach(), tensor.requires_grad) for tensor in layer.parameters()}
-    memo |= {id(hooks): {} for part in layer.modules() for hooks in hooks_of(part)}
-    twin = copy.deepcopy(layer, memo)
-    _first(twin).product = way
-    return twin
-
-
-def _attributes(layer: nn.Module) -> list[object]:
-    """Third-party attributes of the layer, which may refer to the whole model, or to objects without a copy."""
-    own, parts = vars(nn.Module()), {id(part) for part in layer.modules()}
-    return [value for name, value in vars(layer).items() if name not in own and id(value) not in parts]
-
-
-def _first(layer: nn.Module) -> Parametrization:
-    first = steps(chain_of(layer, "weight"))[0]
-    assert isinstance(first, Parametrization)
-    return first
-
-
-def _step(layer: nn.Module, seen: _Seen) -> Callable[[], None]:
-    """A forward pass without third-party hooks, or a loop of several; and the backward pass if gradients are needed."""
-    forward: Any = type(layer).forward
-    calls = min(seen.calls, CALLS) if seen.in_loop else 1
-    leaves = [tensor for tensor in (seen.input, *layer.parameters()) if tensor.requires_grad]
-
-    def step() -> None:
-        block: AbstractContextManager[None] = parametrize.cached() if seen.in_loop else nullcontext()
-        with block:
-            outputs = [forward(layer, seen.input) for _ in range(calls)]
-            if outputs[0].requires_grad:
-                ones = [torch.ones_like(output) for output in outputs]
-                torch.autograd.grad(outputs, leaves, ones, allow_unused=True)  # a layer may have further parameters
-            forget()  # inside another block, memoised results would remain
-
-    return step
-
-
 def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    _wait(device)
+    wait = torch.cpu.synchronize if device.type == "cpu" else torch.accelerator.synchronize
+    wait(device)
     start = time.perf_counter()
     step()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _take(chosen: dict[Parametrization, str]) -> None:
-    """Set all products, or none on an error: setting a product makes its form, which can fail."""
-    before = {parametrization: parametrization.product for parametrization in chosen}
-    try:
-        for parametrization, way in chosen.items():
-            parametrization.product = way  # type: ignore[assignment]
-    except BaseException:
-        for parametrization, product in before.items():
-            parametrization.product = product
-        raise
-
-
-def _times(row: Tuned) -> str:
-    return ", ".join(f"{name} {time:.3g}" for name, time in row.milliseconds.items()) or "not timed"
