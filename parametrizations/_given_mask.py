@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from parametrizations._products.operands import index_dtype
 from parametrizations._torch.arrays import from_array, is_array
 from parametrizations.masks import MaskRule
 
-__all__ = ["Given", "Name", "as_mask", "as_rule"]
+__all__ = ["Given", "Name", "as_mask", "as_positions", "as_rule"]
 
 
 class Name(str):
@@ -62,3 +63,29 @@ def as_mask(mask: object, shape: torch.Size | None) -> Tensor:
             f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
         )
     return mask
+
+
+def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
+    """The positions that a rule returns, sorted and checked."""
+    whole = isinstance(positions, Tensor) and positions.dtype in (torch.int32, torch.int64) and positions.dim() == 1
+    if not isinstance(positions, Tensor) or not whole or positions.is_meta:
+        got = type(positions).__name__
+        if isinstance(positions, Tensor):
+            got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
+        raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
+    outside = positions.numel() > 0 and not (int(positions.min()) >= 0 and int(positions.max()) < entries)
+    found = positions if outside else _ordered(positions.to(index_dtype(entries)))
+    if outside or not _is_rising(found):
+        raise ValueError(
+            f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
+            "of range. A position is row * columns + column."
+        )
+    return found
+
+
+def _ordered(positions: Tensor) -> Tensor:
+    return positions if _is_rising(positions) else positions.sort(stable=True).values
+
+
+def _is_rising(positions: Tensor) -> bool:
+    return bool((positions[1:] > positions[:-1]).all())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,8 +15,10 @@ from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import ATTACHED, ORDER, Slot, plain_order
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.layer import constrained_class
+from parametrizations._models.matching import naming
 from parametrizations._models.optimizers import renew
 from parametrizations._torch.chains import chains
+from parametrizations._torch.chains import steps as steps_of
 from parametrizations._torch.owners import set_owner
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.private import buffers, children, parameters
@@ -27,12 +28,9 @@ __all__ = ["attach"]
 
 
 class _Host(nn.Module):
-    """A module beside the model. PyTorch attaches parametrizations to it, so that an error leaves the model as it is.
+    """A module beside the model, with one of its tensors. PyTorch attaches the parametrizations to this module.
 
-    Args:
-        slot: The tensor of the model.
-        weight: Its values. Third-party parametrizations get a copy, since they may write into it.
-        first: The first new parametrization.
+    A third-party parametrization gets a copy of the weight, since it may write into it.
     """
 
     def __init__(self, slot: Slot, weight: Tensor, first: nn.Module) -> None:
@@ -56,14 +54,9 @@ def attach(
     replaced: Mapping[int, Tensor],
     optimizer: Optimizer | None,
 ) -> None:
-    """Build the chain of one tensor, and collect what the model needs to have it.
+    """Build the chain of one tensor with copies of the new steps, and collect the changes of the model.
 
-    Args:
-        changes: Where the changes are collected.
-        slot: The tensor.
-        steps: The new parametrizations, in the order in which they are applied. Copies are attached.
-        replaced: The tensors that replace stored tensors, by the ``id`` of the old one.
-        optimizer: The optimizer of the stored tensors, or None.
+    ``replaced`` has the tensors that replace stored tensors, by the ``id`` of the old one.
     """
     weight = slot.materialised()
     built = Slot(slot.names, slot.module, slot.tensor_name, _built(slot, steps, weight))
@@ -86,7 +79,7 @@ def _built(slot: Slot, steps: Sequence[nn.Module], weight: Tensor) -> Parametriz
     """The chain of the tensor with the new steps, on a module beside the model."""
     host = _Host(slot, weight, steps[0])
     for step in steps:
-        with _naming(slot, step, chains(host).get(slot.tensor_name)):
+        with naming("register", f"attach {_described(slot, step, host)}"):
             _attach_one(host, slot, copy.deepcopy(step), weight)
     chain = chains(host)[slot.tensor_name]
     known: list[int] = getattr(chain, ATTACHED, [])
@@ -118,21 +111,12 @@ def _is_own(step: nn.Module) -> bool:
     return isinstance(step, Parametrization) and step._is_own
 
 
-@contextmanager
-def _naming(slot: Slot, step: nn.Module, chain: ParametrizationList | None) -> Iterator[None]:
-    """Name the tensor and the step in errors."""
-    earlier = [type(one).__name__ for one in Slot(slot.names, slot.module, slot.tensor_name, chain).steps]
+def _described(slot: Slot, step: nn.Module, host: _Host) -> str:
+    """A step, its tensor and the earlier steps, for errors."""
+    chain = chains(host).get(slot.tensor_name)
+    earlier = "" if chain is None else ", ".join(type(one).__name__ for one in steps_of(chain))
     replace = " (bake first to replace)" if slot.steps else ""
-    on_top = f" on top of {', '.join(earlier)}{replace}" if earlier else ""
-    described = f"{type(step).__name__} to {slot.name!r}{on_top}"
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        refusal = TypeError if isinstance(error, TypeError) else ValueError
-        raise refusal(f"register cannot attach {described}. {error}") from error
-    except Exception as error:
-        error.add_note(f"register could not attach {described}; the model is as it was.")
-        raise
+    return f"{type(step).__name__} to {slot.name!r}" + (f" on top of {earlier}{replace}" if earlier else "")
 
 
 def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -143,8 +127,7 @@ def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict
         own["parametrizations"] = nn.ModuleDict()
         setattr(own["parametrizations"], ORDER, [*parameters(module), *buffers(module)])
     elif chains(module):
-        of_module = {name: Slot([name], module, name, chain) for name, chain in chains(module).items()}
-        changes.attribute(own["parametrizations"], ORDER, plain_order(module, of_module))
+        changes.attribute(own["parametrizations"], ORDER, plain_order(module))
     changes.draft(children(own["parametrizations"]))[built.tensor_name] = built.chain
     changes.draft(parameters(module)).pop(built.tensor_name)
     if built.chain.is_tensor:

@@ -169,7 +169,7 @@ def _restore(changes: Changes, of_module: Mapping[str, Slot], tensors: Mapping[s
     own, own_buffers = changes.draft(parameters(module)), changes.draft(buffers(module))
     own.update({name: tensor for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)})
     own_buffers.update({name: tensor for name, tensor in tensors.items() if name not in own})
-    for name in plain_order(module, of_module):
+    for name in plain_order(module):
         store: dict[str, Any] = own if name in own else own_buffers
         if name in store:
             store[name] = store.pop(name)

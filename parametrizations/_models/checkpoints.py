@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from parametrizations._models.constrained import Slot, is_constrained_by_us, plain_order
+from parametrizations._models.constrained import Slot, plain_order
 from parametrizations._models.inverses import Unreachable, inverted
 from parametrizations._models.sizes import require_room
 from parametrizations._torch.chains import chains, given
@@ -63,7 +63,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     if state_dict is not None:
         _require_all_known(model, entries)
     modules = _constrained_modules(model)
-    ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if is_constrained_by_us(slot)}
+    ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if slot.is_ours}
     require_room(ours.values(), "plain_state_dict")
     states = _states(ours.keys(), entries)
     plain: dict[str, Any] = OrderedDict()
@@ -128,12 +128,12 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
 def _constrained_modules(model: nn.Module, prefix: str = "") -> dict[str, dict[str, Slot]]:
     """The constrained tensors of each module with a constraint of this library, by the prefix of its entries."""
     own = {name: Slot([f"{prefix}{name}"], model, name, chain) for name, chain in chains(model).items()}
-    found = {prefix: own} if any(map(is_constrained_by_us, own.values())) else {}
+    found = {prefix: own} if any(slot.is_ours for slot in own.values()) else {}
     for name, child in children(model).items():
         if child is not None and not (own and name == "parametrizations"):
             found |= _constrained_modules(child, f"{prefix}{name}.")
     for slot in own.values():
-        if not is_constrained_by_us(slot):  # it may contain a module that is
+        if not slot.is_ours:  # it may contain a module that is
             found |= _constrained_modules(slot.chain, f"{slot.prefix}.")
     return found
 
@@ -169,7 +169,7 @@ def _plain_entries(
 ) -> dict[str, Any]:
     """The entries of the tensors of one module, in the plain order."""
     found: dict[str, Any] = {}
-    for name in plain_order(next(iter(own.values())).module, own):
+    for name in plain_order(next(iter(own.values())).module):
         key, slot = f"{prefix}{name}", own.get(name)
         if slot is None:
             found |= {key: entries[key]} if key in entries else {}

@@ -18,7 +18,7 @@ from parametrizations._torch.owners import others_with
 from parametrizations._torch.private import buffers, children, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["ATTACHED", "ORDER", "Slot", "constrained", "full_name", "identity", "is_constrained_by_us", "plain_order"]
+__all__ = ["ATTACHED", "ORDER", "Slot", "constrained", "full_name", "identity", "plain_order"]
 __all__ += ["slots", "tied_names"]
 
 ATTACHED = "attached_by_register"
@@ -102,6 +102,11 @@ class Slot:
         )
 
     @property
+    def is_ours(self) -> bool:
+        """Whether a step is from this library, or attached by it."""
+        return len(self.foreign) < len(self.steps)
+
+    @property
     def binding(self) -> list[Parametrization]:
         """The constraints that hold for the weight itself: those after the last third-party step."""
         last = itertools.takewhile(lambda step: isinstance(step, Parametrization), reversed(self.steps))
@@ -170,11 +175,6 @@ def constrained(model: nn.Module) -> list[Slot]:
     return [slot for slot in slots(model) if slot.parametrizations is not None]
 
 
-def is_constrained_by_us(slot: Slot) -> bool:
-    """Whether a step is from this library, or attached by it."""
-    return len(slot.foreign) < len(slot.steps)
-
-
 def full_name(prefix: str, name: str) -> str:
     """The name of a tensor or module inside a module with the given name."""
     return f"{prefix}.{name}" if prefix else name
@@ -202,22 +202,19 @@ def identity(tensor: Tensor) -> object:
     return tensor.data_ptr() if plain else id(tensor)
 
 
-def plain_order(module: nn.Module, of_module: Mapping[str, Slot]) -> list[str]:
+def plain_order(module: nn.Module) -> list[str]:
     """The names of the tensors of the plain module in their original order, parameters before buffers.
 
     If PyTorch's own function constrained the module first, the order is lost. Then constrained tensors are assumed to
     come first, as weights do in PyTorch's layers. Recurrent layers have a list of their own.
-
-    Args:
-        module: A module.
-        of_module: The slots of its constrained tensors, by tensor name.
     """
-    present = [*of_module, *parameters(module), *buffers(module)]
-    known = getattr(module.get_submodule("parametrizations"), ORDER, None) if of_module else present
+    stored = {name: next(iter(originals(chain).values())) for name, chain in chains(module).items()}
+    known = getattr(module.get_submodule("parametrizations"), ORDER, None)
     first = known or (recurrent_names(module) if isinstance(module, nn.RNNBase) else [])
+    present = [*stored, *parameters(module), *buffers(module)]
     names = [name for name in dict.fromkeys([*first, *present]) if name in present]
-    stored = {name: slot.first_stored for name, slot in of_module.items()} | dict(buffers(module))
-    return sorted(names, key=lambda name: name in stored and not isinstance(stored[name], nn.Parameter))
+    stored_buffers = [name for name, tensor in stored.items() if not isinstance(tensor, nn.Parameter)]
+    return sorted(names, key=lambda name: name in stored_buffers or name in buffers(module))
 
 
 def _plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module, dict[str, ParametrizationList]]]:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot
-from parametrizations._models.selection import Selection
 from parametrizations._models.sizes import require_room
 from parametrizations._torch.chains import chains
 from parametrizations._torch.private import buffers, children, parameters
+from parametrizations._torch.selection import Selection
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["initialize"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NoReturn, TypeVar
@@ -11,7 +12,7 @@ from torch import nn
 
 from parametrizations._models.constrained import Slot, constrained
 
-__all__ = ["constrained_by", "matches", "refuse_no_match", "require_pattern", "with_values"]
+__all__ = ["constrained_by", "matches", "naming", "refuse_no_match", "require_pattern", "with_values"]
 
 Value = TypeVar("Value")
 
@@ -31,23 +32,13 @@ def with_values(
     no_match: Callable[[str], NoReturn],
     advice: str,
 ) -> list[tuple[Slot, Value]]:
-    """Each slot that a pattern matches, with the value of the pattern.
+    """The slots that the patterns match, with the value of the pattern. One slot must not match two patterns.
 
-    Args:
-        caller: The name of the call, for errors.
-        slots: All slots that may match.
-        rules: The values by pattern.
-        no_match: Raises the error for a pattern without a match.
-        advice: The last sentence of the error for a slot with two patterns.
-
-    Raises:
-        TypeError: If a key is not a name.
-        ValueError: If a pattern matches nothing, or two patterns match one slot.
+    ``no_match`` raises the error for a pattern without a match. ``advice`` ends the error for two matches.
     """
     patterns: dict[Slot, str] = {}
     found: list[tuple[Slot, Value]] = []
     for pattern, value in rules.items():
-        require_pattern(caller, pattern)
         for slot in matches(pattern, slots) or no_match(pattern):
             if slot in patterns:
                 raise ValueError(
@@ -63,6 +54,19 @@ def require_pattern(caller: str, pattern: object) -> None:
     """Check a key of the rules."""
     if not isinstance(pattern, str):
         raise TypeError(f"{caller} needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
+
+
+@contextmanager
+def naming(caller: str, action: str) -> Iterator[None]:
+    """Say in errors what the call was about to do."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        refusal = TypeError if isinstance(error, TypeError) else ValueError
+        raise refusal(f"{caller} cannot {action}. {error}") from error
+    except Exception as error:
+        error.add_note(f"{caller} could not {action}; the model is as it was.")
+        raise
 
 
 def refuse_no_match(caller: str, wanted: str, pattern: str, slots: Iterable[Slot]) -> NoReturn:

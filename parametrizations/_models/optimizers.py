@@ -1,4 +1,4 @@
-"""The state of an optimizer whose parameters are replaced."""
+"""The state of an optimizer whose parameters are replaced, or whose entries move."""
 
 from __future__ import annotations
 
@@ -7,26 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Adagrad, Optimizer
+from torch.optim import LBFGS, Adagrad, Optimizer, Rprop
 
 from parametrizations._models.changes import Changes
 from parametrizations._torch.private import LBFGS_SIZE, UNFUSED
+from parametrizations.masks.move import Move
 
-__all__ = ["renew", "require_optimizer"]
+__all__ = ["moved_state", "renew", "require_optimizer", "require_states_by_entry"]
 
 
 def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
-    """Check the optimizer that a call was given; None is allowed.
-
-    Args:
-        optimizer: The argument.
-        caller: The name of the call.
-        tensors: The parameters that the call changes, by name.
-
-    Raises:
-        TypeError: If it is not an optimizer.
-        ValueError: If it has none of the parameters.
-    """
+    """Check that an argument is None or the optimizer of the parameters that a call changes."""
     if optimizer is None:
         return
     if not isinstance(optimizer, Optimizer):
@@ -49,14 +40,9 @@ def renew(
     new: Mapping[str, Tensor],
     shared: Iterable[Tensor] = (),
 ) -> None:
-    """Drop the state of parameters, and replace them in their group.
+    """Drop the state of old parameters, and put new ones, which have names, in their place in the group.
 
-    Args:
-        changes: Where the changes are collected.
-        optimizer: The optimizer, or None.
-        old: The parameters whose state no longer fits.
-        new: The parameters that replace them, by name. Some may be the same objects.
-        shared: Parameters that another layer keeps, so they stay with their state. ``new`` is inserted after them.
+    Parameters may be in both. Another layer uses ``shared`` ones, so they stay with their state, before the new ones.
     """
     if optimizer is None:
         return
@@ -70,29 +56,28 @@ def renew(
     for group in optimizer.param_groups:
         members, names = changes.draft(group["params"]), changes.draft(group.get("param_names", []))
         keys = list(map(id, members))
-        if (gone.keys() | staying).isdisjoint(keys):
-            continue
-        added = {name: tensor for name, tensor in new.items() if id(tensor) in gone or id(tensor) not in keys}
-        _exchange(members, keys, gone.keys(), staying.keys(), list(added.values()))
-        _exchange(names, keys, gone.keys(), staying.keys(), list(added))
-        if isinstance(optimizer, Adagrad) and added:  # older releases create its state in the constructor
-            options = {name: group[name] for name in optimizer.defaults}
-            twins: dict[Tensor, Tensor] = {nn.Parameter(changes.data_of(one)): one for one in added.values()}
-            state.update({twins[twin]: own for twin, own in Adagrad(list(twins), **options).state.items()})
-        if group.get("fused") and moved:
-            _start_without_momentum(changes, optimizer, group, list(added.values()))
-        new = {}  # in one group, or each step would be taken twice
+        if not (gone.keys() | staying).isdisjoint(keys):
+            added = {name: tensor for name, tensor in new.items() if id(tensor) in gone or id(tensor) not in keys}
+            _exchange(members, keys, gone.keys(), staying.keys(), list(added.values()))
+            _exchange(names, keys, gone.keys(), staying.keys(), list(added))
+            _start(changes, optimizer, group, list(added.values()), moved)
+            new = {}  # in one group, or each step would be taken twice
 
 
-def _start_without_momentum(
-    changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor]
-) -> None:
-    """Let new parameters start without momentum. Fused SGD requires momentum for all parameters or for none."""
+def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor], moved: bool) -> None:
+    """Give new parameters the state without which an optimizer does not step."""
     state, members = changes.draft(optimizer.state), changes.draft(group["params"])
-    if not group.get("dampening"):  # zeros have the same effect as no momentum
+    if isinstance(optimizer, Adagrad) and new:  # older releases create its state in the constructor
+        options = {name: group[name] for name in optimizer.defaults}
+        twins: dict[Tensor, Tensor] = {nn.Parameter(changes.data_of(one)): one for one in new}
+        state.update({twins[twin]: own for twin, own in Adagrad(list(twins), **options).state.items()})
+    if not (group.get("fused") and moved):
+        return
+    # Fused SGD needs momentum for all parameters or for none. Zeros have the effect of none, unless it is dampened.
+    if not group.get("dampening"):
         state.update({tensor: {"momentum_buffer": torch.zeros_like(changes.data_of(tensor))} for tensor in new})
     elif any("momentum_buffer" in state.get(tensor, {}) for tensor in members):
-        changes.draft(group)["fused"] = False  # the first gradient is not dampened, which state cannot express
+        changes.draft(group)["fused"] = False
         changes.attribute(optimizer, *UNFUSED)
 
 
@@ -106,3 +91,52 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
             for index, (key, one) in enumerate(zip(keys, old, strict=True))
             for member in ([] if key in gone else [one]) + (new if index == first else [])
         ]
+
+
+def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
+    """Refuse state that has neither one number for each stored entry nor one for all of them.
+
+    Raises:
+        ValueError: If the optimizer has such state for the tensor of that name.
+    """
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, whose history is one of "
+            "all parameters together. Pass optimizer=None, and make a new one afterwards."
+        )
+    for key, value in optimizer.state.get(tensor, {}).items():
+        if isinstance(value, Tensor) and not _is_understood(value, tensor):
+            raise ValueError(
+                f"remask needs an optimizer with state for each of the {tensor.numel()} stored numbers of {name!r}, or "
+                f"for all together. Got {type(value).__name__} {key!r} of shape {tuple(value.shape)} in "
+                f"{type(optimizer).__name__}. Make a new optimizer afterwards; one that is older than the mask, or "
+                "packs its state, cannot go on."
+            )
+
+
+def moved_state(optimizer: Optimizer, tensor: Tensor, move: Move) -> dict[str, Any]:
+    """The state of a tensor after a move, as new tensors. State that has one number for all, such as a step, stays."""
+    state = optimizer.state.get(tensor, {})
+    group = next((group for group in optimizer.param_groups if any(tensor is one for one in group["params"])), {})
+    return {
+        key: move.of(value, _fresh(optimizer, group, key, value.dtype)) if _is_by_entry(value, tensor) else value
+        for key, value in state.items()
+    }
+
+
+def _is_understood(value: Tensor, tensor: Tensor) -> bool:
+    return value.numel() == 1 or (type(value) in (Tensor, nn.Parameter) and _is_by_entry(value, tensor))
+
+
+def _is_by_entry(value: object, tensor: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == tensor.shape
+
+
+def _fresh(optimizer: Optimizer, group: dict[str, Any], key: str, dtype: torch.dtype) -> float | complex:
+    """The initial value of a state: 0, except in two of PyTorch's optimizers."""
+    start: float = 0
+    if isinstance(optimizer, Adagrad) and key == "sum":
+        start = float(group["initial_accumulator_value"])
+    elif isinstance(optimizer, Rprop) and key == "step_size":
+        start = float(group["lr"])
+    return complex(start, start) if dtype.is_complex else start

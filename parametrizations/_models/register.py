@@ -132,23 +132,16 @@ def _no_match(model: nn.Module, every: Sequence[Slot], pattern: str) -> NoReturn
 
 def _require_unpruned(model: nn.Module, pattern: str) -> None:
     """Refuse a pattern for a pruned tensor, since it would match another parameter, or none."""
-    pruned = _pruned(model, pattern)
-    if pruned:
-        raise ValueError(
-            f"register needs a parameter for {pattern!r}. Got one that torch.nn.utils.prune computes from another. "
-            f"Make it a parameter again first: prune.remove({pruned}), where model is the one given here. To constrain "
-            "what it is computed from, take a pattern of that name alone, which ends with _orig."
-        )
-
-
-def _pruned(model: nn.Module, pattern: str) -> str | None:
-    """The arguments of ``prune.remove`` for a pruned tensor that the pattern matches; None if there is none."""
-    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    for name in (name.removesuffix("_mask") for name in buffers if name.endswith("_mask")):
+    parameters = dict(model.named_parameters())
+    for name in [name.removesuffix("_mask") for name, _ in model.named_buffers() if name.endswith("_mask")]:
         if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
             layer, _, tensor_name = name.rpartition(".")
-            return f"model.get_submodule({layer!r}), {tensor_name!r}"
-    return None
+            raise ValueError(
+                f"register needs a parameter for {pattern!r}. Got one that torch.nn.utils.prune computes from another. "
+                f"Make it a parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
+                "where model is the one given here. To constrain what it is computed from, take a pattern of that name "
+                "alone, which ends with _orig."
+            )
 
 
 def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
@@ -209,11 +202,8 @@ def _with_individual_rules(plan: Plan) -> Plan:
         for index, step in enumerate(steps)
         if isinstance(step, MaskedSparse) and step.rule is not None and step.rule.spread is not None
     ]
-    rules = individual([rule for *_, rule in together], [partial(_shown, slot) for slot, *_ in together])
+    weights = [Kept.whole(slot.materialised(), slot.name) for slot, *_ in together]
+    rules = individual([rule for *_, rule in together], weights)
     for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
         steps[index] = step._with_rule(rule)
     return own
-
-
-def _shown(slot: Slot) -> Kept:
-    return Kept.whole(slot.materialised(), slot.name)

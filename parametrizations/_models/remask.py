@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -11,23 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parametrizations._given_mask import Name
+from parametrizations._given_mask import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
-from parametrizations._models.matching import matches, refuse_no_match, require_pattern, with_values
-from parametrizations._models.moving_entries import Move, moved_state, require_states_by_entry
-from parametrizations._models.optimizers import require_optimizer
+from parametrizations._models.matching import matches, naming, refuse_no_match, require_pattern, with_values
+from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.sizes import require_room
 from parametrizations._models.together import individual
-from parametrizations._products.operands import index_dtype
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.rule import Swap
+from parametrizations.masks.move import Move, Swap
 
 __all__ = ["MaskRules", "remask"]
 
@@ -180,27 +177,10 @@ def _chosen(plan: Plan) -> Iterator[tuple[Slot, MaskRule, Tensor, Move]]:
     """For each tensor its own rule, the sorted positions of the new mask, and the move to them."""
     before = [_mask_of(slot).positions for slot, _ in plan]
     kept = [_kept(slot, positions) for (slot, _), positions in zip(plan, before, strict=True)]
-    rules = individual([rule for _, rule in plan], [partial(_itself, one) for one in kept])
+    rules = individual([rule for _, rule in plan], kept)
     for (slot, _), old, one, rule in zip(plan, before, kept, rules, strict=True):
-        with _naming(slot):
+        with naming("remask", f"change the mask of {slot.name!r}"):
             yield slot, rule, *_moved(slot, old, one, rule)
-
-
-def _itself(kept: Kept) -> Kept:
-    return kept
-
-
-@contextmanager
-def _naming(slot: Slot) -> Iterator[None]:
-    """Name the tensor in errors."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        refusal = TypeError if isinstance(error, TypeError) else ValueError
-        raise refusal(f"remask cannot change the mask of {slot.name!r}. {error}") from error
-    except Exception as error:
-        error.add_note(f"remask could not change the mask of {slot.name!r}; the model is as it was.")
-        raise
 
 
 def _kept(slot: Slot, positions: Tensor) -> Kept:
@@ -219,7 +199,6 @@ def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor,
     """The sorted positions of the new mask, and the move to them."""
     if isinstance(rule.move, Swap):
         new, move = Move.swapping(old, rule.move.choose(kept).to(old.device))
-        assert _is_rising(new)
         return new, move
     new = _positions(slot, kept, rule).to(old)
     return new, Move.between(old, new)
@@ -228,35 +207,10 @@ def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor,
 def _positions(slot: Slot, kept: Kept, rule: MaskRule) -> Tensor:
     """The sorted positions of the new mask. A rule without ``move`` sees the whole weight."""
     if rule.move is not None:
-        return _require_positions(rule, rule.move(kept), kept.shape.numel())
+        return as_positions(rule, rule.move(kept), kept.shape.numel())
     sparse = MaskedSparse(rule, product="dense")
     sparse.adopt(_weight(slot))
     return sparse.positions
-
-
-def _require_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
-    whole = isinstance(positions, Tensor) and positions.dtype in (torch.int32, torch.int64) and positions.dim() == 1
-    if not isinstance(positions, Tensor) or not whole or positions.is_meta:
-        got = type(positions).__name__
-        if isinstance(positions, Tensor):
-            got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
-        raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
-    outside = positions.numel() > 0 and not (int(positions.min()) >= 0 and int(positions.max()) < entries)
-    found = positions if outside else _ordered(positions.to(index_dtype(entries)))
-    if outside or not _is_rising(found):
-        raise ValueError(
-            f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
-            "of range. A position is row * columns + column."
-        )
-    return found
-
-
-def _ordered(positions: Tensor) -> Tensor:
-    return positions if _is_rising(positions) else positions.sort(stable=True).values
-
-
-def _is_rising(positions: Tensor) -> bool:
-    return bool((positions[1:] > positions[:-1]).all())
 
 
 def _collect(
@@ -265,7 +219,7 @@ def _collect(
     """Collect the new mask of a tensor, its values, its gradient and its optimizer state."""
     stored, sparse = slot.first_stored, _mask_of(slot)
     values = move.of(stored)
-    with _naming(slot):
+    with naming("remask", f"change the mask of {slot.name!r}"):
         _require_agreement(slot, positions, values)
     for name, value in sparse._with_positions(positions, Name(rule.name)).items():
         changes.attribute(sparse, name, value)

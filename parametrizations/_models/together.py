@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from parametrizations.masks import Kept, MaskRule
 
 __all__ = ["individual"]
 
 
-def individual(rules: Sequence[MaskRule], shown: Sequence[Callable[[], Kept]]) -> list[MaskRule]:
-    """A rule for each weight. A rule with ``spread`` sees all of its weights and returns the rules for them.
-
-    Args:
-        rules: One for each weight. A rule that looks at several weights appears several times.
-        shown: Functions that return the weights. They are called only for rules with ``spread``.
-    """
+def individual(rules: Sequence[MaskRule], weights: Sequence[Kept]) -> list[MaskRule]:
+    """A rule for each weight. A rule with ``spread`` sees all of its weights, and returns the rules for them."""
     found = list(rules)
     for rule in dict.fromkeys(rules):
         if rule.spread is not None:
             indices = [index for index, other in enumerate(rules) if other is rule]
-            weights = [shown[index]() for index in indices]
-            own = list(rule.spread(weights))
-            _require_rules(rule, own, len(weights))
+            own = list(rule.spread([weights[index] for index in indices]))
+            _require_rules(rule, own, len(indices))
             for index, one in zip(indices, own, strict=True):
                 found[index] = one
     return found

@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 from parametrizations.masks.arguments import check_fraction, require_generator, require_values
 from parametrizations.masks.chance import drawn
 from parametrizations.masks.kept import Kept
-from parametrizations.masks.rule import MaskRule, Swap, Swapped
+from parametrizations.masks.move import Swap, Swapped
+from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.values import largest
 
 __all__ = ["Gradient", "evolutionary", "rigl"]

@@ -1,17 +1,15 @@
-"""`MaskRule`: a named choice of the kept entries. `Swap`: how such a rule moves an existing mask."""
+"""`MaskRule`: a named choice of the kept entries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from parametrizations.masks.kept import Kept
 
-__all__ = ["MaskRule", "Swap", "Swapped"]
+__all__ = ["MaskRule"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,33 +51,3 @@ class MaskRule:
 
     def __repr__(self) -> str:
         return self.name
-
-
-class Swapped(NamedTuple):
-    """The change of a mask.
-
-    Args:
-        stays: Whether each kept entry stays: ``(kept,)``, boolean.
-        comes: The positions of the new entries, sorted: ``(new,)``.
-        before: For each new entry, the number of old entries before it, whether they stay or go: ``(new,)``.
-    """
-
-    stays: Tensor
-    comes: Tensor
-    before: Tensor
-
-    def to(self, device: torch.device) -> Swapped:
-        """The same on a device."""
-        return Swapped(*(part.to(device) for part in self))
-
-
-@dataclass(frozen=True, eq=False)
-class Swap:
-    """A `MaskRule.move` that knows which entries stay, so that `remask` need not search for them."""
-
-    choose: Callable[[Kept], Swapped]
-
-    def __call__(self, kept: Kept) -> Tensor:
-        """The new positions."""
-        swapped = self.choose(kept)
-        return torch.cat([kept.places[swapped.stays], swapped.comes])

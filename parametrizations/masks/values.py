@@ -10,7 +10,8 @@ from torch import Tensor
 
 from parametrizations.masks.arguments import check_density, integers, keep, require_kept, require_values
 from parametrizations.masks.kept import Kept
-from parametrizations.masks.rule import MaskRule, Swap, Swapped
+from parametrizations.masks.move import Swap, Swapped
+from parametrizations.masks.rule import MaskRule
 
 __all__ = ["largest", "magnitude", "n_of_m"]
 

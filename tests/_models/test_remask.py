@@ -33,9 +33,8 @@ from parametrizations import (
     remask,
     summary,
 )
-from parametrizations._models.moving_entries import Move
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.rule import Swapped
+from parametrizations.masks.move import Move, Swapped
 from tests.injection import Injected, everything, fail_at, held_by
 from tests.layers import of_the_compiler
 
