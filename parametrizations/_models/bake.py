@@ -89,8 +89,7 @@ def bake(
     with torch.inference_mode(False):  # the baked model outlives the block
         names = {slot.name for slot in chosen}
         model = model if inplace else _copy(model)
-        changes = _changes(model, names, optimizer)
-        changes.commit()
+        _changes(model, names, optimizer).commit()
     return model
 
 
@@ -100,16 +99,13 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> 
     replaced = leave_inference(changes, model, optimizer)
     every = slots(model)
     tied = tied_names(every)
-    for of_module in _by_module(every):
-        baked = {name: slot for name, slot in of_module.items() if slot.name in names}
-        tensors = {name: _plain_tensor(changes, slot, tied, replaced) for name, slot in baked.items()}
-        if baked:
-            _restore(changes, of_module, tensors)
-        for name, slot in baked.items():
-            old = [replaced.get(id(tensor), tensor) for tensor in slot.trained.values()]
-            gone = [tensor for tensor in old if identity(tensor) not in tied]
-            shared = [tensor for tensor in old if identity(tensor) in tied]  # other layers use them
-            renew(changes, optimizer, gone, {slot.name: tensors[name]}, shared)
+    for slot in [slot for slot in every if slot.name in names]:
+        tensor = _plain_tensor(changes, slot, tied, replaced)
+        _restore(changes, slot, tensor)
+        old = [replaced.get(id(tensor), tensor) for tensor in slot.trained.values()]
+        gone = [tensor for tensor in old if identity(tensor) not in tied]
+        shared = [tensor for tensor in old if identity(tensor) in tied]  # other layers use them
+        renew(changes, optimizer, gone, {slot.name: tensor}, shared)
     return changes
 
 
@@ -130,15 +126,6 @@ def _require_bakeable(chosen: Iterable[Slot]) -> None:
     require_room(chosen, "bake")
 
 
-def _by_module(every: Iterable[Slot]) -> Iterable[dict[str, Slot]]:
-    """The constrained tensors of each module, by tensor name."""
-    found: dict[nn.Module, dict[str, Slot]] = {}
-    for slot in every:
-        if slot.parametrizations is not None:
-            found.setdefault(slot.module, {})[slot.tensor_name] = slot
-    return found.values()
-
-
 def _plain_tensor(
     changes: Changes, slot: Slot, tied: Mapping[object, object], replaced: Mapping[int, Tensor]
 ) -> Tensor:
@@ -155,28 +142,24 @@ def _plain_tensor(
     return nn.Parameter(weight, trained) if isinstance(first, nn.Parameter) else weight
 
 
-def _restore(changes: Changes, of_module: Mapping[str, Slot], tensors: Mapping[str, Tensor]) -> None:
-    """Give a module the tensors in their original order, and the class without their parametrizations."""
-    module = next(iter(of_module.values())).module
+def _restore(changes: Changes, slot: Slot, tensor: Tensor) -> None:
+    """Give a module the plain tensor at its original place, and the class without its parametrizations."""
+    module, name = slot.module, slot.tensor_name
     lists = changes.draft(children(module.get_submodule("parametrizations")))
-    for name in tensors:
-        del lists[name]
+    del lists[name]
     kind = constrained_class(module, lists, fused=has_fused_forward(module)) if lists else plain_class(module)
     changes.attribute(module, "__class__", kind)
     if not lists:
         del changes.draft(children(module))["parametrizations"]
         _drop_hooks(changes, module)
-    own, own_buffers = changes.draft(parameters(module)), changes.draft(buffers(module))
-    own.update({name: tensor for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)})
-    own_buffers.update({name: tensor for name, tensor in tensors.items() if name not in own})
-    for name in plain_order(module):
-        store: dict[str, Any] = own if name in own else own_buffers
-        if name in store:
-            store[name] = store.pop(name)
+    stores: list[dict[str, Any]] = [changes.draft(parameters(module)), changes.draft(buffers(module))]
+    stores[not isinstance(tensor, nn.Parameter)][name] = tensor
+    for each in plain_order(module):
+        for store in stores:
+            if each in store:
+                store[each] = store.pop(each)
     if isinstance(module, nn.RNNBase):
-        order = recurrent_names(module)
-        weights = changes.draft(flat_weights(module))
-        weights[:] = [tensors.get(name, old) for name, old in zip(order, weights, strict=True)]
+        changes.draft(flat_weights(module))[recurrent_names(module).index(name)] = tensor
 
 
 def _drop_hooks(changes: Changes, module: nn.Module) -> None:

@@ -60,8 +60,16 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
         )
     entries: Mapping[str, Any] = model.state_dict() if state_dict is None else state_dict
     _require_gathered(entries)
-    if state_dict is not None:
-        _require_all_known(model, entries)
+    if state_dict is None:
+        return _plain(model, entries)
+    _require_all_known(model, entries)
+    plain = _plain(model, entries)
+    _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
+    return plain
+
+
+def _plain(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain checkpoint for the entries of a constrained one."""
     modules = _constrained_modules(model)
     ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if slot.is_ours}
     require_room(ours.values(), "plain_state_dict")
@@ -76,8 +84,6 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
                 plain |= _foreign_entries(ours.pop(prefix), states[prefix])
         if states.keys().isdisjoint(prefixes):
             plain.setdefault(key, entries[key])
-    if state_dict is not None:
-        _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
     give_versions(plain, _versions(plain, getattr(entries, "_metadata", {}), states.keys()))
     return plain
 

@@ -46,33 +46,34 @@ def _initialize(
 ) -> None:
     """Let a plain module that shares everything else with this one initialise new tensors, and store the result."""
     before = {slot.tensor_name: room(slot) for slot in slots}
-    twin, own = plain.__new__(plain), vars(module)
-    stores: dict[str, dict[str, Any]] = {
-        "_parameters": dict(parameters(module)),
-        "_buffers": dict(buffers(module)),
-        "_modules": {name: child for name, child in children(module).items() if name != "parametrizations"},
-    }
-    vars(twin).update(own | stores)
+    twin = plain.__new__(plain)
+    tensors: dict[str, Any] = dict(parameters(module))
+    fixed: dict[str, Any] = dict(buffers(module))
     for slot in slots:
-        kind = "_parameters" if isinstance(slot.first_stored, nn.Parameter) else "_buffers"
-        stores[kind][slot.tensor_name] = _fresh(before[slot.tensor_name])
+        store = tensors if isinstance(slot.first_stored, nn.Parameter) else fixed
+        store[slot.tensor_name] = _fresh(before[slot.tensor_name])
+    held = {name: child for name, child in children(module).items() if name != "parametrizations"}
+    vars(twin).update(vars(module) | {"_parameters": tensors, "_buffers": fixed, "_modules": held})
     reset(twin)
+    _store(module, slots, before, vars(twin))
+
+
+def _store(module: nn.Module, slots: list[Slot], before: dict[str, Tensor], own: dict[str, Any]) -> None:
+    """Store the new values of the constrained tensors, and take over all other attributes of the plain module."""
+    tensors, fixed, held = own.pop("_parameters"), own.pop("_buffers"), own.pop("_modules")
     changes = Changes()
     for slot in slots:
-        name = slot.tensor_name
-        filled = stores["_parameters"].pop(name, None)
-        filled = stores["_buffers"].pop(name) if filled is None else filled
+        filled = (tensors if slot.tensor_name in tensors else fixed).pop(slot.tensor_name)
         if isinstance(filled, Selection):  # PyTorch does not count these changes
             torch.autograd.graph.increment_version(list(slot.stored.values()))
-        elif not _same(filled, before[name]):
+        elif not _same(filled, before[slot.tensor_name]):
             for key, stored in slot.inverted(filled.detach(), project=True).items():
                 changes.data(slot.stored[key], stored.to(slot.stored[key].device))
-    for name, value in vars(twin).items():
-        if name not in stores and own.get(name) is not value:
-            changes.attribute(module, name, value)
-    changes.draft(parameters(module)).update(stores["_parameters"])
-    changes.draft(buffers(module)).update(stores["_buffers"])
-    changes.draft(children(module)).update(stores["_modules"])
+    for name, value in own.items():
+        changes.attribute(module, name, value)
+    changes.draft(parameters(module)).update(tensors)
+    changes.draft(buffers(module)).update(fixed)
+    changes.draft(children(module)).update(held)
     changes.commit()
 
 
