@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -911,3 +913,35 @@ def test_what_is_scripted_cannot_be_constrained() -> None:
     made = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4))))
     with pytest.raises(ValueError, match=r"runs in Python for '1\.0\.weight'. Got a scripted or traced one"):
         register(made, {"*.weight": Diagonal()})
+
+
+MEMORY = """
+import torch
+from torch import nn
+from parametrizations import Diagonal, NegExpDiagonal, ZeroDiagonal, register
+def peak():  # not ru_maxrss, which a new process takes over from the one that started it
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+register(nn.Linear(64, 64), {"weight": KIND()})  # what the first call imports and allocates
+layer = nn.Linear(4096, 4096, bias=False)
+before, size = peak(), layer.weight.numel() * 4
+register(layer, {"weight": KIND()})
+print(1 + (peak() - before) / size)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+@pytest.mark.parametrize(("kind", "at_most"), [("Diagonal", 1.2), ("ZeroDiagonal", 2.2), ("NegExpDiagonal", 2.2)])
+def test_registering_needs_no_memory_beyond_the_old_and_the_new_tensor(kind: str, at_most: float) -> None:
+    script = MEMORY.replace("KIND", kind)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert 1 <= float(done.stdout) < at_most
+
+
+@pytest.mark.parametrize("make", [Diagonal, ZeroDiagonal, NegExpDiagonal, lambda: MaskedSparse(masks.banded(1, 1))])
+def test_a_state_dict_of_the_plain_model_keeps_the_old_weight(make: Callable[[], nn.Module]) -> None:
+    made = nn.Linear(4, 4)
+    old, expected = made.state_dict()["weight"], made.weight.detach().clone()
+    register(made, {"weight": make()})
+    made.get_parameter("parametrizations.weight.original").data.fill_(7)
+    assert torch.equal(old, expected)
