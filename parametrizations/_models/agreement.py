@@ -23,12 +23,12 @@ Passed = tuple[nn.Module, Tensor, Tensor]
 def require_agreement(slot: Slot, weight: Tensor) -> None:
     """Refuse parametrizations that undo one another, or that change a weight in the set of each of them.
 
-    One constraint alone is not checked, since it has laws of its own. A weight without values cannot be checked. If a
+    A single constraint is not checked, because the laws cover it. A weight without values cannot be checked. If a
     third-party step rejects a value, or its inverse is inexact, the check is skipped.
 
     Args:
         slot: The tensor, with its parametrizations.
-        weight: The weight that they started from.
+        weight: The weight before registering.
 
     Raises:
         ValueError: If they cannot hold together.
@@ -57,7 +57,7 @@ def _passed(slot: Slot) -> list[Passed]:
 
 
 def _outside(passed: Sequence[Passed]) -> str | None:
-    """Which set the weight is outside of in the end: of what foreign steps change, what they were given counts."""
+    """The first set that does not contain the final weight. Later third-party steps are inverted before the check."""
     value, slack = passed[-1][2], 0.0
     for step, taken, given in reversed(passed):
         if isinstance(step, Parametrization):
@@ -73,7 +73,7 @@ def _outside(passed: Sequence[Passed]) -> str | None:
 
 
 def _moving(parts: Sequence[nn.Module], weight: Tensor) -> str | None:
-    """How far the steps move a weight that is in the set of each, if that is more than they round."""
+    """The distance by which the steps move a common member of their sets; None within rounding."""
     for candidate in (weight, torch.full_like(weight, -2)):  # small entries may hide a clash
         with contextlib.suppress(Unreachable):
             for member in _members(parts, candidate):
@@ -84,7 +84,7 @@ def _moving(parts: Sequence[nn.Module], weight: Tensor) -> str | None:
 
 
 def _members(parts: Sequence[nn.Module], value: Tensor) -> Iterator[Tensor]:
-    """A weight near this one in the set of each step, if one is found."""
+    """A common member of the sets near this weight, if the projections find one."""
     for step in reversed(parts):
         value = step.project(value) if isinstance(step, Parametrization) else _back(step, value)
     for step in parts:
@@ -96,7 +96,7 @@ def _members(parts: Sequence[nn.Module], value: Tensor) -> Iterator[Tensor]:
 
 
 def _moved(parts: Sequence[nn.Module], member: Tensor) -> float | None:
-    """How far the inverses and the maps together move a member, if that is more than they round."""
+    """The largest error of inverting all steps and applying them again; None within rounding."""
     value = member
     for step in reversed(parts):
         value = step.invert(step.project(value)) if isinstance(step, Parametrization) else _inverse(step, value)
@@ -125,19 +125,19 @@ def _through(step: nn.Module, value: Tensor) -> Tensor:
 
 def _finite(step: nn.Module, value: Tensor) -> Tensor:
     if not bool(value.isfinite().all()):
-        raise Unreachable(step, "gives what is not finite.")
+        raise Unreachable(step, "returns values that are not finite.")
     return value
 
 
 def _inverse(step: nn.Module, value: Tensor) -> Tensor:
-    """What a foreign step has to be given, which has to give the value back; without an inverse the value itself."""
+    """The inverse of a third-party step, checked by a round trip. A step without an inverse returns the value."""
     found: Tensor = inverted([step], value, project=True)
     require_round_trip(step, found, value)
     return found
 
 
 def _back(step: nn.Module, value: Tensor) -> Tensor:
-    """What a foreign step says that it has to be given, asked of a copy, since it may keep what it is asked."""
+    """The inverse of a third-party step, computed on a copy, because it may write into its buffers."""
     return _finite(step, inverted([copy.deepcopy(step)], value, project=True))
 
 

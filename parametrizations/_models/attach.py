@@ -1,4 +1,4 @@
-"""The parametrizations that `register` attaches to one tensor, built beside the model."""
+"""Attaching parametrizations to one tensor for `register`, beside the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["attach"]
 
 
 class _Host(nn.Module):
-    """A module beside the model, with one of its tensors. PyTorch attaches the parametrizations to this module.
+    """A temporary module with one tensor of the model. PyTorch attaches the parametrizations to this module.
 
     A third-party parametrization gets a copy of the weight, since it may write into it.
     """
@@ -76,7 +76,7 @@ def attach(
 
 
 def _built(slot: Slot, steps: Sequence[nn.Module], weight: Tensor) -> ParametrizationList:
-    """The chain of the tensor with the new steps, on a module beside the model."""
+    """The chain of the tensor with the new steps, built on a temporary module."""
     host = _Host(slot, weight, steps[0])
     for step in steps:
         with naming("register", f"attach {_described(slot, step, host)}"):

@@ -43,8 +43,8 @@ def bake(
     """A model without parametrizations and with the same output, to export, pickle, script, quantize or ship.
 
     All parametrizations are removed, also third-party ones, from parameters and from buffers. ``patterns`` restricts
-    this, for instance to keep PyTorch's ``weight_norm`` in a model. Parameters are in their original order. The
-    parameters that were constrained have no gradient.
+    this, for instance to keep PyTorch's ``weight_norm`` in a model. Parameters are in their original order. Baked
+    parameters have no gradient.
 
     Args:
         model: It does not change unless ``inplace``, even in the middle of training.
@@ -52,9 +52,9 @@ def bake(
             several, such as the keys of the rules for `register`; None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape. Pass the
             optimizer, or make a new one, since a fused one would write out of bounds. Call ``backward`` on earlier
-            losses first. A tensor that is tied, or shared with a layer elsewhere by PyTorch's
-            `transfer_parametrizations_and_params`, is no longer shared: the others keep it, and this model gets its
-            own. Tensors created in inference mode cannot be trained, so they are replaced.
+            losses first. Tied tensors, also those shared by PyTorch's `transfer_parametrizations_and_params`, are
+            untied: the other layers keep the tensor, and this model gets a new one. Tensors created in inference mode
+            cannot be trained, so they are replaced.
         optimizer: With ``inplace``, the optimizer of the model. The state of exactly the baked parameters is dropped.
 
     Returns:
@@ -131,7 +131,7 @@ def _plain_tensor(
 ) -> Tensor:
     """The tensor of the plain module: the stored tensor with new data, or a new tensor.
 
-    It is new if several tensors are stored, or one of another dtype, or one that other layers share.
+    It is new if the chain stores several tensors, another dtype, or a tensor of other layers, too.
     """
     weight, first = slot.materialised(), slot.first_stored
     if len(slot.stored) == 1 and first.dtype == weight.dtype and identity(first) not in tied:

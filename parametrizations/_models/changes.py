@@ -17,8 +17,8 @@ Container = TypeVar("Container", dict[Any, Any], list[Any])
 class Changes:
     """The changes of one call.
 
-    A call builds new objects beside the model, where any check may fail, and collects them here. `commit` consists of
-    assignments that cannot fail. So an error leaves the model and the optimizer unchanged.
+    A call first builds new objects, and checks may fail. It collects them here. `commit` consists of assignments that
+    cannot fail. So an error leaves the model and the optimizer unchanged.
     """
 
     def __init__(self) -> None:

@@ -97,7 +97,7 @@ def take_plain(
     ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change.
 
     Args:
-        module: The module that is loaded.
+        module: The module to load.
         state_dict: Changed in place.
         prefix: The start of the names of the entries of the module.
         metadata: Tells whether ``load_state_dict`` was called with ``assign=True``.

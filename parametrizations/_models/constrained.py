@@ -35,7 +35,7 @@ class Slot:
     A slot describes the model at one moment. Calls create slots and discard them.
 
     Args:
-        names: Its full names in the plain model. A module that is used twice has two.
+        names: Its full names in the plain model. A shared module has several.
         module: Its module.
         tensor_name: Its name in the module.
         parametrizations: PyTorch's list of its parametrizations, or None.
@@ -93,7 +93,7 @@ class Slot:
 
     @property
     def foreign(self) -> tuple[nn.Module, ...]:
-        """The steps that are neither from this library nor attached by it."""
+        """The third-party steps, except those attached by `register`."""
         attached: Iterable[int] = getattr(self.parametrizations, ATTACHED, ())
         return tuple(
             step
@@ -197,7 +197,7 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
 
 def identity(tensor: Tensor) -> object:
-    """A key that is equal for two tensors that share memory, as tied parameters do."""
+    """A key that is equal for tensors with the same memory, such as tied parameters."""
     plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
     return tensor.data_ptr() if plain else id(tensor)
 

@@ -1,4 +1,4 @@
-"""Tensors that were created in inference mode. They cannot be trained."""
+"""Tensors created in inference mode, which cannot be trained."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["leave_inference"]
 
 
 def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | None) -> dict[int, Tensor]:
-    """Replace the tensors of a model that were created in inference mode by copies that can be trained.
+    """Replace the tensors created in inference mode by trainable copies.
 
-    A model that is changed in place outlives the block in which it was created. A mixture of both kinds would run, and
-    fail at the first backward pass.
+    The model outlives the block of inference mode. A mixture of both kinds would run, and fail at the first backward
+    pass.
 
     Returns:
         The copies, by the ``id`` of the tensor that each replaces.

@@ -24,9 +24,9 @@ Room = Callable[[Slot], Tensor]
 def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
     """Initialise a constrained module as its plain class does.
 
-    The distribution is that of initialising a plain layer and then registering. Tensors that the plain initialisation
-    does not change are kept. If the stored tensor holds entries of the weight, only these are initialised, and the
-    dense weight is not materialised, unless the initialisation needs the whole matrix.
+    The distribution is that of initialising a plain layer and then registering. Other tensors are kept. If the stored
+    tensor holds entries of the weight, only these are initialised, and the dense weight is not materialised, unless the
+    initialisation needs the whole matrix.
 
     Args:
         module: The constrained module.

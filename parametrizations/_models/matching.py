@@ -70,7 +70,7 @@ def naming(caller: str, action: str) -> Iterator[None]:
 
 
 def refuse_no_match(caller: str, wanted: str, pattern: str, slots: Iterable[Slot]) -> NoReturn:
-    """Raise the error for a pattern without a match, with names that are close."""
+    """Raise the error for a pattern without a match, and suggest names."""
     names = [name for slot in slots for name in slot.names]
     close = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
     raise ValueError(

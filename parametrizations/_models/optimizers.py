@@ -1,4 +1,4 @@
-"""The state of an optimizer whose parameters are replaced, or whose entries move."""
+"""The optimizer state when parameters are replaced or their entries move."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def renew(
     new: Mapping[str, Tensor],
     shared: Iterable[Tensor] = (),
 ) -> None:
-    """Drop the state of old parameters, and put new ones, which have names, in their place in the group.
+    """Drop the state of old parameters, and replace them in their group by new ones, given by name.
 
-    Parameters may be in both. Another layer uses ``shared`` ones, so they stay with their state, before the new ones.
+    The two may overlap. Other layers use the ``shared`` parameters, so these keep their state and their place.
     """
     if optimizer is None:
         return
@@ -65,7 +65,7 @@ def renew(
 
 
 def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor], moved: bool) -> None:
-    """Give new parameters the state without which an optimizer does not step."""
+    """Give new parameters the state that the optimizer requires before a step."""
     state, members = changes.draft(optimizer.state), changes.draft(group["params"])
     if isinstance(optimizer, Adagrad) and new:  # older releases create its state in the constructor
         options = {name: group[name] for name in optimizer.defaults}
@@ -82,7 +82,7 @@ def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: S
 
 
 def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[int], new: list[Any]) -> None:
-    """Insert the new members at the first one that is gone, or after the first one that stays."""
+    """Replace the first old member by the new ones, or insert them after the first shared member."""
     old = members[:]
     first = next(index for index, key in enumerate(keys) if key in gone | staying)
     if old:
@@ -94,7 +94,7 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
 
 
 def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
-    """Refuse state that has neither one number for each stored entry nor one for all of them.
+    """Require state with one number for each stored entry, or with a single number.
 
     Raises:
         ValueError: If the optimizer has such state for the tensor of that name.
@@ -115,7 +115,7 @@ def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> 
 
 
 def moved_state(optimizer: Optimizer, tensor: Tensor, move: Move) -> dict[str, Any]:
-    """The state of a tensor after a move, as new tensors. State that has one number for all, such as a step, stays."""
+    """The state of a tensor after a move, as new tensors. A single number, such as a step count, does not change."""
     state = optimizer.state.get(tensor, {})
     group = next((group for group in optimizer.param_groups if any(tensor is one for one in group["params"])), {})
     return {

@@ -1,4 +1,4 @@
-"""What has to be the same on all ranks of a model that `DistributedDataParallel` wraps."""
+"""Equal masks on all ranks of `DistributedDataParallel`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def wrapper_in(model: nn.Module) -> DistributedDataParallel | None:
 
 
 def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor]) -> None:
-    """Refuse masks that are not the same on each rank of a wrapped model.
+    """Require equal masks on all ranks of a wrapped model.
 
     Raises:
         ValueError: On every rank, if any two differ.
@@ -42,7 +42,7 @@ def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor]) -> Non
 
 
 def _digest(positions: Tensor) -> int:
-    """A number that is hardly ever the same for two sets of positions."""
+    """A hash of positions."""
     mixed = (positions.long() + 1) * _ODD[0]
     mixed = (mixed ^ (mixed >> 29)) * _ODD[1]
     return int((mixed ^ (mixed >> 32)).sum())

@@ -34,7 +34,7 @@ Plan = Sequence[tuple[Slot, Sequence[nn.Module]]]
 
 
 def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
-    """Constrain every parameter whose name matches a pattern.
+    """Constrain every parameter with a matching name.
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
@@ -51,9 +51,9 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
             full name of a parameter in the plain model, such as ``encoder.layers.*.linear1.weight``, with the wildcards
             of `fnmatch`: ``*`` crosses dots. New parametrizations of a constrained tensor are applied on top of the old
             ones. The stored tensor is computed from the weight through all inverses.
-        optimizer: An optimizer that was made before. Its state is dropped for exactly the matching parameters. Without
-            it, make a new optimizer: a fused one would write out of bounds (see the README). Fused SGD with dampening
-            continues unfused, because it cannot restart the momentum of only some parameters.
+        optimizer: The optimizer of the model, if it exists. Its state is dropped for exactly the matching parameters.
+            If it is not given, make a new optimizer: a fused one would write out of bounds (see the README). Fused SGD
+            with dampening continues unfused, because it cannot restart the momentum of only some parameters.
 
     Returns:
         The same model.

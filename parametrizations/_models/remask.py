@@ -34,7 +34,7 @@ Plan = Sequence[tuple[Slot, MaskRule]]
 
 
 def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Model:
-    """Give every `MaskedSparse` tensor whose name matches a pattern a new mask.
+    """Give every `MaskedSparse` tensor with a matching name a new mask.
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
@@ -45,7 +45,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     at values use the kept entries alone, except `masks.n_of_m`.
 
     Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank
-    must call it, with generators that have the same seed. Pass the ``DistributedDataParallel`` object, not its module:
+    must call it, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its module:
     the masks of all ranks are then compared before anything changes.
 
     Args:

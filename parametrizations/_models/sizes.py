@@ -13,7 +13,7 @@ __all__ = ["require_room"]
 
 
 def require_room(slots: Iterable[Slot], caller: str) -> None:
-    """Refuse to materialise weights that are larger than the memory of their device.
+    """Require that the dense weights fit into the memory of their device.
 
     Args:
         slots: The constrained tensors. Only those that store fewer numbers than the weight has count.
