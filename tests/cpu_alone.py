@@ -37,7 +37,7 @@ CPU_ALONE = {
     "tests/_products/test_products.py::test_wrong_inputs_say_what_a_layer_needs": MESSAGES,
     "tests/_products/test_replaced_diagonal.py": "what is stored is looked at there alone",
     "tests/_tour/": OWN,
-    "tests/campaign/": OWN,
+    "tests/tools/": OWN,
     "tests/support/": OWN,
     "tests/test_alternatives.py": "it says what other libraries do there",
     "tests/test_bad_input.py": NUMPY,

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 import parametrizations
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks, register
-from tests.campaign.bits import everything, held
+from tools.campaign.bits import everything, held
 
 
 class World:

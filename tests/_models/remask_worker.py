@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from parametrizations import MaskedSparse, dense_gradients, masks, register, remask
 from tests._models.distributed_worker import process_group
-from tests.injection import everything, held_by
+from tools.injection import everything, held_by
 
 
 def model() -> Any:

@@ -37,7 +37,7 @@ from parametrizations import (
     register,
     summary,
 )
-from tests.injection import Injected, everything, fail_at, held_by
+from tools.injection import Injected, everything, fail_at, held_by
 
 INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
 RULES: dict[str, Any] = {

@@ -25,8 +25,8 @@ from parametrizations import (
     register,
     remask,
 )
-from tests.injection import everything
 from tests.layers import of_the_compiler
+from tools.injection import everything
 
 KINDS: dict[str, Callable[[], Any]] = {
     "dense": lambda: MaskedSparse(masks.random(density=0.3), product="dense"),

@@ -24,7 +24,7 @@ from parametrizations import (
     register,
     summary,
 )
-from tests.injection import Injected, everything, fail_at, failures
+from tools.injection import Injected, everything, fail_at, failures
 
 CHAIN: list[nn.Module] = [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]
 RULES: dict[str, list[nn.Module]] = {

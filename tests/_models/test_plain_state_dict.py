@@ -29,7 +29,7 @@ from parametrizations import (
     plain_state_dict,
     register,
 )
-from tests.injection import everything
+from tools.injection import everything
 
 INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
 RULES: dict[str, Any] = {

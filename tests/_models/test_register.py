@@ -34,7 +34,7 @@ from parametrizations import (
     summary,
 )
 from parametrizations._torch.chains import chain_of
-from tests.injection import Injected, everything, fail_at, held_by
+from tools.injection import Injected, everything, fail_at, held_by
 
 
 def model() -> Any:

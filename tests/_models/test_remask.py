@@ -35,8 +35,8 @@ from parametrizations import (
 )
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.move import Move, Swapped
-from tests.injection import Injected, everything, fail_at, held_by
 from tests.layers import of_the_compiler
+from tools.injection import Injected, everything, fail_at, held_by
 
 OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "SGD": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),

@@ -1,4 +1,4 @@
-"""A short run of the campaign: ``python -m tests.campaign`` is the long one."""
+"""A short run of the campaign: ``python -m tools.campaign`` is the long one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from parametrizations import Diagonal, MaskedSparse, ZeroDiagonal
-from tests.campaign import attaching, checkpoints, training
-from tests.campaign.models import Block, Plan
-from tests.campaign.sequence import OPERATIONS, Tally, run_batch, run_sequence
-from tests.campaign.session import Session
+from tools.campaign import attaching, checkpoints, training
+from tools.campaign.models import Block, Plan
+from tools.campaign.sequence import OPERATIONS, Tally, run_batch, run_sequence
+from tools.campaign.session import Session
 
 PLAN = Plan(4, "float32", (Block("linear", 0, True),), 0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tests.campaign.sequence import Tally
+from tools.campaign.sequence import Tally
 
 __all__ = ["PAGE", "counts", "write"]
 

@@ -1,4 +1,4 @@
-"""Memory that stays flat: ``python -m tests.campaign.endurance --cycles 10000 --steps 100000``."""
+"""Memory that stays flat: ``python -m tools.campaign.endurance --cycles 10000 --steps 100000``."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _resident() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.campaign.endurance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.campaign.endurance", description=__doc__)
     parser.add_argument("--cycles", type=int, default=10_000, help="how often to register and bake")
     parser.add_argument("--steps", type=int, default=100_000, help="how many training steps")
     arguments = parser.parse_args()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import parametrizations as p
-from tests.campaign.session import Session, Skipped
+from tools.campaign.session import Session, Skipped
 
 __all__ = ["refuse"]
 

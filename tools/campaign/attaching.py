@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from parametrizations import bake, fuse, register
-from tests.campaign.bits import same
-from tests.campaign.constraints import Constraint, chain, make
-from tests.campaign.session import Session, Skipped
-from tests.campaign.training import drop_state, train
+from tools.campaign.bits import same
+from tools.campaign.constraints import Constraint, chain, make
+from tools.campaign.session import Session, Skipped
+from tools.campaign.training import drop_state, train
 
 __all__ = ["attach_with_torch", "bake_copy", "bake_in_place", "register_some", "remove_with_torch", "text_of"]
 

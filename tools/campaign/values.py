@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.campaign.models import DTYPES
-from tests.campaign.reference import Cell
-from tests.campaign.session import Session, Skipped
+from tools.campaign.models import DTYPES
+from tools.campaign.reference import Cell
+from tools.campaign.session import Session, Skipped
 
 __all__ = ["assign", "convert", "empty_and_load", "freeze", "reset", "weight_for"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.campaign.formulas import Step
+from tools.campaign.formulas import Step
 
 __all__ = ["Cell", "Reference", "double"]
 

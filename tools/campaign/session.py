@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim import Optimizer
 
-from tests.campaign.bits import everything, held, near, same
-from tests.campaign.models import Plan, build
-from tests.campaign.reference import Cell, Reference, double
-from tests.campaign.rounding import measured
+from tools.campaign.bits import everything, held, near, same
+from tools.campaign.models import Plan, build
+from tools.campaign.reference import Cell, Reference, double
+from tools.campaign.rounding import measured
 
 __all__ = ["Session", "Skipped"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.campaign.endurance import WIDTH, constrain, cycle, growth, make_step, model
+from tools.campaign.endurance import WIDTH, constrain, cycle, growth, make_step, model
 
 LEAST = 4
 """Megabytes; a leak of one weight in each cycle would be more."""

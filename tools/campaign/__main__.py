@@ -1,4 +1,4 @@
-"""``python -m tests.campaign --sequences 100000 --seed 0``: a long run, with counts and findings.
+"""``python -m tools.campaign --sequences 100000 --seed 0``: a long run, with counts and findings.
 
 Sequences are drawn in batches, each from one integer: the seed, the seed and one, and so on. A batch ends at its first
 failure, which is shrunk and printed with the command that runs it again.
@@ -12,13 +12,13 @@ import sys
 
 from tqdm import tqdm
 
-from tests.campaign.batches import outcomes
-from tests.campaign.report import counts, write
-from tests.campaign.sequence import Tally
+from tools.campaign.batches import outcomes
+from tools.campaign.report import counts, write
+from tools.campaign.sequence import Tally
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.campaign", description=__doc__)
     parser.add_argument("--sequences", type=int, default=1000, help="how many sequences of operations")
     parser.add_argument("--seed", type=int, default=0, help="the integer of the first batch")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time at the latest")
@@ -33,7 +33,7 @@ def main() -> None:
             tqdm.write(finding)
     print(f"{total.sequences:,} sequences, {len(findings)} findings\n\n{counts(total, findings)}")
     if arguments.write:
-        write(f"python -m tests.campaign {' '.join(sys.argv[1:])}", total, findings)
+        write(f"python -m tools.campaign {' '.join(sys.argv[1:])}", total, findings)
 
 
 if __name__ == "__main__":

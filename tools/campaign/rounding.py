@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tests.campaign.reference import double
+from tools.campaign.reference import double
 
 __all__ = ["Run", "measured"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from parametrizations import plain_state_dict, register
-from tests.campaign.bits import same
-from tests.campaign.constraints import Constraint, make
-from tests.campaign.formulas import Step
-from tests.campaign.session import Session
-from tests.campaign.values import weight_for
+from tools.campaign.bits import same
+from tools.campaign.constraints import Constraint, make
+from tools.campaign.formulas import Step
+from tools.campaign.session import Session
+from tools.campaign.values import weight_for
 
 __all__ = ["load_into_another", "load_plain", "plain_checkpoint"]
 

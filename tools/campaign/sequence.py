@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.campaign import attaching, checkpoints, looking, refusals, training, values
-from tests.campaign.models import Plan, plans
-from tests.campaign.session import Session, Skipped
+from tools.campaign import attaching, checkpoints, looking, refusals, training, values
+from tools.campaign.models import Plan, plans
+from tools.campaign.session import Session, Skipped
 
 __all__ = ["OPERATIONS", "Tally", "run_batch", "run_sequence"]
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from tests.campaign.sequence import Tally, run_batch
+from tools.campaign.sequence import Tally, run_batch
 
 __all__ = ["Outcome", "outcomes"]
 
@@ -30,7 +30,7 @@ def _one_batch(size: int, seed: int) -> Outcome:
         notes = "\n".join(getattr(error, "__notes__", []))
         return (
             tally,
-            f"{type(error).__name__}: {error}\n{notes}\npython -m tests.campaign --sequences {size} --seed {seed}",
+            f"{type(error).__name__}: {error}\n{notes}\npython -m tools.campaign --sequences {size} --seed {seed}",
         )
     return tally, None
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from tests.campaign.bits import near, same
-from tests.campaign.reference import double
-from tests.campaign.rounding import measured
-from tests.campaign.session import Session
+from tools.campaign.bits import near, same
+from tools.campaign.reference import double
+from tools.campaign.rounding import measured
+from tools.campaign.session import Session
 
 __all__ = ["drop_state", "train"]
 

@@ -8,9 +8,9 @@ import torch
 from torch.nn.utils import parametrize
 
 from parametrizations import explain, fuse, summary
-from tests.campaign.bits import near, same
-from tests.campaign.reference import double
-from tests.campaign.session import Session, Skipped
+from tools.campaign.bits import near, same
+from tools.campaign.reference import double
+from tools.campaign.session import Session, Skipped
 
 __all__ = ["in_autocast", "in_cache", "in_inference_mode", "look", "modes", "with_other_values"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import parametrizations
-from tests.campaign.formulas import Step
+from tools.campaign.formulas import Step
 
 __all__ = ["Constraint", "chain", "make"]
 
