@@ -1,4 +1,4 @@
-"""`Changes`: everything that a call changes in a model, collected first and made at once."""
+"""`Changes`: what `register`, `bake`, `remask` or ``reset_parameters`` changes, collected first and made at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Changes:
         self._attributes.append((owner, name, value))
 
     def commit(self) -> None:
-        """Make all changes. This is the only place where `register`, `bake` and `remask` change anything."""
+        """Make all changes. These calls change nothing anywhere else."""
         for tensor, data, gradient in self._data.values():
             replace_data(tensor, data)
             tensor.grad = gradient
