@@ -17,8 +17,8 @@ from parametrizations._models.inverses import Unreachable
 from parametrizations._models.layer import constrained_class
 from parametrizations._models.matching import naming
 from parametrizations._models.optimizers import renew
+from parametrizations._models.step_state import StepState
 from parametrizations._torch.chains import chains
-from parametrizations._torch.chains import steps as steps_of
 from parametrizations._torch.owners import set_owner
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.private import buffers, children, parameters
@@ -28,19 +28,11 @@ __all__ = ["attach"]
 
 
 class _Host(nn.Module):
-    """A temporary module with one tensor of the model. PyTorch attaches the parametrizations to this module.
+    """A temporary module with the chain of one tensor, to which PyTorch attaches further parametrizations."""
 
-    A third-party parametrization gets a copy of the weight, since it may write into it.
-    """
-
-    def __init__(self, slot: Slot, weight: Tensor, first: nn.Module) -> None:
+    def __init__(self, name: str, chain: ParametrizationList) -> None:
         super().__init__()
-        self.train(slot.module.training)
-        if slot.parametrizations is not None:
-            self.parametrizations = nn.ModuleDict({slot.tensor_name: slot.copied().chain})
-            return
-        data = weight if _is_own(first) and not weight.is_inference() else weight.clone()
-        self.register_parameter(slot.tensor_name, nn.Parameter(data, slot.first_stored.requires_grad))
+        self.parametrizations = nn.ModuleDict({name: chain})
 
     def __getattr__(self, name: str) -> Any:
         chain = chains(self).get(name)
@@ -59,45 +51,55 @@ def attach(
     ``replaced`` has the tensors that replace stored tensors, by the ``id`` of the old one.
     """
     weight = slot.materialised()
-    built = Slot(slot.names, slot.module, slot.tensor_name, _built(slot, steps, weight))
+    twin = None if slot.parametrizations is None else slot.copied()
+    state = None if twin is None else StepState(slot, twin)
+    built = _built(slot, twin, steps, weight)
     require_agreement(built, weight)
     old = [replaced.get(id(tensor), tensor) for tensor in slot.stored.values()]
-    if built.chain.is_tensor or slot.steps:
+    if built.chain.is_tensor or twin is not None:
         for tensor, new in zip(old, built.stored.values(), strict=True):
             changes.data(tensor, new.data)
-    if slot.parametrizations is None:
+    if state is None:
         trained = _collect_first(changes, built, old)
     else:
-        trained = _collect_further(changes, slot, built)
+        state.collect(changes)
+        trained = _collect_further(changes, slot, built, old)
     names = changes.draft(children(slot.module))["parametrizations"]
     kind = constrained_class(slot.module, changes.draft(children(names)), fused=True)
     changes.attribute(slot.module, "__class__", kind)
     renew(changes, optimizer, old, trained)
 
 
-def _built(slot: Slot, steps: Sequence[nn.Module], weight: Tensor) -> ParametrizationList:
-    """The chain of the tensor with the new steps, built on a temporary module."""
-    host = _Host(slot, weight, steps[0])
+def _built(slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Tensor) -> Slot:
+    """The slot with copies of the new steps."""
     for step in steps:
-        with naming("register", f"attach {_described(slot, step, host)}"):
-            _attach_one(host, slot, copy.deepcopy(step), weight)
-    chain = chains(host)[slot.tensor_name]
-    known: list[int] = getattr(chain, ATTACHED, [])
-    setattr(chain, ATTACHED, [*known, *range(len(slot.steps), len(chain))])
+        with naming("register", f"attach {_described(slot, step, twin)}"):
+            new = copy.deepcopy(step)
+            new.train(slot.module.training)
+            if isinstance(new, Parametrization):
+                new._require_matrix(weight)
+            chain = _first(slot, new, weight) if twin is None else _further(slot, twin, new, weight)
+            twin = Slot(slot.names, slot.module, slot.tensor_name, chain)
+    assert twin is not None
+    known: list[int] = getattr(twin.chain, ATTACHED, [])
+    setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
+    return twin
+
+
+def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
+    """A chain of one step. A third-party step gets a copy of the weight, since it may write into it."""
+    own = isinstance(step, Parametrization) and step._is_own
+    data = weight if own and not weight.is_inference() else weight.clone()
+    # PyTorch's check materialises the weight. A constraint of this library has laws instead.
+    chain = ParametrizationList([step], nn.Parameter(data, slot.first_stored.requires_grad), unsafe=own)
+    chain.unsafe = False
     return chain
 
 
-def _attach_one(host: _Host, slot: Slot, step: nn.Module, weight: Tensor) -> None:
-    if isinstance(step, Parametrization):
-        step._require_matrix(weight)
-    # PyTorch's check materialises the weight. A constraint of this library has laws instead.
-    unchecked = _is_own(step) and not chains(host)
-    register_parametrization(host, slot.tensor_name, step, unsafe=unchecked)
-    built = Slot(slot.names, host, slot.tensor_name, chains(host)[slot.tensor_name])
-    if unchecked:
-        built.chain.unsafe = False
-    if len(built.chain) == 1:
-        return
+def _further(slot: Slot, twin: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
+    """The chain with one more step."""
+    register_parametrization(_Host(slot.tensor_name, twin.chain), slot.tensor_name, step)
+    built = Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
     try:  # PyTorch does not invert the earlier steps
         for name, stored in built.inverted(weight.clone(), project=True).items():
             replace_data(built.stored[name], stored.to(built.stored[name].device))
@@ -105,16 +107,12 @@ def _attach_one(host: _Host, slot: Slot, step: nn.Module, weight: Tensor) -> Non
         if refused.step is step:
             raise
         # Earlier third-party steps that cannot start from the weight keep their stored tensors, as in PyTorch.
+    return built.chain
 
 
-def _is_own(step: nn.Module) -> bool:
-    return isinstance(step, Parametrization) and step._is_own
-
-
-def _described(slot: Slot, step: nn.Module, host: _Host) -> str:
+def _described(slot: Slot, step: nn.Module, twin: Slot | None) -> str:
     """A step, its tensor and the earlier steps, for errors."""
-    chain = chains(host).get(slot.tensor_name)
-    earlier = "" if chain is None else ", ".join(type(one).__name__ for one in steps_of(chain))
+    earlier = "" if twin is None else ", ".join(type(one).__name__ for one in twin.steps)
     replace = " (bake first to replace)" if slot.steps else ""
     return f"{type(step).__name__} to {slot.name!r}" + (f" on top of {earlier}{replace}" if earlier else "")
 
@@ -135,17 +133,14 @@ def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict
     return built.trained
 
 
-def _collect_further(changes: Changes, slot: Slot, built: Slot) -> dict[str, Tensor]:
-    """Collect the change of a chain to a longer one, and return its parameters."""
+def _collect_further(changes: Changes, slot: Slot, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Collect the change of a chain to a longer one, and return its stored tensors and new parameters."""
     new = {str(index): step for index, step in enumerate(built.steps) if index >= len(slot.steps)}
     for step in new.values():
         set_owner(step, slot.chain)
     changes.draft(children(slot.chain)).update(new)
     changes.attribute(slot.chain, ATTACHED, getattr(built.chain, ATTACHED))
-    for step, twin in zip(slot.steps, built.steps, strict=False):  # the inverse of orthogonal writes into its buffer
-        for part, other in zip(step.modules(), twin.modules(), strict=True):
-            changes.draft(buffers(part)).update(buffers(other))
-    added = {
-        name: tensor for key, step in new.items() for name, tensor in step.named_parameters(f"{slot.prefix}.{key}")
-    }
-    return slot.trained | added
+    trained = {f"{slot.prefix}.{key}": tensor for key, tensor in zip(slot.stored, old, strict=True)}
+    for key, step in new.items():
+        trained |= step.named_parameters(f"{slot.prefix}.{key}")
+    return trained

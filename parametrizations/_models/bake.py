@@ -102,9 +102,10 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> 
     for slot in [slot for slot in every if slot.name in names]:
         tensor = _plain_tensor(changes, slot, tied, replaced)
         _restore(changes, slot, tensor)
-        old = [replaced.get(id(tensor), tensor) for tensor in slot.trained.values()]
-        gone = [tensor for tensor in old if identity(tensor) not in tied]
-        shared = [tensor for tensor in old if identity(tensor) in tied]  # other layers use them
+        gone: list[Tensor] = []
+        shared: list[Tensor] = []  # other layers use them
+        for old in slot.trained.values():
+            (shared if identity(old) in tied else gone).append(replaced.get(id(old), old))
         renew(changes, optimizer, gone, {slot.name: tensor}, shared)
     return changes
 

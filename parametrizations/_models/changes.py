@@ -53,5 +53,8 @@ class Changes:
             container.clear()
             container.extend(contents) if isinstance(container, list) else container.update(contents)
         for owner, name, value in self._attributes:
-            object.__setattr__(owner, name, value)
+            if name == "__class__":  # also if the class has a property of this name
+                vars(object)["__class__"].__set__(owner, value)
+            else:
+                object.__setattr__(owner, name, value)
         forget()

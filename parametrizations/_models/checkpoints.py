@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, plain_order
 from parametrizations._models.inverses import Unreachable, inverted
 from parametrizations._models.sizes import require_room
+from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import chains, given
 from parametrizations._torch.private import children, give_versions
 from parametrizations._torch.sharding import GATHER, is_sharded
-from parametrizations.parametrization import Parametrization
 
 __all__ = ["plain_state_dict", "take_plain"]
 
@@ -122,13 +123,13 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
     if not assigned:
         weight = weight.to(slot.first_stored.dtype)
-    third_party = not all(isinstance(step, Parametrization) for step in slot.steps)
-    own = slot.copied() if third_party else slot  # a third-party inverse may write into its buffers
+    changes = Changes()
     try:
-        stored = own.inverted(weight, project=False)
+        stored = inverted_beside(changes, slot, weight, project=False)
     except Unreachable as error:
         raise ValueError(f"{error} Load the constrained checkpoint.") from error
-    return own.chain.state_dict() | stored
+    changes.commit()
+    return slot.chain.state_dict() | stored
 
 
 def _constrained_modules(model: nn.Module, prefix: str = "") -> dict[str, dict[str, Slot]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,14 +13,13 @@ from torch import Tensor, nn
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot
 from parametrizations._models.sizes import require_room
-from parametrizations._torch.chains import chains
+from parametrizations._models.step_state import inverted_beside
+from parametrizations._torch.chains import chains, originals
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations._torch.selection import Selection
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["initialize"]
-
-Room = Callable[[Slot], Tensor]
 
 
 def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
@@ -34,54 +35,82 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
         reset: The initialisation of the plain class.
     """
     slots = [Slot([name], module, name, chain) for name, chain in chains(module).items()]
-    try:
-        _initialize(module, plain, reset, slots, _room)
-    except NotImplementedError:  # not entry-wise
-        require_room(slots, f"{plain.__name__}.reset_parameters")
-        _initialize(module, plain, reset, slots, _dense_room)
+    states = _generator_states(slots)
+    with torch.inference_mode(False):  # the values outlive the block
+        try:
+            _initialize(module, plain, reset, {slot: _room(slot) for slot in slots})
+        except NotImplementedError:  # not entry-wise
+            require_room(slots, f"{plain.__name__}.reset_parameters")
+            for set_state, state in states:
+                set_state(state)
+            _initialize(module, plain, reset, {slot: _dense_room(slot) for slot in slots})
 
 
 def _initialize(
-    module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], slots: list[Slot], room: Room
+    module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], rooms: dict[Slot, Tensor]
 ) -> None:
-    """Let a plain module that shares everything else with this one initialise new tensors, and store the result."""
-    before = {slot.tensor_name: room(slot) for slot in slots}
-    twin = plain.__new__(plain)
-    tensors: dict[str, Any] = dict(parameters(module))
-    fixed: dict[str, Any] = dict(buffers(module))
-    for slot in slots:
-        store = tensors if isinstance(slot.first_stored, nn.Parameter) else fixed
-        store[slot.tensor_name] = _fresh(before[slot.tensor_name])
-    held = {name: child for name, child in children(module).items() if name != "parametrizations"}
-    vars(twin).update(vars(module) | {"_parameters": tensors, "_buffers": fixed, "_modules": held})
-    reset(twin)
-    _store(module, slots, before, vars(twin))
-
-
-def _store(module: nn.Module, slots: list[Slot], before: dict[str, Tensor], own: dict[str, Any]) -> None:
-    """Store the new values of the constrained tensors, and take over all other attributes of the plain module."""
-    tensors, fixed, held = own.pop("_parameters"), own.pop("_buffers"), own.pop("_modules")
+    """Let the plain module initialise new tensors in place of the constrained ones, and store their values."""
+    filled = {slot: _fresh(room) for slot, room in rooms.items()}
+    with _plain(module, plain, {slot.tensor_name: tensor for slot, tensor in filled.items()}):
+        reset(module)
+        for slot in rooms:
+            store = parameters(module) if slot.tensor_name in parameters(module) else buffers(module)
+            filled[slot] = store[slot.tensor_name]  # type: ignore[assignment]
     changes = Changes()
-    for slot in slots:
-        filled = (tensors if slot.tensor_name in tensors else fixed).pop(slot.tensor_name)
-        if isinstance(filled, Selection):  # PyTorch does not count these changes
-            torch.autograd.graph.increment_version(list(slot.stored.values()))
-        elif not _same(filled, before[slot.tensor_name]):
-            for key, stored in slot.inverted(filled.detach(), project=True).items():
+    for slot, before in rooms.items():
+        after = filled[slot]
+        if isinstance(after, Selection):
+            changes.data(slot.first_stored, after.entries, slot.first_stored.grad)
+        elif not _same(after, before):
+            for key, stored in inverted_beside(changes, slot, after.detach(), project=True).items():
                 changes.data(slot.stored[key], stored.to(slot.stored[key].device))
-    for name, value in own.items():
-        changes.attribute(module, name, value)
-    changes.draft(parameters(module)).update(tensors)
-    changes.draft(buffers(module)).update(fixed)
-    changes.draft(children(module)).update(held)
     changes.commit()
+
+
+@contextmanager
+def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[str, nn.Parameter]) -> Iterator[None]:
+    """Make a module plain inside the block, with the given tensors. After an error everything else is restored, too."""
+    constrained, held = type(module), children(module)
+    order, lists = list(held), held["parametrizations"]
+    stores: list[dict[str, Any]] = [vars(module), parameters(module), buffers(module), held]
+    before = [dict(store) for store in stores]
+    stored = {name: next(iter(originals(chain).values())) for name, chain in chains(module).items()}
+    try:
+        del held["parametrizations"]
+        module.__class__ = plain
+        for name, tensor in tensors.items():
+            store = stores[1] if isinstance(stored[name], nn.Parameter) else stores[2]
+            store[name] = tensor
+        yield
+    except BaseException:
+        for store, contents in zip(stores, before, strict=True):
+            store.clear()
+            store.update(contents)
+        raise
+    finally:
+        module.__class__ = constrained
+        for name in tensors:
+            parameters(module).pop(name, None)
+            buffers(module).pop(name, None)
+        held["parametrizations"] = lists
+        for name in [name for name in order if name in held]:
+            held[name] = held.pop(name)
+
+
+def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], Tensor]]:
+    """The states of PyTorch's generators for the stored tensors, with the functions that set them."""
+    devices = {slot.first_stored.device for slot in slots if slot.first_stored.is_cuda}
+    states: list[tuple[Callable[[Tensor], Any], Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
+    for device in devices:
+        states.append((partial(torch.cuda.set_rng_state, device=device), torch.cuda.get_rng_state(device)))
+    return states
 
 
 def _room(slot: Slot) -> Tensor:
     """The tensor to initialise: the entries in the stored tensor, if this is enough."""
     first = slot.steps[0]
     if len(slot.steps) == 1 and isinstance(first, Parametrization) and first.selects:
-        return Selection(slot.first_stored.detach(), slot.shape)
+        return Selection(slot.first_stored.detach().clone(), slot.shape)
     return _dense_room(slot)
 
 

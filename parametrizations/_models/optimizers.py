@@ -53,11 +53,12 @@ def renew(
         changes.attribute(optimizer, *LBFGS_SIZE)
     states = [state.pop(tensor, {}) for tensor in gone.values()] + [state.get(one, {}) for one in staying.values()]
     moved = any("momentum_buffer" in each for each in states)
+    kept = {id(one) for group in optimizer.param_groups for one in changes.draft(group["params"])} - gone.keys()
     for group in optimizer.param_groups:
         members, names = changes.draft(group["params"]), changes.draft(group.get("param_names", []))
         keys = list(map(id, members))
         if not (gone.keys() | staying).isdisjoint(keys):
-            added = {name: tensor for name, tensor in new.items() if id(tensor) in gone or id(tensor) not in keys}
+            added = {name: tensor for name, tensor in new.items() if id(tensor) not in kept}
             _exchange(members, keys, gone.keys(), staying.keys(), list(added.values()))
             _exchange(names, keys, gone.keys(), staying.keys(), list(added))
             _start(changes, optimizer, group, list(added.values()), moved)
@@ -68,7 +69,8 @@ def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: S
     """Give new parameters the state that the optimizer requires before a step."""
     state, members = changes.draft(optimizer.state), changes.draft(group["params"])
     if isinstance(optimizer, Adagrad) and new:  # older releases create its state in the constructor
-        options = {name: group[name] for name in optimizer.defaults}
+        known = Adagrad([torch.zeros(1)]).defaults  # a subclass may have more
+        options = {name: group[name] for name in known if name in group}
         twins: dict[Tensor, Tensor] = {nn.Parameter(changes.data_of(one)): one for one in new}
         state.update({twins[twin]: own for twin, own in Adagrad(list(twins), **options).state.items()})
     if not (group.get("fused") and moved):

@@ -20,6 +20,8 @@ from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
 from parametrizations._models.together import individual
+from parametrizations._torch.chains import chains
+from parametrizations._torch.private import children
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 from parametrizations.masked_sparse import MaskedSparse
@@ -185,6 +187,11 @@ def _require_plain_class(slot: Slot) -> None:
         raise ValueError(
             f"register needs a module that runs in Python for {slot.name!r}. Got a scripted or traced one, whose "
             "tensors are fixed. Register before, and script or trace a baked copy."
+        )
+    if children(slot.module).get("parametrizations") is not None and not chains(slot.module):
+        raise ValueError(
+            f"register needs a module without a child named 'parametrizations' for {slot.name!r}. Got {kind}, which "
+            "has one. PyTorch keeps its own list under this name: rename the child."
         )
     if not can_share(slot.module):
         raise ValueError(

@@ -165,7 +165,7 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
             f"remask needs what is stored for {slot.name!r} in one piece. Got a {type(stored).__name__}, sharded "
             f"over processes. {GATHER}, move the masks of an unsharded model that loads it, and shard that."
         )
-    if not stored.is_meta and not bool(stored.isfinite().all()):
+    if not stored.is_meta and not bool(stored.detach().isfinite().all()):
         raise ValueError(
             f"remask needs a finite weight to choose from. Got {slot.name!r} with "
             f"{int((~stored.isfinite()).sum())} of {stored.numel()} stored numbers NaN or infinite. Restore an "

@@ -116,7 +116,12 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: A
         for parameter in model.parameters():
             stack.callback(setattr, parameter, "grad", parameter.grad)
             parameter.grad = None
-        torch.func.functional_call(model, {name: x.clone() for name, x in model.named_buffers()}, inputs, named)
+        copies: dict[int, Tensor] = {}
+        for module in model.modules():
+            store = buffers(module)
+            stack.callback(store.update, dict(store))
+            store.update({name: copies.setdefault(id(x), x.clone()) for name, x in store.items() if x is not None})
+        model(*inputs, **named)
     return calls
 
 
