@@ -204,7 +204,7 @@ class Parametrization(nn.Module):
             >>> Diagonal().right_inverse(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
             tensor([1., 2.])
         """
-        if self._owners.hold(self) and is_registration() and not is_transfer():
+        if self._owners.lists(self) and is_registration() and not is_transfer():
             raise ValueError(self._already_registered())
         self._check(weight)
         before = dict(vars(self))

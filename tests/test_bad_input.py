@@ -906,7 +906,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "torch.jit.script(w.theirs)",
         RuntimeError,
         (
-            "torch.jit.script needs plain modules. Got Diagonal, whose tensors are computed. Script a baked "
+            "torch.jit.script needs plain modules, without parametrizations. Got Diagonal. Script a baked "
             "copy: torch.jit.script(bake(model))."
         ),
     ),
@@ -1185,7 +1185,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its"
-            " state_dict(), or take the parametrizations off first."
+            " state_dict(), or remove the parametrizations first."
         ),
     ),
     "remask: no model": (
