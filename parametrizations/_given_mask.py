@@ -1,4 +1,4 @@
-"""Conversions: the ``mask`` argument of `MaskedSparse` to a rule, and the result of a rule to a mask."""
+"""Conversion of the ``mask`` argument of `MaskedSparse` to a rule, and of the result of a rule to a mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Given", "Name", "as_mask", "as_positions", "as_rule"]
 
 
 class Name(str):
-    """A text that `repr` shows without quotes. It replaces a used rule, which may hold a large mask."""
+    """A string with a `repr` without quotes. It replaces a used rule, which may contain a large mask."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -23,7 +23,7 @@ class Name(str):
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A rule that returns a given mask. It can be pickled, unlike a closure."""
+    """A rule that returns a given mask. Unlike a closure, it can be pickled."""
 
     mask: Tensor
 
@@ -32,7 +32,7 @@ class Given:
 
 
 def as_rule(mask: object) -> MaskRule:
-    """A new rule for a mask; any other rule unchanged."""
+    """The rule itself, or a new rule for a mask or a function."""
     if isinstance(mask, Tensor) or is_array(mask):
         given = as_mask(mask, None).clone()
         return MaskRule(f"tensor of shape {tuple(given.shape)}", Given(given))
@@ -47,15 +47,15 @@ def as_rule(mask: object) -> MaskRule:
 
 
 def as_mask(mask: object, shape: torch.Size | None) -> Tensor:
-    """The mask as a tensor, refused unless it has this shape, or 2 dimensions if ``shape`` is None."""
+    """The mask as a tensor. Refuses another shape, or other than 2 dimensions if ``shape`` is None."""
     mask = from_array(mask) if is_array(mask) else mask
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        got = getattr(mask, "dtype", type(mask).__name__)
         raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool. Got {got}. Pass e.g. `mask != 0`.")
     if mask.is_meta or mask.layout is not torch.strided:
         raise ValueError(
-            f"MaskedSparse needs a dense mask that has values. Got one of layout {mask.layout} on "
-            f"{mask.device}. Make the mask on the CPU."
+            f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. "
+            "Make the mask on the CPU."
         )
     if mask.dim() != 2 or shape not in (None, mask.shape):
         expected = "2 dimensions" if shape is None else f"the weight's shape, {tuple(shape)}"

@@ -1,7 +1,7 @@
 """The positions of a mask in a checkpoint: written, checked, and loaded together with the values.
 
 A mask is structure, not data. As a buffer it would be averaged by EMA, re-broadcast by DDP and wiped by ``to_empty``.
-So it is saved as extra state. A mask from a file is checked before any kernel gets it.
+It is therefore extra state. A mask from a file is checked before it reaches a kernel.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ from parametrizations._torch.chains import given
 from parametrizations._torch.parameters import replace_data
 from parametrizations.parametrization import COMPLEX, FLOATING
 
-__all__ = ["NO_MASK", "from_mask", "is_no_mask", "load_together", "pack", "to_mask", "unpack"]
-
-NO_MASK = torch.empty(0, dtype=torch.int32, device="cpu")
-"""The state of a rule before registration."""
+__all__ = ["from_mask", "load_together", "pack", "to_mask", "unpack"]
 
 
 def from_mask(mask: Tensor) -> Tensor:
@@ -34,13 +31,8 @@ def to_mask(positions: Tensor, shape: torch.Size) -> Tensor:
     return mask.scatter(0, positions, True).view(shape)
 
 
-def is_no_mask(state: object) -> bool:
-    """Whether this is the state of a rule before registration."""
-    return isinstance(state, Tensor) and state.shape == NO_MASK.shape
-
-
 def pack(shape: torch.Size, positions: Tensor) -> Tensor:
-    """One integer tensor, ``(2 + nnz,)``: the weight's two sizes, then the positions. A copy."""
+    """A new integer tensor, ``(2 + nnz,)``: the two sizes of the weight, then the positions."""
     return torch.cat([positions.new_tensor(shape), positions])
 
 
@@ -58,19 +50,25 @@ def unpack(state: object, shape: torch.Size) -> Tensor:
             f"MaskedSparse needs a mask for a weight of shape {tuple(shape)}. Got one for shape "
             f"{saved}. Load it into a layer of that shape."
         )
-    wrong = (positions < 0) | (positions >= shape.numel())
-    _require_none(wrong, f"positions from 0 to {shape.numel() - 1}", "out of range")
-    wrong = positions[1:] <= positions[:-1]
-    _require_none(wrong, "positions in increasing order", "not above the one before")
+    last = shape.numel() - 1
+    for wrong, rule, fault in (
+        ((positions < 0) | (positions > last), f"positions from 0 to {last}", "out of range"),
+        (positions[1:] <= positions[:-1], "positions in increasing order", "not below the next one"),
+    ):
+        if bool(wrong.any()):
+            raise ValueError(
+                f"MaskedSparse needs {rule} in its mask. Got {int(wrong.sum())} {fault}, the first at index "
+                f"{int(wrong.nonzero()[0])}. The checkpoint is damaged: restore it from its source."
+            )
     return positions
 
 
 def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
     """Load values and positions together or not at all: a pre-hook of the list that owns the values.
 
-    PyTorch loads the values first and the mask afterwards, each without the other. So both are checked here before
-    either changes. A different number of values resizes the parameter in place. If the mask or the values are wrong,
-    the layer stays unchanged, and ``load_state_dict`` reports the error.
+    PyTorch loads the values first and the mask afterwards, each without the other. Here both are checked before either
+    changes. A different number of values resizes the parameter in place. If the mask or the values are wrong, the layer
+    is unchanged, and ``load_state_dict`` reports the error.
     """
     assert isinstance(owner, ParametrizationList)
     name, sparse = _masked(owner)
@@ -95,7 +93,7 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
 
 
 def _masked(owner: ParametrizationList) -> tuple[str, Any]:
-    """The owner of the mask, with its name: the first parametrization, or a part of it."""
+    """The parametrization with the mask, with its name: the first of the list, or a part of the first."""
     part: Any
     for name, part in owner[0].named_modules(prefix="0"):
         has_mask = hasattr(part, "_set_positions")
@@ -105,7 +103,7 @@ def _masked(owner: ParametrizationList) -> tuple[str, Any]:
 
 
 def _keeps(sparse: Any, state: Any) -> bool:
-    """Whether loading would keep the present mask: the checkpoint has the same one, or none."""
+    """Whether the checkpoint has the present mask, or none."""
     own = sparse.get_extra_state()
     same_kind = isinstance(state, Tensor) and (state.dtype, state.device) == (own.dtype, own.device)
     return state is None or (same_kind and torch.equal(state, own))
@@ -123,17 +121,17 @@ def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, sh
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
             f"MaskedSparse needs as many values as positions, a tensor of shape {tuple(positions.shape)}. "
-            f"Got {got} for {values_key!r}. Restore a checkpoint whose two tensors were saved together."
+            f"Got {got} for {values_key!r}. Restore a checkpoint with values and positions saved together."
         )
     return positions
 
 
 def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) -> None:
-    """Refuse values that PyTorch could not load after the mask has changed."""
+    """Refuse values that PyTorch could not load after the change of the mask."""
     usable = values.layout is torch.strided and values.dtype in FLOATING + COMPLEX
     same_kind = values.is_complex() == into.is_complex()
-    there = not values.is_meta or into.is_meta or assigned
-    if not (usable and same_kind and there):
+    materialised = not values.is_meta or into.is_meta or assigned
+    if not (usable and same_kind and materialised):
         raise ValueError(
             f"MaskedSparse needs dense values that fit {into.dtype} on {into.device} for {key!r}. "
             f"Got {values.dtype} of layout {values.layout} on {values.device}. Convert or materialise them first."
@@ -147,26 +145,18 @@ def _resize(values: Tensor, count: int, key: str) -> None:
             f"MaskedSparse needs {values.numel()} values for {key!r}, since a {type(values).__name__} cannot "
             f"be resized. Got {count}. Load the checkpoint before sharding the model."
         )
-    with torch.inference_mode(False):  # the parameter outlives the block that loads it
+    with torch.inference_mode(False):  # the parameter is used outside of inference mode, too
         replace_data(values, torch.zeros(count, dtype=values.dtype, device=values.device))
 
 
 def _integers(state: object) -> Tensor:
-    """The state, refused unless it is one row of integers."""
+    """The state, refused unless it is a 1-D tensor of integers."""
     kind = type(state).__name__
     if isinstance(state, Tensor):
         if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) >= 2:
             return state
         kind = f"{state.dtype} of shape {tuple(state.shape)}"
     raise ValueError(
-        f"MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the positions. "
-        f"Got {kind}. Restore the checkpoint: masks are saved as they are, not averaged or converted."
+        f"MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the positions. "
+        f"Got {kind}. Restore the checkpoint: masks are saved unchanged, not averaged or converted."
     )
-
-
-def _require_none(wrong: Tensor, rule: str, fault: str) -> None:
-    if bool(wrong.any()):
-        raise ValueError(
-            f"MaskedSparse needs {rule} in its mask. Got {int(wrong.sum())} that are {fault}, the first at "
-            f"place {int(wrong.nonzero()[0])}. The checkpoint is damaged: restore it from its source."
-        )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._given_mask import Given, Name, as_mask, as_rule
-from parametrizations._mask_checkpoint import NO_MASK, from_mask, is_no_mask, load_together, pack, to_mask, unpack
+from parametrizations._mask_checkpoint import from_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, explain_form, form_of
 from parametrizations._products.dense import scattered
 from parametrizations._products.form import Dense, MaskForm, form_linear
@@ -222,13 +222,13 @@ class MaskedSparse(Parametrization):
     def get_extra_state(self) -> Tensor:
         """The shape of the weight and the positions, as a new integer tensor ``(2 + nnz,)``; empty without a mask."""
         if self.shape is None and self._given is None:
-            return NO_MASK.clone()
+            return torch.empty(0, dtype=torch.int32, device="cpu")
         return pack(self._known_shape, self.positions)
 
     @override
     def set_extra_state(self, state: Any) -> None:
         """Load the mask of a checkpoint. Raises a `ValueError` if it is damaged or does not fit the values."""
-        if self.shape is None and is_no_mask(state):
+        if self.shape is None and isinstance(state, Tensor) and state.shape == (0,):  # saved without a mask
             return
         positions = unpack(state, self._known_shape)
         if self._given is not None:  # before registration the values do not exist

@@ -10,16 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._checks import (
-    asked,
-    is_finite,
-    options_of,
-    outside,
-    require_choice,
-    require_finite,
-    require_free,
-    require_kind,
-)
+from parametrizations import _checks as checks
 from parametrizations._products.choice import OWN, PLAIN, Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
@@ -35,21 +26,20 @@ Infeasible = Literal["raise", "project"]
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 
-
 SHORTCUTS = {
     "forward": ("linear", "explain", "places", "on_entries"),
     "linear": ("explain",),
     "project": ("_inverted_projection",),
     "invert": ("_inverted_projection",),
 }
-"""The methods that give the result of another method at less cost, by the name of the other method."""
+"""For each method, the methods that compute its result at less cost."""
 
 
 class Parametrization(nn.Module):
     """A set of matrices, described by a smooth map from free parameters onto the set.
 
-    A subclass defines the set. This class does the work common to all sets: it adopts the present weight, checks
-    later assignments, and rejects bad input before anything has changed.
+    A subclass defines the set. This class does the work common to all sets: it adopts the present weight, checks later
+    assignments, and rejects bad input before anything has changed.
 
     ================================  =================================================================
     a subclass writes                 promise
@@ -62,8 +52,8 @@ class Parametrization(nn.Module):
     ================================  =================================================================
 
     If the map rounds, `rounding` bounds the error. If ``x`` and the weight differ in shape, `stored_shape` is the shape
-    of ``x``. If the set depends on the first weight, `adopt` learns it. The learned values, such as a vector of signs,
-    are structure, not a buffer: a plain attribute, used as ``self.signs.to(x)``, which ``get_extra_state`` and
+    of ``x``. If the set depends on the first weight, `adopt` learns it. Learned values, such as a vector of signs, are
+    structure, not a buffer: a plain attribute, used as ``self.signs.to(x)``, which ``get_extra_state`` and
     ``set_extra_state`` save and load (see CONTRIBUTING.md).
 
     A fused `nn.Linear` calls `linear`, which by default multiplies with ``forward(x)``. A subclass with a faster
@@ -104,14 +94,14 @@ class Parametrization(nn.Module):
 
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
-        require_choice(type(self).__name__, "on_infeasible", on_infeasible, ("raise", "project"))
+        checks.require_choice(type(self).__name__, "on_infeasible", on_infeasible, ("raise", "project"))
         self.on_infeasible: Infeasible = on_infeasible
         self.shape: torch.Size | None = None
         self.product = product
         self._owners = Owners()
 
     def __init_subclass__(cls, **named: Any) -> None:
-        """A subclass that overrides a method does not inherit shortcuts for the method of its base class."""
+        """Reset the inherited shortcuts of each overridden method, since they compute the result of the base class."""
         super().__init_subclass__(**named)
         own = vars(cls)
         for method, shortcuts in SHORTCUTS.items():
@@ -123,7 +113,7 @@ class Parametrization(nn.Module):
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
-        require_free(self, name, value)
+        checks.require_free(self, name, value)
         super().__setattr__(name, value)
 
     @override
@@ -153,12 +143,12 @@ class Parametrization(nn.Module):
 
     @property
     def product(self) -> Product:
-        """The product that a fused layer takes; may be set at any time."""
+        """The product that a fused layer takes. It can be set at any time."""
         return self._product
 
     @product.setter
     def product(self, product: Product) -> None:
-        require_choice(type(self).__name__, "product", product, ("auto", "dense", *self.products))
+        checks.require_choice(type(self).__name__, "product", product, ("auto", "dense", *self.products))
         self._product = product
         if self.shape is not None:
             self._rearrange()
@@ -168,16 +158,16 @@ class Parametrization(nn.Module):
 
     @property
     def stored_shape(self) -> torch.Size:
-        """Shape of the stored tensor ``x``; raises a `ValueError` before registration."""
+        """The shape of the stored tensor ``x``. Raises a `ValueError` before registration."""
         return self._known_shape
 
     @property
     def _known_shape(self) -> torch.Size:
-        """Shape of the weight, ``(out, in)``; raises a `ValueError` before registration."""
+        """The shape of the weight, ``(out, in)``. Raises a `ValueError` before registration."""
         if self.shape is None:
             raise ValueError(
-                f"{type(self).__name__} needs to know its weight. Got no weight yet. "
-                f"Register it first: {self._recipe()}."
+                f"{type(self).__name__} needs to know its weight. Got no weight yet. Register it first: "
+                f'register_parametrization(layer, "weight", {type(self).__name__}(...)).'
             )
         return self.shape
 
@@ -185,7 +175,7 @@ class Parametrization(nn.Module):
         """The stored tensor for ``weight``. PyTorch calls this on registration and on assignment.
 
         Registering projects the weight onto the set. An assigned weight must be in the set; otherwise
-        ``on_infeasible`` applies. Structure learned from the first weight, such as a mask, is kept, also if the object
+        ``on_infeasible`` applies. The object keeps structure learned from the first weight, such as a mask, even if it
         is removed and registered again.
 
         Args:
@@ -196,16 +186,19 @@ class Parametrization(nn.Module):
 
         Raises:
             TypeError: If ``weight`` is not a dense tensor of a supported dtype.
-            ValueError: If it has the wrong shape, is not finite, or is outside the set; or if this
-                object belongs to another tensor.
+            ValueError: If it has the wrong shape, is not finite, or is outside the set; or if this object belongs to
+                another tensor.
 
         Example:
             >>> from parametrizations import Diagonal
             >>> Diagonal().right_inverse(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
             tensor([1., 2.])
         """
-        if self._owners.hold(self) and is_registration() and not is_transfer():
-            raise ValueError(self._already_registered())
+        if self._owners.lists(self) and is_registration() and not is_transfer():
+            raise ValueError(
+                f"{type(self).__name__} needs one object for each tensor. Got one already used for a tensor of shape "
+                f"{tuple(self._known_shape)}. Create a new one: {type(self).__name__}(...)."
+            )
         self._check(weight)
         before = dict(vars(self))
         try:
@@ -213,12 +206,11 @@ class Parametrization(nn.Module):
             if not self._is_own or share_memory(x, weight):
                 x = x.clone()
         except Exception as error:
-            vars(self).update(before)  # a rejected weight leaves the object unregistered
+            vars(self).update(before)  # the object stays unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
                 raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
             raise
-        owner = asking_list()
-        if owner is not None:
+        if (owner := asking_list()) is not None:
             self._owners.add(owner)
         return x
 
@@ -226,13 +218,13 @@ class Parametrization(nn.Module):
         """Whether ``weight`` is in the set.
 
         Args:
-            weight: A tensor. Tensors with an unsupported dtype, layout or shape, or with entries that are not finite,
-                are not in the set.
-            atol: How far an entry may be outside the set.
+            weight: A tensor. Tensors with an unsupported dtype, layout or shape, or with non-finite entries, are not in
+                the set.
+            atol: The largest permitted `excess` of an entry.
 
         Raises:
             TypeError: If ``weight`` is not a tensor.
-            ValueError: If it is on the meta device, without values.
+            ValueError: If it is on the meta device.
 
         Example:
             >>> from parametrizations import ZeroDiagonal, register
@@ -246,17 +238,15 @@ class Parametrization(nn.Module):
         if not isinstance(weight, Tensor):
             raise TypeError(f"{type(self).__name__} needs a tensor to tell. Got {type(weight).__name__}.")
         if weight.is_meta:
-            raise ValueError(
-                f"{type(self).__name__} needs values to tell. Got a weight on the meta device, which has none."
-            )
+            raise ValueError(f"{type(self).__name__} needs values to tell. Got a weight on the meta device.")
         if weight.layout is not torch.strided or weight.dtype not in self.dtypes or weight.dim() != 2:
             return False
-        if self.shape not in (None, weight.shape) or not is_finite(weight):
+        if self.shape not in (None, weight.shape) or not checks.is_finite(weight):
             return False
         return not bool((self.excess(weight) > atol).any())
 
     def explain(self, x: Tensor) -> Explanation:  # noqa: ARG002
-        """The product that `linear` takes for a stored tensor such as ``x``, and why."""
+        """The product that `linear` takes for a stored tensor such as ``x``, and the reason."""
         return PLAIN if type(self).linear is Parametrization.linear else OWN
 
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -273,16 +263,16 @@ class Parametrization(nn.Module):
         return F.linear(input, self(x), bias)
 
     def places(self, x: Tensor) -> Places | None:  # noqa: ARG002
-        """The positions of the entries of ``x`` in the weight; None if ``x`` does not hold entries of the weight.
+        """The positions of the entries of ``x`` in the weight, or None if ``x`` does not hold entries of the weight.
 
-        Later parametrizations of the chain can then act on ``x`` alone, by `on_entries`.
+        With these positions, later parametrizations of the chain can act on ``x`` alone, by `on_entries`.
         """
         return None
 
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:  # noqa: ARG002
         """The entries of ``forward`` for a weight with the given entries and zeros elsewhere.
 
-        A fused layer then takes the product of the first parametrization of the chain.
+        With these entries, a fused layer takes the product of the first parametrization of the chain.
 
         Args:
             x: The entries, ``(entries,)``.
@@ -295,11 +285,11 @@ class Parametrization(nn.Module):
         return None
 
     def options(self) -> dict[str, object]:
-        """The options of this object by name, as `extra_repr` shows them. Each is kept as an attribute."""
-        return options_of(self)
+        """The options of this object by name, for `extra_repr`. Each is an attribute."""
+        return checks.options_of(self)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """The same result as without this method, but `copy.deepcopy` is slow for empty dictionaries."""
+        """A shortcut with the default result: `copy.deepcopy` is slow for empty dictionaries."""
         twin = memo[id(self)] = type(self).__new__(type(self))
         state: dict[str, object] = self.__getstate__()  # type: ignore[no-untyped-call]
         for name, value in state.items():
@@ -314,7 +304,7 @@ class Parametrization(nn.Module):
         return ", ".join([*shown, shape or "not registered"])
 
     def _require_stored(self, x: Tensor) -> torch.Size:
-        """The shape of the weight, if the stored shape differs from it; checks ``x``."""
+        """The shape of the weight, after a check of ``x``, for maps that change the shape."""
         shape = self.shape
         usual = type(x) in (nn.Parameter, Tensor) and not is_traced()
         if shape is not None and usual and x.shape == self.stored_shape:
@@ -336,7 +326,7 @@ class Parametrization(nn.Module):
 
     @property
     def _is_own(self) -> bool:
-        """Whether the class is from this library. Its laws replace checks and copies, which take time and memory."""
+        """Whether the class is from this library. Tests of its laws replace checks and copies at run time."""
         return type(self).__module__.startswith("parametrizations.")
 
     def _stored_for(self, weight: Tensor) -> Tensor:
@@ -347,20 +337,20 @@ class Parametrization(nn.Module):
             return self._inverted_projection(weight)
         excess = self.excess(weight)
         if bool((excess > 0).any()):
-            raise ValueError(outside(type(self).__name__, self.needs, weight, excess))
+            raise ValueError(checks.outside(type(self).__name__, self.needs, weight, excess))
         return self.invert(weight)
 
     def _inverted_projection(self, weight: Tensor) -> Tensor:
-        """``invert(project(weight))``, where subclasses can save memory."""
+        """``invert(project(weight))``. Subclasses can save memory here."""
         return self.invert(self.project(weight))
 
     def _check(self, weight: Tensor) -> None:
-        require_kind(type(self).__name__, weight, self.dtypes)
+        checks.require_kind(type(self).__name__, weight, self.dtypes)
         self._require_matrix(weight)
-        require_finite(type(self).__name__, weight)
+        checks.require_finite(type(self).__name__, weight)
 
     def _require_matrix(self, weight: Tensor) -> None:
-        """Reject a weight that is not a matrix, or differs in shape from the registered weight."""
+        """Refuse a weight without 2 dimensions, or with another shape than the registered weight."""
         if weight.dim() != 2:
             raise ValueError(
                 f"{type(self).__name__} needs a weight with 2 dimensions. Got {weight.dim()}, of shape "
@@ -369,14 +359,8 @@ class Parametrization(nn.Module):
         if self.shape not in (None, weight.shape):
             raise ValueError(
                 f"{type(self).__name__} needs a weight of shape {tuple(self._known_shape)}. "
-                f"Got {tuple(weight.shape)}. {asked()} a weight of that shape; create a new object for another."
+                f"Got {tuple(weight.shape)}. {checks.asked()} a weight of that shape; create a new object for another."
             )
-
-    def _already_registered(self) -> str:
-        return (
-            f"{type(self).__name__} needs one object for each tensor. Got one that has been used for a tensor "
-            f"of shape {tuple(self._known_shape)}. Create a new one: {self._recipe()}."
-        )
 
     def _has_to_come_first(self, x: Tensor) -> str:
         return (
@@ -384,6 +368,3 @@ class Parametrization(nn.Module):
             f"first parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
             f"Put {type(self).__name__} first in the list, or transfer it to an unparametrized tensor."
         )
-
-    def _recipe(self) -> str:
-        return f'register_parametrization(layer, "weight", {type(self).__name__}(...))'

@@ -344,8 +344,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register_parametrization(w.plain[0], "weight", w.model[0].parametrizations.weight[0])',
         ValueError,
         (
-            "ZeroDiagonal needs one object for each tensor. Got one that has been used for a tensor of shape (4, 4). "
-            'Create a new one: register_parametrization(layer, "weight", ZeroDiagonal(...)).'
+            "ZeroDiagonal needs one object for each tensor. Got one already used for a tensor of shape (4, 4). "
+            "Create a new one: ZeroDiagonal(...)."
         ),
     ),
     "register: an integer as optimizer": (
@@ -532,7 +532,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'MaskedSparse(torch.ones(4, 4, dtype=torch.bool, device="meta"))',
         ValueError,
         (
-            "MaskedSparse needs a dense mask that has values. Got one of layout torch.strided on meta. Make "
+            "MaskedSparse needs a dense mask with values. Got one of layout torch.strided on meta. Make "
             "the mask on the CPU."
         ),
     ),
@@ -540,7 +540,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "MaskedSparse(torch.ones(4, 4, dtype=torch.bool).to_sparse())",
         ValueError,
         (
-            "MaskedSparse needs a dense mask that has values. Got one of layout torch.sparse_coo on cpu. Make"
+            "MaskedSparse needs a dense mask with values. Got one of layout torch.sparse_coo on cpu. Make"
             " the mask on the CPU."
         ),
     ),
@@ -906,7 +906,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "torch.jit.script(w.theirs)",
         RuntimeError,
         (
-            "torch.jit.script needs plain modules. Got Diagonal, whose tensors are computed. Script a baked "
+            "torch.jit.script needs plain modules, without parametrizations. Got Diagonal. Script a baked "
             "copy: torch.jit.script(bake(model))."
         ),
     ),
@@ -995,8 +995,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.sparse.load_state_dict(w.masked([4, 4, 0, 5, 10, 16]))",
         RuntimeError,
         (
-            "...MaskedSparse needs positions from 0 to 15 in its mask. Got 1 that are out of range, the first"
-            " at place 3. The checkpoint is damaged: restore it from its source. The layer at "
+            "...MaskedSparse needs positions from 0 to 15 in its mask. Got 1 out of range, the first"
+            " at index 3. The checkpoint is damaged: restore it from its source. The layer at "
             "'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1004,8 +1004,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.sparse.load_state_dict(w.masked([4, 4, 5, 0, 10, 15]))",
         RuntimeError,
         (
-            "...MaskedSparse needs positions in increasing order in its mask. Got 1 that are not above the "
-            "one before, the first at place 0. The checkpoint is damaged: restore it from its source. The "
+            "...MaskedSparse needs positions in increasing order in its mask. Got 1 not below the "
+            "next one, the first at index 0. The checkpoint is damaged: restore it from its source. The "
             "layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1013,8 +1013,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.sparse.load_state_dict(w.masked([4, 4, 0, 0, 10, 15]))",
         RuntimeError,
         (
-            "...MaskedSparse needs positions in increasing order in its mask. Got 1 that are not above the "
-            "one before, the first at place 0. The checkpoint is damaged: restore it from its source. The "
+            "...MaskedSparse needs positions in increasing order in its mask. Got 1 not below the "
+            "next one, the first at index 0. The checkpoint is damaged: restore it from its source. The "
             "layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1031,7 +1031,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...MaskedSparse needs as many values as positions, a tensor of shape (2,). Got (4,) for "
-            "'parametrizations.weight.original'. Restore a checkpoint whose two tensors were saved together. "
+            "'parametrizations.weight.original'. Restore a checkpoint with values and positions saved "
+            "together. "
             "The layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1039,8 +1040,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.sparse.load_state_dict(w.masked([4.0, 4.0, 0.5, 5.0]))",
         RuntimeError,
         (
-            "...MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the "
-            "positions. Got torch.float32 of shape (4,). Restore the checkpoint: masks are saved as they are,"
+            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the "
+            "positions. Got torch.float32 of shape (4,). Restore the checkpoint: masks are saved unchanged,"
             " not averaged or converted. The layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1048,8 +1049,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ('w.sparse.load_state_dict(w.sparse.state_dict() | {"parametrizations.weight.0._extra_state": "mask"})'),
         RuntimeError,
         (
-            "...MaskedSparse needs its mask as one row of int32 or int64 numbers, two sizes and the "
-            "positions. Got str. Restore the checkpoint: masks are saved as they are, not averaged or "
+            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the "
+            "positions. Got str. Restore the checkpoint: masks are saved unchanged, not averaged or "
             "converted. The layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1081,8 +1082,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register_parametrization(w.linear, "weight", w.model[0].parametrizations.weight[0])',
         ValueError,
         (
-            "ZeroDiagonal needs one object for each tensor. Got one that has been used for a tensor of shape "
-            '(4, 4). Create a new one: register_parametrization(layer, "weight", ZeroDiagonal(...)).'
+            "ZeroDiagonal needs one object for each tensor. Got one already used for a tensor of shape "
+            "(4, 4). Create a new one: ZeroDiagonal(...)."
         ),
     ),
     "register_parametrization: a vector": (
@@ -1136,7 +1137,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "contains: on the meta device": (
         'ZeroDiagonal().contains(torch.empty(4, 4, device="meta"))',
         ValueError,
-        "ZeroDiagonal needs values to tell. Got a weight on the meta device, which has none.",
+        "ZeroDiagonal needs values to tell. Got a weight on the meta device.",
     ),
     "a layer: an input of another width": (
         "w.diagonal(torch.ones(2, 5))",
@@ -1185,7 +1186,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its"
-            " state_dict(), or take the parametrizations off first."
+            " state_dict(), or remove the parametrizations first."
         ),
     ),
     "remask: no model": (

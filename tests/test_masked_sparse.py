@@ -144,7 +144,7 @@ def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch
         (
             torch.ones(SHAPE, dtype=torch.bool, device="meta"),
             ValueError,
-            r"needs a dense mask that has values",
+            r"needs a dense mask with values",
         ),
         (lambda w: w, TypeError, r"needs a mask of dtype torch.bool. Got torch.float32"),
         (lambda w: None, TypeError, r"needs a mask of dtype torch.bool. Got NoneType"),  # noqa: ARG005
@@ -294,18 +294,18 @@ def two_dimensional_values(state: dict[str, Any]) -> None:
 
 DAMAGE: dict[Callable[[dict[str, Any]], None], str] = {
     truncate: r"needs as many values as positions, a tensor of shape \(9,\). Got \(12,\)",
-    out_of_range: r"needs positions from 0 to 23 in its mask. Got 1 that are out of range, the first at",
-    far_out_of_range: r"Got 1 that are out of range, the first at place 11",
-    negative: r"Got 1 that are out of range, the first at place 0",
-    unsorted: r"needs positions in increasing order in its mask. Got 1 that are not above the one before",
-    repeated: r"needs positions in increasing order in its mask. Got 1 that are not above the one before",
+    out_of_range: r"needs positions from 0 to 23 in its mask. Got 1 out of range, the first at",
+    far_out_of_range: r"Got 1 out of range, the first at index 11",
+    negative: r"Got 1 out of range, the first at index 0",
+    unsorted: r"needs positions in increasing order in its mask. Got 1 not below the next one",
+    repeated: r"needs positions in increasing order in its mask. Got 1 not below the next one",
     too_few_values: r"needs as many values as positions, a tensor of shape \(12,\). Got \(11,\)",
     no_mask: r"needs values and their positions together. Got no 'parametrizations.weight.0._extra_state'",
     no_values: r"needs values and their positions together. Got no 'parametrizations.weight.original'",
-    averaged: r"needs its mask as one row of int32 or int64 numbers.* Got torch.float32 of shape \(14,\)",
+    averaged: r"needs its mask as a 1-D tensor of int32 or int64.* Got torch.float32 of shape \(14,\)",
     another_shape: r"needs a mask for a weight of shape \(4, 6\). Got one for shape \(6, 4\)",
-    nothing_left: r"needs its mask as one row .* Got torch.int32 of shape \(0,\)",
-    no_tensor: r"needs its mask as one row .* Got str",
+    nothing_left: r"needs its mask as a 1-D tensor .* Got torch.int32 of shape \(0,\)",
+    no_tensor: r"needs its mask as a 1-D tensor .* Got str",
     two_dimensional_values: r"needs as many values as positions.* Got \(4, 6\)",
 }
 

@@ -81,7 +81,7 @@ def test_a_second_parameter_needs_a_second_object(make: Callable[[], Parametriza
     first = register_parametrization(nn.Linear(4, 4), "weight", parametrization)
     for other in (nn.Linear(4, 4), nn.Linear(5, 3)):
         before = other.weight.detach().clone()
-        with pytest.raises(ValueError, match=r"needs one object for each tensor. Got one that has been used"):
+        with pytest.raises(ValueError, match=r"needs one object for each tensor. Got one already used"):
             register_parametrization(other, "weight", parametrization)
         assert type(other) is nn.Linear
         assert torch.equal(other.weight, before)

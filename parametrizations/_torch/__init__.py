@@ -1,1 +1,1 @@
-"""What PyTorch leaves to us."""
+"""Access to PyTorch internals."""

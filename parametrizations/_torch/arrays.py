@@ -1,4 +1,4 @@
-"""Tensors from arrays of other libraries, such as NumPy, without importing any."""
+"""Conversion of arrays of other libraries, such as NumPy, to tensors, without importing these libraries."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Array", "from_array", "is_array", "numbers"]
 
 
 class Array(Protocol):
-    """An array by NumPy's protocol."""
+    """An array that supports NumPy's protocol."""
 
     def __array__(self, *arguments: Any, **named: Any) -> Any: ...
 
 
 def is_array(values: object) -> TypeGuard[Array]:
-    """Whether this is an array of another library."""
+    """Whether the object is an array, but not a tensor."""
     return hasattr(values, "__array__") and not isinstance(values, Tensor)
 
 
 def from_array(values: Array) -> Tensor:
-    """A CPU tensor with a copy of the values: PyTorch would share their memory, and takes no negative strides."""
+    """A CPU tensor with a copy of the values. PyTorch would share their memory, and refuses negative strides."""
     array = values.__array__()
     try:
         return torch.as_tensor(array.copy(), device="cpu")
@@ -34,7 +34,7 @@ def from_array(values: Array) -> Tensor:
 
 
 def numbers(name: str, values: object) -> Tensor:
-    """A CPU tensor of its own from a tensor, an array or anything that can be iterated over, for who needs it."""
+    """A new CPU tensor from a tensor, an array or an iterable. ``name`` is the caller's name for the error message."""
     try:
         if is_array(values):
             return from_array(values)

@@ -1,12 +1,15 @@
-"""Who asks a parametrization for an inverse: a registration or an assignment.
+"""Detection of the reason for a call of ``right_inverse``: a registration or an assignment.
 
-PyTorch calls ``right_inverse(weight)`` in both situations with the same argument. The call says neither whether it
-registers or assigns, nor for which tensor. Three promises depend on that: one object belongs to one tensor (but for
-`transfer_parametrizations_and_params`, which lets two modules share object and values), an assignment
-outside the set raises where a registration projects, and a mask loads together with its values (for which
-a hook has to sit on the list that owns the values). The call stack is the only place where PyTorch's own
-`register_parametrization` leaves that information, so it is read here and nowhere else. Nothing is
-patched, and without these frames a direct call of ``right_inverse`` works all the same.
+PyTorch calls ``right_inverse(weight)`` in both cases with the same argument, which names neither the case nor the
+tensor. Three promises depend on them:
+
+- One object belongs to one tensor, except after `transfer_parametrizations_and_params`, which lets two modules share
+  an object and its values.
+- A weight outside the set is projected by a registration, and refused by an assignment.
+- A mask is loaded together with its values, by a hook on the list that owns the values.
+
+PyTorch's own `register_parametrization` leaves this information only on the call stack, so this file reads it there.
+Nothing is patched. A direct call of ``right_inverse``, without these frames, works too.
 """
 
 from __future__ import annotations
@@ -14,36 +17,33 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
-from torch.nn.utils.parametrize import (
-    ParametrizationList,
-    register_parametrization,
-    transfer_parametrizations_and_params,
-)
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._torch.chains import chains
 
 __all__ = ["asking_list", "is_assignment", "is_registration", "is_transfer"]
 
 _BUILD = ParametrizationList.__init__.__code__  # the first parametrization of a tensor
-_APPEND = register_parametrization.__code__  # every further one
-_TRANSFER = transfer_parametrizations_and_params.__code__
+_APPEND = parametrize.register_parametrization.__code__  # every further parametrization
+_TRANSFER = parametrize.transfer_parametrizations_and_params.__code__
 _ASSIGN = ParametrizationList.right_inverse.__code__
 
 
 def is_registration() -> bool:
-    """Whether PyTorch is registering a parametrization right now."""
+    """Whether PyTorch is registering a parametrization."""
     frame = _innermost_frame()
     return frame is not None and frame.f_code is not _ASSIGN
 
 
 def is_assignment() -> bool:
-    """Whether PyTorch is assigning to a parametrized tensor right now."""
+    """Whether PyTorch is assigning to a parametrized tensor."""
     frame = _innermost_frame()
     return frame is not None and frame.f_code is _ASSIGN
 
 
 def is_transfer() -> bool:
-    """Whether PyTorch registers the parametrizations of one module on another one, whose values it then shares."""
+    """Whether PyTorch is registering the parametrizations of another module, which then shares its values."""
     frame = _innermost_frame()
     while frame is not None and frame.f_code in (_BUILD, _APPEND):
         frame = frame.f_back
@@ -51,7 +51,7 @@ def is_transfer() -> bool:
 
 
 def asking_list() -> ParametrizationList | None:
-    """The list whose parametrization is asked: the one that is built, that grows, or that is assigned to."""
+    """The list that calls ``right_inverse`` while it is created, extended or assigned to."""
     frame = _innermost_frame()
     if frame is None:
         return None

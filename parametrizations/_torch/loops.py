@@ -16,6 +16,8 @@ __all__ = ["forget", "once"]
 
 Computed = TypeVar("Computed")
 
+_NOTHING = (None, None, (), ())
+
 
 def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Computed], *kind: object) -> Computed:
     """The result of ``compute``, memoised inside ``cached()`` as PyTorch memoises the weight.
@@ -36,12 +38,13 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
         return compute()
     stored = (x,) if isinstance(x, Tensor) else x
     state = (kind, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), tuple(map(contents, stored)))
-    known = cache.get(owner)
-    if known is not None and known.state == state and all(map(operator.is_, known.stored, stored)):
-        return cast(Computed, known.result)
+    known, memoised, before, _ = cache.get(owner, _NOTHING)
+    if known == state and all(map(operator.is_, before, stored)):
+        return cast(Computed, memoised)
     result = compute()
     if result is None or isinstance(result, Tensor | tuple):
-        cache[owner] = _Memo(stored, state, result)
+        memory = [tensor.detach() for tensor in stored]  # kept alive, so that new tensors cannot reuse it
+        cache[owner] = state, result, stored, memory
     return result
 
 
@@ -50,11 +53,3 @@ def forget() -> None:
     cache = answered_from_cache()
     if cache:
         cache.clear()
-
-
-class _Memo:
-    """A result, its stored tensors, and their memory, which is kept alive so that new tensors cannot reuse it."""
-
-    def __init__(self, stored: tuple[Tensor, ...], state: tuple[object, ...], result: object) -> None:
-        self.stored, self.state, self.result = stored, state, result
-        self.memory = [tensor.detach() for tensor in stored]

@@ -1,6 +1,6 @@
-"""Every private name of torch that is used: there is no public one that tells or does the same.
+"""All private names of torch that this library uses. They lack public equivalents.
 
-The tests fail when a release changes what one of them means, and when one is used anywhere else.
+The tests fail if a release changes the meaning of a name, and if another file uses a private name.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ __all__ = [
 
 
 def children(module: nn.Module) -> dict[str, nn.Module | None]:
-    """A module's children, to look into without ``__getattr__``, and to put in order."""
+    """The children of a module, read without ``__getattr__``. They can be reordered in place."""
     return module._modules
 
 
 def parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """A module's own parameters, to put in order; the public ways leave out what is None."""
+    """The parameters of a module itself, including None entries. They can be reordered in place."""
     return module._parameters
 
 
 def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
-    """The parametrization of a tensor that has one, and its stored parameter; None where it is not as simple as that.
+    """The only parametrization of a tensor and its stored parameter, or None for either.
 
-    In one function, since a small layer takes as long as it takes to look around.
+    This is one function, since separate queries take as long as a small layer.
     """
     chain = module._modules["parametrizations"]._modules.get(name)  # type: ignore[union-attr]
     if chain is None or len(chain._modules) != 1:
@@ -64,82 +64,81 @@ def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor 
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """A module's own buffers."""
+    """The buffers of a module itself."""
     return module._buffers
 
 
 def load_hooks(module: nn.Module) -> dict[Any, Any]:
-    """The hooks that run before a module loads, to be the last of them, or to drop one without its handle."""
+    """The hooks before loading, to add a last one, or to remove one without its handle."""
     return module._load_state_dict_pre_hooks
 
 
 def hooks_of(module: nn.Module) -> list[dict[Any, Any]]:
-    """What a module has of each kind of hook, to copy it without them: a hook may hold all of a model, or a file."""
+    """The hooks of each kind, to copy a module without them: a hook may refer to a whole model, or a file."""
     return [held for name, held in vars(module).items() if name.endswith("_hooks") and isinstance(held, dict)]
 
 
 def recurrent_names(module: nn.RNNBase) -> list[str]:
-    """The names of a recurrent layer's weights, in their order; layers and directions are in it."""
+    """The names of the weights of a recurrent layer, ordered by layer and direction."""
     return module._flat_weights_names
 
 
 def flat_weights(module: nn.RNNBase) -> list[Any]:
-    """The list from which a recurrent layer computes, in the order of `recurrent_names`."""
+    """The weights that a recurrent layer uses, in the order of `recurrent_names`."""
     return module._flat_weights
 
 
 def give_versions(state_dict: Any, versions: dict[str, Any]) -> None:
-    """Write the versions of the modules on a state dict, where ``load_state_dict`` looks for them."""
+    """Attach the versions of the modules to a state dict, for ``load_state_dict``."""
     state_dict._metadata = versions
 
 
 LBFGS_SIZE = ("_numel_cache", None)
-"""The attribute and the value with which `LBFGS` counts the entries of its parameters again."""
+"""The attribute and the value that make `LBFGS` count the entries of its parameters again."""
 UNFUSED = ("_step_supports_amp_scaling", False)
-"""The attribute and the value with which `GradScaler` unscales gradients, as for an optimizer that is not fused."""
+"""The attribute and the value that make `GradScaler` unscale gradients, as for an optimizer that is not fused."""
 
 
 def active_wrapper() -> DistributedDataParallel | None:
-    """What averages the gradients of the forward pass that is running, if anything does."""
+    """The `DistributedDataParallel` of the running forward pass, which averages its gradients."""
     wrapper: DistributedDataParallel | None = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
     return wrapper
 
 
 def answered_from_cache() -> dict[Any, Tensor | None] | None:
-    """The cache of `parametrize.cached`, inside of such a block; what its keys are is up to who asks."""
+    """The cache of `parametrize.cached`, or None outside of such a block. The caller chooses the keys."""
     return parametrize._cache if parametrize._cache_enabled else None
 
 
 def is_placeholder(entry: object) -> bool:
-    """Whether `set_model_state_dict` put this in the place of extra state that a checkpoint lacks."""
-    kind = type(entry)  # by its name: the module takes long to import, and who is given one has imported it
+    """Whether this is the placeholder of `set_model_state_dict` for missing extra state."""
+    kind = type(entry)  # by name, since the module takes long to import
     return (kind.__module__, kind.__name__) == ("torch.distributed.checkpoint.state_dict", "_EXTRA_STATE")
 
 
 def contents(tensor: Tensor) -> tuple[int, int, bool]:
-    """Tells a tensor from what it is after a change: of its numbers, of their memory, or of whether it is trained.
+    """A value that differs after a change of the tensor's numbers, its memory or its ``requires_grad``.
 
-    How often numbers were changed in place is not counted in inference mode.
+    PyTorch does not count in-place changes of inference-mode tensors, so they are not noticed.
     """
     version = 0 if tensor.is_inference() else tensor._version
     return version, 0 if are_transforms_active() else tensor.data_ptr(), tensor.requires_grad
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` is at work, for which sizes are tensors; `torch.jit.is_tracing` is slower."""
+    """Whether `torch.jit.trace` is active. Sizes are then tensors. `torch.jit.is_tracing` is slower."""
     return torch._C._get_tracing_state() is not None
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are views of the same memory."""
-    same: bool = torch._C._is_alias_of(one, other)  # type: ignore[attr-defined]
-    return same
+    return bool(torch._C._is_alias_of(one, other))  # type: ignore[attr-defined]
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor whose memory nobody else holds, in another shape and no view, as matrix products return theirs.
+    """A reshaped tensor, not marked as a view, like the result of a matrix product. It must own its memory.
 
-    A view that an autograd function returns cannot be changed in place, and FSDP2 loses sight of one that is.
+    A view returned by an autograd function cannot be changed in place, and FSDP2 does not notice such a change.
     """
     own: Tensor = torch.ops.aten._unsafe_view(tensor, shape)
     return own
@@ -152,19 +151,19 @@ def forward_levels() -> int:
 
 
 def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:
-    """A tensor of a subclass that has a shape, a dtype and a device, and no memory."""
+    """A tensor of a subclass, with a shape, a dtype and a device, but without memory."""
     return Tensor._make_wrapper_subclass(kind, shape, dtype=like.dtype, device=like.device)
 
 
-# Asked at every step of a small layer, whose time is that of such questions: so not by a function around each.
+# Direct aliases: every step of a small layer calls them, and a Python function around each would dominate its time.
 are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
-"""Whether a transform of `torch.func` is at work."""
+"""Whether a transform of `torch.func` is active."""
 is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-"""Whether autograd runs one backward pass for many gradients: by the predecessor of `torch.func.vmap`."""
+"""Whether autograd runs one backward pass for many gradients, by the predecessor of `torch.func.vmap`."""
 is_autocast_anywhere: Callable[[], bool] = torch._C._is_any_autocast_enabled
-"""Whether autocast is on for any device; to ask for one is ten times slower."""
+"""Whether autocast is on for any device. A query for a single device is ten times slower."""
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-"""How many modes see each operation, as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode`` do."""
+"""The number of modes that observe operations, such as `make_fx`, ``FakeTensorMode`` and ``FlopCounterMode``."""
 
 untouched_by_torch_function: Any = torch._C._disabled_torch_function_impl
-"""For a subclass whose operations are to arrive at ``__torch_dispatch__`` as they are."""
+"""The ``__torch_function__`` of a subclass that passes its operations unchanged to ``__torch_dispatch__``."""

@@ -1,4 +1,4 @@
-"""Tensors that are spread over several processes."""
+"""Sharded tensors: detection, and advice for error messages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ GATHER = (
     "Gather the checkpoint with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
     "options=StateDictOptions(full_state_dict=True, cpu_offload=True))"
 )
-"""What to do with a sharded model, in errors."""
+"""The advice for a sharded model, in error messages."""
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is spread over several processes."""
+    """Whether the tensor is sharded over several processes."""
     return hasattr(tensor, "placements") and hasattr(tensor, "full_tensor")

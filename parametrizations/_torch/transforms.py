@@ -1,4 +1,4 @@
-"""Detection of active PyTorch transforms, beyond the public functions of PyTorch."""
+"""Detection of active transforms, compilers and tracers, and the autograd function for each of them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,12 @@ __all__ = [
     "eager_form",
     "function_for",
     "has_tangent",
-    "is_batched_by_autograd",
     "is_differentiated",
     "is_recorded",
     "is_traced_for_a_file",
     "may_look_at_values",
     "needs_plain_autograd",
 ]
-
-
-def is_batched_by_autograd(*tensors: Tensor) -> bool:
-    """Whether ``is_grads_batched`` or ``jacobian(vectorize=True)`` runs a batched backward pass.
-
-    They use the predecessor of `torch.func.vmap`, which supports neither the ``vmap`` method of autograd functions nor
-    sparse tensors.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    return any(is_legacy_batched(tensor) for tensor in tensors)
 
 
 def may_look_at_values(x: Tensor) -> bool:
@@ -49,7 +37,7 @@ def may_look_at_values(x: Tensor) -> bool:
 
 
 def has_tangent(*tensors: Tensor) -> bool:
-    """Whether one of the tensors is a dual number, so that its operations need forward derivatives."""
+    """Whether a tensor is a dual number, so that its operations need forward derivatives."""
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)  # type: ignore[no-untyped-call]
 
 
@@ -57,18 +45,19 @@ def needs_plain_autograd(*tensors: Tensor) -> bool:
     """Whether the autograd functions of this library would give wrong derivatives. The dense weight is then needed.
 
     PyTorch drops the outer tangent of nested ``jvp`` transforms. `torch.compile` does not trace autograd functions with
-    ``jvp`` and ``vmap``. Backward passes with ``is_grads_batched`` do not call ``vmap``.
+    ``jvp`` and ``vmap``. Backward passes with ``is_grads_batched`` or ``jacobian(vectorize=True)`` use the predecessor
+    of `torch.func.vmap`, which supports neither the ``vmap`` method of autograd functions nor sparse tensors.
     """
-    if are_transforms_active() and (torch.compiler.is_compiling() or forward_levels() > 1):
-        return True
-    return is_batched_by_autograd(*tensors)
+    if torch.compiler.is_compiling():
+        return are_transforms_active()
+    return (are_transforms_active() and forward_levels() > 1) or any(map(is_legacy_batched, tensors))
 
 
 def is_differentiated(*tensors: Tensor) -> bool:
     """Whether the running backward pass is differentiated or transformed, and must be differentiable."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or are_transforms_active():
         return True
-    return has_tangent(*tensors) or is_batched_by_autograd(*tensors)
+    return has_tangent(*tensors) or any(map(is_legacy_batched, tensors))
 
 
 def is_recorded() -> bool:
@@ -77,7 +66,7 @@ def is_recorded() -> bool:
 
 
 def eager_form(function: type[Function]) -> type[Function]:
-    """The same function with the context as an argument of ``forward``: faster, but not supported by `torch.func`."""
+    """The function with the context as an argument of ``forward``: faster, but not supported by `torch.func`."""
 
     class Eager(function):  # type: ignore[misc, valid-type]
         @staticmethod

@@ -1,21 +1,18 @@
-"""Running compiled code as it was written, to see what it calls: it does not look for hooks that came later."""
+"""Eager execution of compiled code. Compiled code ignores hooks registered after its compilation."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 __all__ = ["uncompiled"]
 
 
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Let compiled code run as it was written, inside of the block."""
+def uncompiled() -> AbstractContextManager[None]:
+    """A context manager: compiled code runs eagerly inside, so that all of its calls can be observed."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the compiler takes seconds to import
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+        return nullcontext()
+    eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return eager

@@ -106,7 +106,7 @@ def check_every_rank(layers: Any, kind: str) -> None:
             register(layers, {"4.weight": Diagonal()})
         with pytest.raises(RuntimeError, match=r"MaskedSparse needs its stored tensor in one piece. Got .* sharded"):
             _ = layers[0].weight
-        with pytest.raises(RuntimeError, match=r"Assigning 'weight' needs what is stored in one piece"):
+        with pytest.raises(RuntimeError, match=r"Assigning 'weight' needs an unsharded stored tensor"):
             layers[2].weight = torch.zeros(12, 12)
         layers.unshard()
         for layer in layers:
