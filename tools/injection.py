@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +15,15 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import parametrizations
+from parametrizations._models import initialize
 from parametrizations._models.changes import Changes
 
 OURS = Path(parametrizations.__file__).parent
 FILES = {str(path) for path in OURS.rglob("*.py")} | {parametrize.__file__}
 COMMIT = Changes.commit.__code__
 """The function that changes the model. It consists of assignments that cannot fail, and a call ends after it."""
+RESTORE = inspect.unwrap(initialize._plain).__code__
+"""The function that makes a module plain while it initialises itself, and constrains it again, by assignments, too."""
 
 
 class Injected(Exception):
@@ -33,7 +37,7 @@ def fail_at(step: int, call: Callable[[], object]) -> int:
     def trace(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ARG001
         nonlocal seen, committed
         committed = committed or frame.f_code is COMMIT
-        if frame.f_code.co_filename not in FILES or committed:
+        if frame.f_code.co_filename not in FILES or frame.f_code is RESTORE or committed:
             return None
         if event == "line":
             seen += 1

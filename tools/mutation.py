@@ -1,6 +1,6 @@
 """Change one thing in a module at a time and list the changes that its tests do not notice.
 
-`python -m tools.mutation parametrizations/_torch/graphs.py [arguments of pytest]`; without arguments the tests of the
+`python -m tools.mutation parametrizations/_torch/chains.py [arguments of pytest]`; without arguments the tests of the
 module's folder run. Nothing is written: a process of its own imports the changed module, once for each change.
 """
 

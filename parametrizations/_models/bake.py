@@ -23,7 +23,7 @@ from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._models.matching import constrained_by
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.sizes import require_room
-from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.chains import spare_graphs
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations._torch.shared_class import can_share, plain_class

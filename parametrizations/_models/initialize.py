@@ -90,8 +90,8 @@ def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[str, nn.Para
     finally:
         module.__class__ = constrained
         for name in tensors:
-            parameters(module).pop(name, None)
-            buffers(module).pop(name, None)
+            stores[1].pop(name, None)
+            stores[2].pop(name, None)
         held["parametrizations"] = lists
         for name in [name for name in order if name in held]:
             held[name] = held.pop(name)

@@ -19,13 +19,13 @@ from parametrizations._models.constrained import Slot, identity, slots, tied_nam
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
-from parametrizations._models.together import individual
 from parametrizations._torch.chains import chains
 from parametrizations._torch.private import children
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept
+from parametrizations.masks.rule import individual
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Rules", "register"]

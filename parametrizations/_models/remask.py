@@ -18,13 +18,13 @@ from parametrizations._models.matching import matches, naming, refuse_no_match, 
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.sizes import require_room
-from parametrizations._models.together import individual
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.move import Move, Swap
+from parametrizations.masks.rule import individual
 
 __all__ = ["MaskRules", "remask"]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._torch.graphs import spare_graphs
 from parametrizations._torch.private import children, is_placeholder
 
-__all__ = ["chain_of", "chains", "copied", "given", "originals", "steps"]
+__all__ = ["chain_of", "chains", "copied", "given", "originals", "spare_graphs", "steps"]
 
 
 def chain_of(module: nn.Module, name: str) -> ParametrizationList:
@@ -63,3 +62,20 @@ def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: 
     own = {id(tensor) for tensor in (*chain.parameters(), *chain.buffers())}
     found = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
     return {key: value for key, value in found.items() if id(value) not in own and not is_placeholder(value)}
+
+
+def spare_graphs(memo: dict[int, Any], attributes: Iterable[object]) -> None:
+    """Let `copy.deepcopy` copy computed tensors without their graph.
+
+    Recurrent layers keep a list of their computed weights, and pruned layers keep the pruned weight. Both compute them
+    again at the next forward pass.
+
+    Args:
+        memo: The second argument of `copy.deepcopy`; changed in place.
+        attributes: The values of a module's attributes.
+    """
+    for value in attributes:
+        for tensor in value if isinstance(value, list) else [value]:
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+                memo.setdefault(id(memo), []).append(tensor)  # kept alive, as deepcopy does, so its id is not reused

@@ -29,8 +29,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from parametrizations._torch.chains import chains
-from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.chains import chains, spare_graphs
 from parametrizations._torch.loops import forget, once
 from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
 from parametrizations._torch.sharding import is_sharded

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from parametrizations._torch.graphs import spare_graphs
+from parametrizations._torch.chains import spare_graphs
 
 
 def test_computed_tensors_are_copied_alone_and_in_lists() -> None:

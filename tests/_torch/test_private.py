@@ -15,6 +15,7 @@ PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # what nn.Module leaves to its subclasses
 # What constraints share with the calls on whole models, and what users need not know.
 OURS = {
+    "_is_own",
     "_known_shape",
     "_product",
     "_rearrange",
