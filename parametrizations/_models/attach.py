@@ -50,8 +50,9 @@ def attach(
 
     ``replaced`` has the tensors that replace stored tensors, by the ``id`` of the old one.
     """
-    weight = slot.materialised()
-    twin = None if slot.parametrizations is None else slot.copied()
+    with naming("register", f"copy the parametrizations of {slot.name!r}"):
+        weight = slot.materialised()
+        twin = None if slot.parametrizations is None else slot.copied()
     state = None if twin is None else StepState(slot, twin)
     built = _built(slot, twin, steps, weight)
     require_agreement(built, weight)

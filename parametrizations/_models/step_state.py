@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot
-from parametrizations._torch.private import buffers, children, contents, parameters
+from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["StepState", "inverted_beside"]
@@ -42,8 +43,9 @@ class StepState:
                     continue
                 if value is not old.get(name):
                     self._replace(changes, own, name, value)
-                elif isinstance(value, Tensor) and _mark(value) != marks[name]:
-                    changes.data(own[name], value.data)
+                elif isinstance(value, Tensor):
+                    if not value.is_meta and not torch.equal(value, own[name]):
+                        changes.data(own[name], value.data)
                 elif isinstance(value, list | dict) and _mark(value) != marks[name]:
                     draft: Any = changes.draft(own[name])
                     draft.clear()
@@ -77,9 +79,7 @@ def _marks(store: dict[str, Any]) -> dict[str, object]:
 
 
 def _mark(value: object) -> object:
-    """A value that differs after a change in place."""
-    if isinstance(value, Tensor):
-        return contents(value)
+    """A value that differs after a list or dictionary was changed in place."""
     if isinstance(value, list):
         return [id(one) for one in value]
     return [(key, id(one)) for key, one in value.items()] if isinstance(value, dict) else None

@@ -185,3 +185,100 @@ def test_recurrent_and_embedding_layers_and_foreign_parametrizations_reset() -> 
     layer: Any = register(weight_norm(nn.Linear(4, 4)), {"bias": nn.Identity()})
     layer.reset_parameters()
     assert layer.weight.abs().max().item() <= 0.5
+
+
+class Bound(nn.Linear):
+    """Initialises itself by a method that it holds."""
+
+    def __init__(self, size: int) -> None:
+        self.fill = self.threes
+        super().__init__(size, size)
+
+    def threes(self) -> None:
+        nn.init.constant_(self.weight, 3)
+
+    @override
+    def reset_parameters(self) -> None:
+        self.fill()
+
+
+class Slotted(nn.Linear):
+    """Keeps an attribute outside of its dictionary, and takes an argument to be made."""
+
+    __slots__ = ("gain",)
+
+    def __new__(cls, size: int) -> Any:  # noqa: ARG004
+        return super().__new__(cls)
+
+    def __init__(self, size: int) -> None:
+        self.gain = 3.0
+        super().__init__(size, size)
+
+    @override
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.gain)
+
+
+@pytest.mark.parametrize("kind", [Bound, Slotted])
+def test_the_layer_itself_is_initialised_not_another_object(kind: Callable[[int], nn.Linear]) -> None:
+    layer = register(kind(3), {"weight": ZeroDiagonal()})
+    layer.weight = torch.zeros(3, 3)
+    layer.reset_parameters()
+    assert torch.equal(layer.weight, 3 * (1 - torch.eye(3)))
+
+
+def test_what_a_reset_deletes_is_gone() -> None:
+    class Deleting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            self.register_buffer("cache", torch.ones(2))
+            self.child = nn.Linear(1, 1)
+
+        @override
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if hasattr(self, "cache"):
+                del self.cache, self.child
+
+    layer = register(Deleting(), {"weight": ZeroDiagonal()})
+    layer.reset_parameters()
+    assert not hasattr(layer, "cache")
+    assert not hasattr(layer, "child")
+
+
+@pytest.mark.parametrize("make", [Diagonal, ZeroDiagonal, lambda: MaskedSparse(masks.banded(1, 1))])
+def test_a_reset_that_fails_late_leaves_the_weight(make: Callable[[], nn.Module]) -> None:
+    class Late(nn.Linear):
+        late = False
+
+        @override
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if self.late:
+                raise ValueError("late")
+
+    layer = register(Late(3, 3), {"weight": make()})
+    layer.late, before = True, layer.weight.detach().clone()
+    with pytest.raises(ValueError, match="late"):
+        layer.reset_parameters()
+    assert torch.equal(layer.weight, before)
+
+
+def test_an_initialisation_that_needs_the_matrix_draws_the_numbers_of_the_plain_layer() -> None:
+    plain = nn.Embedding(4, 4, padding_idx=0)
+    layer = register(nn.Embedding(4, 4, padding_idx=0), {"weight": MaskedSparse(torch.ones(4, 4).bool())})
+    drawn = []
+    for one in (plain, layer):
+        torch.manual_seed(1)
+        one.reset_parameters()
+        drawn.append(torch.rand(1))
+    assert torch.equal(plain.weight, layer.weight)
+    assert torch.equal(*drawn)
+
+
+def test_a_layer_that_is_reset_in_inference_mode_trains() -> None:
+    layer = register(weight_norm(nn.Linear(3, 3)), {"bias": nn.Identity()})
+    with torch.inference_mode():
+        layer.reset_parameters()
+    layer(torch.ones(1, 3)).sum().backward()
+    assert not any(one.is_inference() for one in layer.parameters())
