@@ -112,8 +112,8 @@ def test_a_parameter_of_a_step_stays_in_its_own_group_or_outside() -> None:
 def test_a_removed_constraint_can_be_registered_again_without_a_garbage_collection() -> None:
     gc.disable()
     try:
-        layer = register(nn.Linear(3, 3), {"weight": ZeroDiagonal()})
-        step = layer.parametrizations.weight[0]  # type: ignore[index, union-attr]
+        layer: Any = register(nn.Linear(3, 3), {"weight": ZeroDiagonal()})
+        step = layer.parametrizations.weight[0]
         remove_parametrizations(layer, "weight")
         register_parametrization(layer, "weight", step)
         one, other = register(nn.Linear(3, 3), {"weight": ZeroDiagonal()}), nn.Linear(3, 3)
