@@ -40,8 +40,8 @@ def require_finite(name: str, weight: Tensor) -> None:
     if not is_finite(weight):
         bad = int((~torch.isfinite(weight)).sum())
         raise ValueError(
-            f"{name} needs a finite weight. Got {bad} of {weight.numel()} entries that are NaN or "
-            "infinite. Initialise or repair the weight first."
+            f"{name} needs a finite weight. Got NaN or infinity in {bad} of {weight.numel()} "
+            "entries. Initialise or repair the weight first."
         )
 
 
@@ -94,9 +94,9 @@ def require_free(owner: object, name: str, value: object) -> None:
     if fixed or (method and not callable(value)) or ((method or known) and isinstance(value, nn.Module)):
         kind = "method" if method else "property"
         raise AttributeError(
-            f"{type(owner).__name__} needs the name {name!r} for a {kind} of its own. Got "
+            f"{type(owner).__name__} needs the name {name!r} for a {kind}. Got "
             f"a {type(value).__name__} assigned to it. Give the attribute another name, such as {f'own_{name}'!r}; "
-            "options are given where the object is made."
+            "pass options when you create the object."
         )
 
 

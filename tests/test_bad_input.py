@@ -250,8 +250,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.tied, {"0.weight": Diagonal()})',
         ValueError,
         (
-            "register needs a parameter with one owner. Got one that is tied: '0.weight', '1.weight' are the "
-            "same tensor, and would come apart. Untie them first, or constrain another parameter."
+            "register needs an untied parameter. Got one tensor for '0.weight', '1.weight'. Untie "
+            "them first, or constrain another parameter."
         ),
     ),
     "register: a lazy layer": (
@@ -266,24 +266,24 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.container, {"scale": Diagonal()})',
         ValueError,
         (
-            "register needs a module that is no container for 'scale'. Got Sequential, which would take the "
-            "parametrization for one of its children. Move the parameter to a module of its own."
+            "register needs a module other than a container for 'scale'. Got Sequential, with the "
+            "parametrizations as one more child. Move the parameter to another module."
         ),
     ),
     "register: a weight with NaN": (
         'register(w.broken, {"weight": ZeroDiagonal()})',
         ValueError,
         (
-            "register cannot attach ZeroDiagonal to 'weight'. ZeroDiagonal needs a finite weight. Got 1 of 16"
-            " entries that are NaN or infinite. Initialise or repair the weight first."
+            "register cannot attach ZeroDiagonal to 'weight'. ZeroDiagonal needs a finite weight. "
+            "Got NaN or infinity in 1 of 16 entries. Initialise or repair the weight first."
         ),
     ),
     "register: a weight with infinity": (
         'register(w.infinite, {"weight": NegExpDiagonal()})',
         ValueError,
         (
-            "register cannot attach NegExpDiagonal to 'weight'. NegExpDiagonal needs a finite weight. Got 1 "
-            "of 16 entries that are NaN or infinite. Initialise or repair the weight first."
+            "register cannot attach NegExpDiagonal to 'weight'. NegExpDiagonal needs a finite "
+            "weight. Got NaN or infinity in 1 of 16 entries. Initialise or repair the weight first."
         ),
     ),
     "register: a complex weight made negative": (
@@ -352,16 +352,16 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": Diagonal()}, optimizer=3)',
         TypeError,
         (
-            "register needs a torch.optim.Optimizer. Got int. Pass the one that steps on the model's "
-            "parameters; where there are several, make them anew afterwards."
+            "register needs a torch.optim.Optimizer. Got int. Pass the optimizer of the model. If "
+            "there are several, create them again afterwards."
         ),
     ),
     "register: an optimizer of another model": (
         'register(w.plain, {"0.weight": Diagonal()}, optimizer=w.optimizer)',
         ValueError,
         (
-            "register needs the optimizer of the parameters that it changes, such as '0.weight'. Got one that"
-            " has none of them. Pass the one that was made with this model's parameters."
+            "register needs the optimizer of the changed parameters, such as '0.weight'. Got one "
+            "without any of them. Pass the optimizer of this model."
         ),
     ),
     "register: a mask of another shape": (
@@ -562,7 +562,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.random: text": (
         'masks.random(density="0.1")',
         TypeError,
-        "random needs a density that is a number. Got str. Pass a float.",
+        "random needs a number for density. Got str. Pass a float.",
     ),
     "masks.random: a seed instead of a generator": (
         "masks.random(density=0.1, generator=0)",
@@ -577,7 +577,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.magnitude: a tensor": (
         "masks.magnitude(density=torch.tensor(0.1))",
         TypeError,
-        "magnitude needs a density that is a number. Got Tensor. Pass a float.",
+        "magnitude needs a number for density. Got Tensor. Pass a float.",
     ),
     "masks.magnitude: a percentage": (
         "masks.magnitude(density=10)",
@@ -676,7 +676,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.random: a truth value": (
         "masks.random(density=True)",
         TypeError,
-        "random needs a density that is a number. Got bool. Pass a float.",
+        "random needs a number for density. Got bool. Pass a float.",
     ),
     "masks.n_of_m: a truth value": (
         "masks.n_of_m(True, 4)",
@@ -794,7 +794,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "assign(w.diagonal, torch.full((4, 4), torch.nan))",
         ValueError,
         (
-            "Diagonal needs a finite weight. Got 16 of 16 entries that are NaN or infinite. Initialise or "
+            "Diagonal needs a finite weight. Got NaN or infinity in 16 of 16 entries. Initialise or "
             "repair the weight first."
         ),
     ),
@@ -802,8 +802,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "assign(w.projecting, torch.full((4, 4), torch.nan))",
         ValueError,
         (
-            "ZeroDiagonal needs a finite weight. Got 16 of 16 entries that are NaN or infinite. Initialise or"
-            " repair the weight first."
+            "ZeroDiagonal needs a finite weight. Got NaN or infinity in 16 of 16 entries. Initialise "
+            "or repair the weight first."
         ),
     ),
     "fuse: no model": (
@@ -860,17 +860,17 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "bake(w.model, inplace=True, optimizer=3)",
         TypeError,
         (
-            "bake needs a torch.optim.Optimizer. Got int. Pass the one that steps on the model's parameters; "
-            "where there are several, make them anew afterwards."
+            "bake needs a torch.optim.Optimizer. Got int. Pass the optimizer of the model. If there "
+            "are several, create them again afterwards."
         ),
     ),
     "bake: an optimizer of another model": (
         "bake(w.model, inplace=True, optimizer=torch.optim.SGD([torch.zeros(1, requires_grad=True)]))",
         ValueError,
         (
-            "bake needs the optimizer of the parameters that it changes, such as "
-            "'0.parametrizations.weight.original'. Got one that has none of them. Pass the one that was made "
-            "with this model's parameters."
+            "bake needs the optimizer of the changed parameters, such as "
+            "'0.parametrizations.weight.original'. Got one without any of them. Pass the optimizer "
+            "of this model."
         ),
     ),
     "bake: a weight larger than the memory": (
@@ -937,19 +937,20 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "plain_state_dict(w.plain, w.model.state_dict())",
         ValueError,
         (
-            "plain_state_dict needs a checkpoint of this model, with its constraints. Got 1 constrained "
-            "entries that it does not have, such as '0.parametrizations.weight.original'. Register the same "
-            "rules first; where a wrapper puts something before the names, pass the model inside it, or strip that."
+            "plain_state_dict needs a checkpoint of this model, with its constraints. Got 1 unknown "
+            "constrained entries, such as '0.parametrizations.weight.original'. Register the same "
+            "rules first; where a wrapper puts something before the names, pass the model inside it, "
+            "or strip that."
         ),
     ),
     "plain_state_dict: values without their mask": (
         'plain_state_dict(w.sparse, {"parametrizations.weight.original": torch.ones(4)})',
         ValueError,
         (
-            "plain_state_dict needs a checkpoint of this model. Got one that does not fit at 'weight': "
-            "...MaskedSparse needs values and their positions together. Got no '0._extra_state' in the "
-            "checkpoint. Save the whole state_dict of the layer. The layer stays as it was. Convert it with the "
-            "model that it was saved from."
+            "plain_state_dict needs a checkpoint of this model. Got one that does not fit at "
+            "'weight': ...MaskedSparse needs values and their positions together. Got no "
+            "'0._extra_state' in the checkpoint. Save the whole state_dict of the layer. The layer "
+            "stays as it was. Convert it with its own model."
         ),
     ),
     "plain_state_dict: larger than the memory": (
@@ -987,8 +988,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ('w.diagonal.load_state_dict({"weight": torch.full((4, 4), torch.nan), "bias": w.diagonal.bias.detach()})'),
         RuntimeError,
         (
-            "...While loading the plain 'weight': Diagonal needs a finite weight. Got 16 of 16 entries that "
-            "are NaN or infinite. Initialise or repair the weight first. The tensor stays as it was."
+            "...While loading the plain 'weight': Diagonal needs a finite weight. Got NaN or "
+            "infinity in 16 of 16 entries. Initialise or repair the weight first. The tensor stays "
+            "as it was."
         ),
     ),
     "load_state_dict: a mask out of range": (
@@ -1238,8 +1240,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.diagonal, {"weight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         (
-            "remask needs a tensor with a mask for 'weight'. Got 'weight', whose first parametrization is no "
-            "MaskedSparse. Attach one first: register(model, {...: MaskedSparse(...)})."
+            "remask needs a tensor with a mask for 'weight'. Got 'weight', with another first "
+            "parametrization. Bake it, and register a mask: register(model, {...: "
+            "MaskedSparse(...)})."
         ),
     ),
     "remask: two rules": (
@@ -1259,17 +1262,17 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.sparse, {"weight": masks.magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
-            "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries to choose "
-            "from. Got 4, as the others have no values. Lower the density, or give a rule that also keeps others,"
-            " such as random."
+            "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries "
+            "to choose from. Got 4; the others have no values. Lower the density, or give a rule "
+            "that also keeps others, such as random."
         ),
     ),
     "remask: another's optimizer": (
         'remask(w.sparse, {"weight": masks.magnitude(density=0.1)}, optimizer=w.optimizer)',
         ValueError,
         (
-            "remask needs the optimizer of the parameters that it changes, such as 'weight'. Got one that has "
-            "none of them. Pass the one that was made with this model's parameters."
+            "remask needs the optimizer of the changed parameters, such as 'weight'. Got one without "
+            "any of them. Pass the optimizer of this model."
         ),
     ),
     "remask: no optimizer": (
@@ -1281,8 +1284,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.sparse, {"weight": masks.random(density=0.1)}, optimizer=torch.optim.LBFGS(w.sparse.parameters()))',
         ValueError,
         (
-            "remask needs an optimizer with state for each entry of 'weight'. Got LBFGS, whose history is one "
-            "of all parameters together. Pass optimizer=None, and make a new one afterwards."
+            "remask needs an optimizer with state for each entry of 'weight'. Got LBFGS, which has "
+            "one history for all parameters. Pass optimizer=None, and create a new one afterwards."
         ),
     ),
     "dense_gradients: no model": (
@@ -1327,7 +1330,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.evolutionary: a name": (
         'masks.evolutionary("0.3")',
         TypeError,
-        ("evolutionary needs a fraction that is a number. Got str. Pass a float."),
+        ("evolutionary needs a number for fraction. Got str. Pass a float."),
     ),
     "masks.evolutionary: a seed": (
         "masks.evolutionary(0.3, generator=0)",
@@ -1423,8 +1426,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.sparse, {"weight": masks.global_magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
-            "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4, as the others have no "
-            "values. Lower the density, or give a rule that also keeps others, such as random."
+            "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4; the others "
+            "have no values. Lower the density, or give a rule that also keeps others, such as "
+            "random."
         ),
     ),
     "masks.global_magnitude: meta": (

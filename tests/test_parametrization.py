@@ -271,12 +271,12 @@ def test_asked_to_it_projects_what_is_assigned(make: Callable[[], Parametrizatio
         (
             torch.full((4, 3), torch.nan),
             ValueError,
-            r"needs a finite weight. Got 12 of 12 entries that are NaN",
+            r"needs a finite weight. Got NaN or infinity in 12 of 12 entries",
         ),
         (
             torch.ones(4, 3).fill_diagonal_(torch.inf),
             ValueError,
-            r"needs a finite weight. Got 3 of 12 entries",
+            r"needs a finite weight. Got NaN or infinity in 3 of 12 entries",
         ),
         (torch.ones(4, 3).to_sparse(), TypeError, r"needs a dense tensor. Got torch.sparse_coo"),
     ],
@@ -438,19 +438,19 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("linear", nn.Linear(3, 3), "the name 'linear' for a method of its own. Got a Linear"),
-        ("options", {"rank": 3}, "the name 'options' for a method of its own. Got a dict"),
+        ("linear", nn.Linear(3, 3), "the name 'linear' for a method. Got a Linear"),
+        ("options", {"rank": 3}, "the name 'options' for a method. Got a dict"),
         ("explain", Path("weights"), "the name 'explain' for a method"),
         ("project", nn.Identity(), "the name 'project' for a method"),
         (
             "stored_shape",
             "square",
-            "the name 'stored_shape' for a property of its own. Got a str .* such as 'own_stored_shape'; options",
+            "the name 'stored_shape' for a property. Got a str .* such as 'own_stored_shape'; pass options",
         ),
-        ("product", nn.Linear(3, 3), "the name 'product' for a property of its own. Got a Linear"),
+        ("product", nn.Linear(3, 3), "the name 'product' for a property. Got a Linear"),
         ("stored_shape", nn.Linear(3, 3), "the name 'stored_shape' for a property"),
         ("_check", True, "the name '_check' for a method"),
-        ("linear", nn.Parameter(torch.ones(3)), "the name 'linear' for a method of its own. Got a Parameter"),
+        ("linear", nn.Parameter(torch.ones(3)), "the name 'linear' for a method. Got a Parameter"),
     ],
 )
 def test_an_attribute_that_hides_a_member_is_refused_where_it_is_assigned(name: str, value: Any, message: str) -> None:

@@ -41,8 +41,8 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
     if fault is not None:
         kinds = ", then ".join(type(step).__name__ for step in slot.steps)
         raise ValueError(
-            f"register needs parametrizations that hold together for {slot.name!r}. Got {kinds}, whose weight is "
-            f"{fault}. Leave one of them out; bake first to replace what is attached."
+            f"register needs parametrizations that hold together for {slot.name!r}. Got {kinds}: the weight is "
+            f"{fault}. Leave one of them out, or bake first to replace earlier ones."
         )
 
 
@@ -73,13 +73,13 @@ def _outside(passed: Sequence[Passed]) -> str | None:
 
 
 def _moving(parts: Sequence[nn.Module], weight: Tensor) -> str | None:
-    """The distance by which the steps move a common member of their sets; None within rounding."""
+    """The distance between a common member of the sets and its image; None within rounding."""
     for candidate in (weight, torch.full_like(weight, -2)):  # small entries may hide a clash
         with contextlib.suppress(Unreachable):
             for member in _members(parts, candidate):
                 moved = _moved(_own(parts), member)
                 if moved is not None:
-                    return f"{moved:.3g} away from one that is in the set of each"
+                    return f"{moved:.3g} away from a common member of their sets"
     return None
 
 
@@ -125,7 +125,7 @@ def _through(step: nn.Module, value: Tensor) -> Tensor:
 
 def _finite(step: nn.Module, value: Tensor) -> Tensor:
     if not bool(value.isfinite().all()):
-        raise Unreachable(step, "returns values that are not finite.")
+        raise Unreachable(step, "returns NaN or infinity.")
     return value
 
 

@@ -121,7 +121,7 @@ def _require_bakeable(chosen: Iterable[Slot]) -> None:
     for slot in chosen:
         if any(map(is_sharded, slot.stored.values())) or not can_share(slot.module):
             raise ValueError(
-                f"bake needs a model that is not sharded. Got {type(slot.module).__name__} with {slot.name!r}. "
+                f"bake needs an unsharded model. Got {type(slot.module).__name__} with {slot.name!r}. "
                 f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
             )
     require_room(chosen, "bake")

@@ -210,7 +210,7 @@ def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {slot.name!r}: {error} "
-            "Convert it with the model that it was saved from."
+            "Convert it with its own model."
         ) from error
 
 
@@ -218,8 +218,8 @@ def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:
     strange = {key for key in entries if ".parametrizations." in f".{key}"} - model.state_dict().keys()
     if strange:
         raise ValueError(
-            f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} constrained "
-            f"entries that it does not have, such as {min(strange)!r}. Register the same rules first; where a wrapper "
+            f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} unknown "
+            f"constrained entries, such as {min(strange)!r}. Register the same rules first; where a wrapper "
             "puts something before the names, pass the model inside it, or strip that."
         )
 
@@ -234,13 +234,13 @@ def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
     for key, value in passed_on.items():
         if not isinstance(value, Tensor) and (key not in own or isinstance(own[key], Tensor)):
             raise ValueError(
-                f"plain_state_dict needs a checkpoint of this model. Got {type(value).__name__} for {key!r}, where a "
-                "tensor belongs. Pass the state dict alone, without what was saved beside it."
+                f"plain_state_dict needs a checkpoint of this model. Got {type(value).__name__} for {key!r}. "
+                "Pass the state dict alone, without other saved objects."
             )
         if key in parameters and not is_lazy(own[key]) and value.shape != own[key].shape:
             raise ValueError(
                 f"plain_state_dict needs a checkpoint of this model. Got shape {tuple(value.shape)} for {key!r}, which "
-                f"has {tuple(own[key].shape)}. Convert it with the model that it was saved from."
+                f"has {tuple(own[key].shape)}. Convert it with its own model."
             )
 
 
@@ -248,6 +248,6 @@ def _require_gathered(entries: Mapping[str, Any]) -> None:
     sharded = [key for key, value in entries.items() if isinstance(value, Tensor) and is_sharded(value)]
     if sharded:
         raise ValueError(
-            f"plain_state_dict needs whole tensors. Got {len(sharded)} that are sharded, such as {sharded[0]!r}. "
+            f"plain_state_dict needs whole tensors. Got {len(sharded)} sharded ones, such as {sharded[0]!r}. "
             f"{GATHER}, and pass the result."
         )

@@ -59,7 +59,7 @@ class Slot:
 
     @cached_property
     def steps(self) -> tuple[nn.Module, ...]:
-        """The parametrizations, in the order in which they are applied."""
+        """The parametrizations in order of application."""
         return () if self.parametrizations is None else tuple(steps(self.chain))
 
     @cached_property
@@ -142,7 +142,7 @@ class Slot:
         It is computed on a copy, so that parametrizations with statistics, such as spectral norm, do not change.
 
         Args:
-            state: A state dict of the chain, whose values are used instead of the present ones.
+            state: A state dict of the chain, to use instead of the present values.
         """
         if self.parametrizations is None:
             return self.first_stored.data
@@ -197,7 +197,7 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
 
 def identity(tensor: Tensor) -> object:
-    """A key that is equal for tensors with the same memory, such as tied parameters."""
+    """A key with one value for all tensors with the same memory, such as tied parameters."""
     plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
     return tensor.data_ptr() if plain else id(tensor)
 

@@ -147,7 +147,13 @@ class _Watch:
             forget()  # a memoised weight would not be seen
             self._is_materialised = False
 
-    def _see_output(self, layer: nn.Module, inputs: Any, named: dict[str, Tensor], output: Tensor) -> None:  # noqa: ARG002
+    def _see_output(
+        self,
+        layer: nn.Module,  # noqa: ARG002
+        inputs: Any,
+        named: dict[str, Tensor],
+        output: Tensor,
+    ) -> None:
         if self._stack is None or self._is_materialised:  # the gradient of the dense weight is enough
             return
         input: Tensor = inputs[0] if inputs else named["input"]

@@ -117,7 +117,7 @@ def _room(slot: Slot) -> Tensor:
 def _dense_room(slot: Slot) -> Tensor:
     try:
         return slot.materialised()
-    except RuntimeError:  # the stored tensor has no usable values yet
+    except RuntimeError:  # no values have been stored yet
         return torch.full(slot.shape, torch.nan, dtype=slot.first_stored.dtype, device=slot.first_stored.device)
 
 

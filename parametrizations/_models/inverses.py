@@ -29,7 +29,7 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
     """The input of a sequence of parametrizations for which the output is ``weight``.
 
     Args:
-        parametrizations: In the order in which they are applied. Third-party ones may write into their buffers, as the
+        parametrizations: In order of application. Third-party ones may write into their buffers, as the
             inverse of ``orthogonal`` does.
         weight: The weight, ``(out, in)``, in the dtype of the stored tensor.
         project: If true, project onto the set, and skip steps without an inverse, as registering does. If false,
@@ -39,7 +39,7 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
         A tensor, or a sequence of tensors.
 
     Raises:
-        Unreachable: If a third-party parametrization refuses the weight, has no inverse, or an inexact one.
+        Unreachable: If a third-party parametrization refuses the weight, or lacks an exact inverse.
         ValueError: If a parametrization of this library refuses the weight.
     """
     value: Any = weight
@@ -81,9 +81,7 @@ def require_round_trip(step: nn.Module, stored: Any, weight: Tensor) -> None:
         raise Unreachable(step, f"needs to take what its inverse gives. Got {error}.") from error
     distance = (output - weight).abs().max().item()
     if not distance <= allowed_error(weight):
-        raise Unreachable(
-            step, f"needs to give the weight back that its inverse is shown. Got one that is {distance:.2g} away."
-        )
+        raise Unreachable(step, f"needs an exact inverse. Got an error of {distance:.2g} after a round trip.")
 
 
 def allowed_error(weight: Tensor) -> float:

@@ -22,14 +22,14 @@ def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tens
         return
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. Pass the one that steps on "
-            "the model's parameters; where there are several, make them anew afterwards."
+            f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. Pass the optimizer of "
+            "the model. If there are several, create them again afterwards."
         )
     known = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
     if tensors and not any(id(tensor) in known for tensor in tensors.values()):
         raise ValueError(
-            f"{caller} needs the optimizer of the parameters that it changes, such as {next(iter(tensors))!r}. Got one "
-            "that has none of them. Pass the one that was made with this model's parameters."
+            f"{caller} needs the optimizer of the changed parameters, such as {next(iter(tensors))!r}. Got one "
+            "without any of them. Pass the optimizer of this model."
         )
 
 
@@ -103,16 +103,16 @@ def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> 
     """
     if isinstance(optimizer, LBFGS):
         raise ValueError(
-            f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, whose history is one of "
-            "all parameters together. Pass optimizer=None, and make a new one afterwards."
+            f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, which has one "
+            "history for all parameters. Pass optimizer=None, and create a new one afterwards."
         )
     for key, value in optimizer.state.get(tensor, {}).items():
         if isinstance(value, Tensor) and not _is_understood(value, tensor):
             raise ValueError(
                 f"remask needs an optimizer with state for each of the {tensor.numel()} stored numbers of {name!r}, or "
                 f"for all together. Got {type(value).__name__} {key!r} of shape {tuple(value.shape)} in "
-                f"{type(optimizer).__name__}. Make a new optimizer afterwards; one that is older than the mask, or "
-                "packs its state, cannot go on."
+                f"{type(optimizer).__name__}. Pass optimizer=None, and create a new optimizer "
+                "afterwards."
             )
 
 

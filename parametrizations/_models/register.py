@@ -139,10 +139,10 @@ def _require_unpruned(model: nn.Module, pattern: str) -> None:
         if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
             layer, _, tensor_name = name.rpartition(".")
             raise ValueError(
-                f"register needs a parameter for {pattern!r}. Got one that torch.nn.utils.prune computes from another. "
+                f"register needs a parameter for {pattern!r}. Got one computed by torch.nn.utils.prune. "
                 f"Make it a parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
-                "where model is the one given here. To constrain what it is computed from, take a pattern of that name "
-                "alone, which ends with _orig."
+                "with model as given here. To constrain the parameter before pruning, use its own name, with _orig at "
+                "the end."
             )
 
 
@@ -164,8 +164,8 @@ def _require_attachable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> Non
         owners = tied.get(identity(tensor))
         if owners is not None:
             raise ValueError(
-                f"register needs a parameter with one owner. Got one that is tied: {', '.join(map(repr, owners))} are "
-                "the same tensor, and would come apart. Untie them first, or constrain another parameter."
+                f"register needs an untied parameter. Got one tensor for {', '.join(map(repr, owners))}. Untie them "
+                "first, or constrain another parameter."
             )
         if is_lazy(tensor) or is_sharded(tensor):
             raise ValueError(
@@ -180,23 +180,23 @@ def _require_plain_class(slot: Slot) -> None:
     kind = type(slot.module).__name__
     if isinstance(slot.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         raise ValueError(
-            f"register needs a module that is no container for {slot.name!r}. Got {kind}, "
-            "which would take the parametrization for one of its children. Move the parameter to a module of its own."
+            f"register needs a module other than a container for {slot.name!r}. Got {kind}, with the "
+            "parametrizations as one more child. Move the parameter to another module."
         )
     if isinstance(slot.module, torch.jit.ScriptModule):
         raise ValueError(
-            f"register needs a module that runs in Python for {slot.name!r}. Got a scripted or traced one, whose "
-            "tensors are fixed. Register before, and script or trace a baked copy."
+            f"register needs a Python module for {slot.name!r}. Got a scripted or traced one. Register before, and "
+            "script or trace a baked copy."
         )
     if children(slot.module).get("parametrizations") is not None and not chains(slot.module):
         raise ValueError(
-            f"register needs a module without a child named 'parametrizations' for {slot.name!r}. Got {kind}, which "
-            "has one. PyTorch keeps its own list under this name: rename the child."
+            f"register needs a module without a child named 'parametrizations' for {slot.name!r}. Got {kind}. "
+            "PyTorch keeps its own list under this name: rename the child."
         )
     if not can_share(slot.module):
         raise ValueError(
             f"register needs a module with the class that register_parametrization gives for {slot.name!r}. "
-            f"Got {kind}. Register before fully_shard, or whatever else changed the class."
+            f"Got {kind}. Register before fully_shard and other functions that change the class."
         )
 
 

@@ -67,7 +67,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
         ValueError: If a pattern matches no tensor with a mask, or two match one; if a parameter is tied (it has two
             owners), sharded over processes, or not finite; if a rule refuses the weight, or returns an invalid mask; if
             the parametrizations on top cannot hold with the new mask; if the optimizer has none of the parameters, or
-            state that is neither one number for each entry nor one for all; if ranks have different masks, or a model
+            state other than one number for each entry or one for all; if ranks have different masks, or a model
             wrapped by ``DistributedDataParallel`` would have another number of entries than before.
 
     Example:
@@ -146,8 +146,8 @@ def _no_match(masked: Sequence[Slot], every: Sequence[Slot], pattern: str) -> No
     others = matches(pattern, every)
     if others:
         raise ValueError(
-            f"remask needs a tensor with a mask for {pattern!r}. Got {others[0].name!r}, whose first "
-            "parametrization is no MaskedSparse. Attach one first: register(model, {...: MaskedSparse(...)})."
+            f"remask needs a tensor with a mask for {pattern!r}. Got {others[0].name!r}, with another "
+            "first parametrization. Bake it, and register a mask: register(model, {...: MaskedSparse(...)})."
         )
     refuse_no_match("remask", "tensor with a mask", pattern, masked)
 
@@ -157,13 +157,13 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
     owners = tied.get(identity(stored))
     if owners is not None:
         raise ValueError(
-            f"remask needs a tensor with one owner. Got one that is tied: {', '.join(map(repr, owners))} share what "
-            "is stored, and would come apart. Untie them first."
+            f"remask needs an untied tensor. Got one stored tensor for {', '.join(map(repr, owners))}. "
+            "Untie them first."
         )
     if is_sharded(stored):
         raise ValueError(
-            f"remask needs what is stored for {slot.name!r} in one piece. Got a {type(stored).__name__}, sharded "
-            f"over processes. {GATHER}, move the masks of an unsharded model that loads it, and shard that."
+            f"remask needs an unsharded stored tensor for {slot.name!r}. Got a {type(stored).__name__}. {GATHER}, load "
+            "it into an unsharded model, move the masks there, and shard that model."
         )
     if not stored.is_meta and not bool(stored.detach().isfinite().all()):
         raise ValueError(
@@ -244,6 +244,6 @@ def _require_same_everywhere(model: nn.Module, plan: Plan, positions: Mapping[st
         if before != after and wrapper_in(model) is not None:
             raise ValueError(
                 "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
-                f"buckets have the old sizes. Got {after} in place of {before} for {slot.name!r}. Remask the model "
-                "inside, its `module`, and wrap that anew."
+                f"buckets have the old sizes. Got {after} in place of {before} for {slot.name!r}. Remask its "
+                "`module`, and wrap that again."
             )

@@ -157,5 +157,5 @@ def _(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:  
 
 
 @register_flop_formula([torch.ops.parametrizations.csr_product, torch.ops.parametrizations.csr_sampled])
-def _(left: torch.Size, _: torch.Size, starts: torch.Size, columns: torch.Size, *__: Any, **___: Any) -> int:  # noqa: ARG001
+def _(left: torch.Size, _: torch.Size, __: torch.Size, columns: torch.Size, *___: Any, **____: Any) -> int:
     return 2 * left[0] * columns[0]  # a multiplication and an addition for each batch row and entry

@@ -101,7 +101,8 @@ UNFUSED = ("_step_supports_amp_scaling", False)
 
 def active_wrapper() -> DistributedDataParallel | None:
     """The `DistributedDataParallel` of the running forward pass, which averages its gradients."""
-    wrapper: DistributedDataParallel | None = DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
+    active: Any = DistributedDataParallel._get_active_ddp_module
+    wrapper: DistributedDataParallel | None = active()
     return wrapper
 
 

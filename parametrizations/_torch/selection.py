@@ -1,4 +1,4 @@
-"""Some entries of a matrix that is not there: enough for what fills every entry alike."""
+"""The stored entries of an unmaterialised matrix, for entry-wise initialisation."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _ENTRY_WISE = (
 
 
 class Selection(Tensor):
-    """Looks like a matrix to `torch.nn.init`, and holds the entries that are stored.
+    """The stored entries, with the shape of the matrix for `torch.nn.init`, which computes fans from it.
 
-    Its shape, and so the fans that an initialisation computes, are the matrix's. What fills or changes every entry
-    alike happens to the stored ones; anything else, such as an orthogonal initialisation, takes the matrix.
+    Entry-wise operations act on the stored entries. Other operations, such as an orthogonal initialisation, need the
+    whole matrix.
 
     Args:
-        entries: The stored tensor; filled in place.
-        shape: The matrix's, ``(out, in)``.
+        entries: The stored tensor, which is changed in place.
+        shape: The shape of the matrix, ``(out, in)``.
 
     Raises:
-        NotImplementedError: From an operation that is not entry-wise.
+        NotImplementedError: From any other operation.
     """
 
     entries: Tensor
@@ -46,19 +46,19 @@ class Selection(Tensor):
 
     @staticmethod
     def __new__(cls, entries: Tensor, shape: torch.Size) -> Selection:
-        """An empty shell of the matrix's shape around the entries."""
+        """A tensor without memory, with the shape of the matrix, around the entries."""
         made: Selection = shell(cls, shape, entries)
         made.entries = entries
         return made
 
     @property
     def data(self) -> Selection:
-        """The same entries; the matrix itself cannot be given."""
+        """The same entries. They cannot be replaced by a matrix."""
         return Selection(self.entries, self.shape)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        raise NotImplementedError("A selection needs an operation that fills every entry alike. Got a matrix.")
+        raise NotImplementedError("A selection needs an entry-wise operation. Got a matrix.")
 
     @classmethod
     @override
@@ -73,6 +73,6 @@ class Selection(Tensor):
         if name == "detach":
             return cls(arguments[0].entries, arguments[0].shape)
         if name not in _ENTRY_WISE or any(isinstance(argument, Tensor) for argument in arguments[1:]):
-            raise NotImplementedError(f"A selection needs an operation that fills every entry alike. Got {name}.")
+            raise NotImplementedError(f"A selection needs an entry-wise operation. Got {name}.")
         function(arguments[0].entries, *arguments[1:], **(options or {}))
         return arguments[0]

@@ -38,7 +38,8 @@ def may_look_at_values(x: Tensor) -> bool:
 
 def has_tangent(*tensors: Tensor) -> bool:
     """Whether a tensor is a dual number, so that its operations need forward derivatives."""
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)  # type: ignore[no-untyped-call]
+    unpack: Any = forward_ad.unpack_dual
+    return any(unpack(tensor).tangent is not None for tensor in tensors)
 
 
 def needs_plain_autograd(*tensors: Tensor) -> bool:

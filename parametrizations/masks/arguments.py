@@ -58,7 +58,7 @@ def check_fraction(name: str, fraction: object) -> float:
 
 def _real(name: str, argument: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} needs a {argument} that is a number. Got {type(value).__name__}. Pass a float.")
+        raise TypeError(f"{name} needs a number for {argument}. Got {type(value).__name__}. Pass a float.")
     return float(value)
 
 
@@ -75,7 +75,7 @@ def require_kept(name: str, count: int, kept: int) -> None:
     """Refuse to choose more entries than are kept, for the rule with this name."""
     if count > kept:
         raise ValueError(
-            f"{name} needs at least {count} kept entries to choose from. Got {kept}, as the others have no values. "
+            f"{name} needs at least {count} kept entries to choose from. Got {kept}; the others have no values. "
             "Lower the density, or give a rule that also keeps others, such as random."
         )
 

@@ -70,6 +70,6 @@ def _require_rules(rule: MaskRule, own: Sequence[object], weights: int) -> None:
     if len(own) != weights or not all(isinstance(one, MaskRule) for one in own):
         kinds = ", ".join(dict.fromkeys(type(one).__name__ for one in own))
         raise TypeError(
-            f"{rule} needs to give a MaskRule for each of the {weights} weights that it is shown. "
+            f"{rule} needs to return a MaskRule for each of the {weights} weights. "
             f"Got {len(own)} of type {kinds or 'none'}. Let its `spread` return a list of rules."
         )

@@ -16,7 +16,7 @@ from parametrizations.testing.subject import Subject, dense, stored
 
 
 def state_dict_reloads(subject: Subject) -> None:
-    """A strict state dict restores the weight in a layer that was registered on another weight."""
+    """A strict state dict restores the weight in a layer with another weight."""
     saved = subject.layer()
     for other in (subject.weight.flip(0), torch.zeros_like(subject.weight), subject.weight.flip(1)):
         layer = subject.layer(other)

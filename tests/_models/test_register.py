@@ -34,7 +34,7 @@ from parametrizations import (
     summary,
 )
 from parametrizations._torch.chains import chain_of
-from tools.injection import Injected, everything, fail_at, held_by
+from tools.injection import everything, failures, held_by
 
 
 def model() -> Any:
@@ -147,16 +147,11 @@ def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
     made(torch.ones(1, 4)).sum().backward()
     optimizer.step()
     before, held = everything(made), held_by(optimizer)
-    for twin in (copy.deepcopy(made), copy.deepcopy(made)):  # the first call fills caches, too
-        renewed = torch.optim.Adam(twin.parameters())
-        steps = fail_at(0, lambda twin=twin, renewed=renewed: register(twin, RULES, optimizer=renewed))  # type: ignore[misc]
-    assert steps > 300
-    for step in range(1, steps + 1):
-        with pytest.raises(Injected):
-            fail_at(step, lambda: register(made, RULES, optimizer=optimizer))
-        assert everything(made) == before, f"step {step} of {steps}"
+    for step in failures(lambda: register(made, RULES, optimizer=optimizer)):
+        assert everything(made) == before, f"step {step}"
         assert held_by(optimizer) == held
-    register(made, RULES, optimizer=optimizer)  # and all of it still works
+    assert step > 300
+    assert len(summary(made).rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -205,7 +200,7 @@ def test_a_failure_at_the_last_layer_of_many_undoes_the_first() -> None:
 def test_a_tied_weight_is_refused_with_every_place() -> None:
     made: Any = nn.ModuleDict({"embedding": nn.Embedding(4, 4), "head": nn.Linear(4, 4)})
     made["head"].weight = made["embedding"].weight
-    with pytest.raises(ValueError, match=r"tied: 'embedding.weight', 'head.weight' are the same tensor"):
+    with pytest.raises(ValueError, match=r"untied parameter. Got one tensor for 'embedding.weight', 'head.weight'"):
         register(made, {"head.weight": Diagonal()})
 
 
@@ -213,7 +208,7 @@ def test_a_weight_that_a_layer_elsewhere_shares_is_tied_too() -> None:
     layer: Any = register(nn.Linear(3, 3), {"weight": Diagonal()})
     other: Any = transfer_parametrizations_and_params(layer, nn.Linear(3, 3), "weight")
     before, weight = everything(layer), other.weight
-    with pytest.raises(ValueError, match=r"tied: 'weight', '\(a layer elsewhere\)' are the same tensor"):
+    with pytest.raises(ValueError, match=r"untied parameter. Got one tensor for 'weight', '\(a layer elsewhere\)'"):
         register(layer, {"weight": NegExpDiagonal()})
     assert everything(layer) == before
     assert torch.equal(other.weight, weight)
@@ -236,7 +231,7 @@ def test_a_buffer_a_lazy_module_and_a_container_are_refused() -> None:
         register(nn.LazyLinear(3), {"weight": Diagonal()})
     container: Any = nn.Sequential(nn.Linear(3, 3))
     container.register_parameter("scale", nn.Parameter(torch.ones(3, 3)))
-    with pytest.raises(ValueError, match=r"no container for 'scale'. Got Sequential"):
+    with pytest.raises(ValueError, match=r"other than a container for 'scale'. Got Sequential"):
         register(container, {"scale": Diagonal()})
 
 
@@ -391,7 +386,7 @@ def test_an_optimizer_with_one_history_of_all_parameters_starts_anew() -> None:
 
 def test_an_optimizer_of_another_model_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"register needs the optimizer .* such as '0.weight'. Got one that has none of them"
+        ValueError, match=r"register needs the optimizer .* such as '0.weight'. Got one without any of them"
     ):
         register(model(), {"0.weight": Diagonal()}, optimizer=torch.optim.SGD(model().parameters()))
 
@@ -399,7 +394,7 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
 def test_weights_that_share_their_memory_are_tied_too() -> None:
     made = model()
     made[0].weight.data = made[1][0].weight.data
-    with pytest.raises(ValueError, match=r"tied: '0.weight', '1.0.weight' are the same tensor"):
+    with pytest.raises(ValueError, match=r"untied parameter. Got one tensor for '0.weight', '1.0.weight'"):
         register(made, {"0.weight": ZeroDiagonal()})
 
 
@@ -596,7 +591,7 @@ def test_two_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal:
     before = everything(made)
     with pytest.raises(
         ValueError,
-        match=r"hold together for 'weight'. Got NegExpDiagonal, then FurtherNegExpDiagonal, whose weight is .* away",
+        match=r"hold together for 'weight'. Got NegExpDiagonal, then FurtherNegExpDiagonal: the weight is .* away",
     ):
         register(made, {"weight": rule})
     assert everything(made) == before
@@ -635,10 +630,10 @@ class Kept(nn.Module):
     [
         (
             [NegExpDiagonal(), Kept(), FurtherNegExpDiagonal()],
-            "whose weight is .* away from one that is in the set of each",
+            "the weight is .* away from a common member of their sets",
         ),
-        ([NegExpDiagonal(), nn.Identity(), FurtherNegExpDiagonal()], "whose weight is .* away"),
-        ([NegExpDiagonal(), FurtherNegExpDiagonal(), Kept()], "whose weight is .* away"),
+        ([NegExpDiagonal(), nn.Identity(), FurtherNegExpDiagonal()], "the weight is .* away"),
+        ([NegExpDiagonal(), FurtherNegExpDiagonal(), Kept()], "the weight is .* away"),
         (
             [MaskedSparse(masks.random(density=0.8)), Transposed(), NegExpDiagonal(), Kept(), FurtherNegExpDiagonal()],
             "away|outside",
@@ -911,7 +906,7 @@ def test_a_model_may_have_a_scripted_part_that_is_not_constrained() -> None:
 
 def test_what_is_scripted_cannot_be_constrained() -> None:
     made = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4))))
-    with pytest.raises(ValueError, match=r"runs in Python for '1\.0\.weight'. Got a scripted or traced one"):
+    with pytest.raises(ValueError, match=r"a Python module for '1\.0\.weight'. Got a scripted or traced one"):
         register(made, {"*.weight": Diagonal()})
 
 
