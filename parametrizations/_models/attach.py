@@ -65,8 +65,8 @@ def attach(
     else:
         state.collect(changes)
         trained = _collect_further(changes, slot, built, old)
-    names = changes.draft(children(slot.module))["parametrizations"]
-    kind = constrained_class(slot.module, changes.draft(children(names)), fused=True)
+    lists = changes.draft(children(changes.draft(children(slot.module))["parametrizations"]))
+    kind = constrained_class(slot.module, lists, fused=True)
     changes.attribute(slot.module, "__class__", kind)
     renew(changes, optimizer, old, trained)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -89,9 +90,8 @@ def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[str, nn.Para
         raise
     finally:
         module.__class__ = constrained
-        for name in tensors:
-            stores[1].pop(name, None)
-            stores[2].pop(name, None)
+        for name, store in itertools.product(tensors, stores[1:3]):
+            store.pop(name, None)
         held["parametrizations"] = lists
         for name in [name for name in order if name in held]:
             held[name] = held.pop(name)

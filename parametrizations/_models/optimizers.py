@@ -51,16 +51,15 @@ def renew(
     if isinstance(optimizer, LBFGS):  # one history for all parameters
         state.clear()
         changes.attribute(optimizer, *LBFGS_SIZE)
-    states = [state.pop(tensor, {}) for tensor in gone.values()] + [state.get(one, {}) for one in staying.values()]
+    states = [state.pop(one, {}) for one in gone.values()] + [state.get(one, {}) for one in staying.values()]
     moved = any("momentum_buffer" in each for each in states)
     kept = {id(one) for group in optimizer.param_groups for one in changes.draft(group["params"])} - gone.keys()
     for group in optimizer.param_groups:
-        members, names = changes.draft(group["params"]), changes.draft(group.get("param_names", []))
-        keys = list(map(id, members))
+        keys = list(map(id, changes.draft(group["params"])))
         if not (gone.keys() | staying).isdisjoint(keys):
             added = {name: tensor for name, tensor in new.items() if id(tensor) not in kept}
-            _exchange(members, keys, gone.keys(), staying.keys(), list(added.values()))
-            _exchange(names, keys, gone.keys(), staying.keys(), list(added))
+            _exchange(changes.draft(group["params"]), keys, gone.keys(), staying.keys(), list(added.values()))
+            _exchange(changes.draft(group.get("param_names", [])), keys, gone.keys(), staying.keys(), list(added))
             _start(changes, optimizer, group, list(added.values()), moved)
             new = {}  # in one group, or each step would be taken twice
 

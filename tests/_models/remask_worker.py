@@ -88,7 +88,7 @@ def fsdp2() -> None:
     for layer in made:
         fully_shard(layer)
     fully_shard(made)
-    with pytest.raises(ValueError, match=r"needs what is stored for '0.weight' in one piece. Got a DTensor, sharded"):
+    with pytest.raises(ValueError, match=r"needs an unsharded stored tensor for '0.weight'. Got a DTensor"):
         remask(made, {"*": masks.magnitude(density=0.1)}, optimizer=None)
 
 
