@@ -55,7 +55,6 @@ def attach(
         twin = None if slot.parametrizations is None else slot.copied()
     state = None if twin is None else StepState(slot, twin)
     built = _built(slot, twin, steps, weight)
-    require_agreement(built, weight)
     old = [replaced.get(id(tensor), tensor) for tensor in slot.stored.values()]
     if built.chain.is_tensor or twin is not None:
         for tensor, new in zip(old, built.stored.values(), strict=True):
@@ -84,6 +83,7 @@ def _built(slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Te
     assert twin is not None
     known: list[int] = getattr(twin.chain, ATTACHED, [])
     setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
+    require_agreement(twin, weight)
     return twin
 
 
