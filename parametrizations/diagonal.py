@@ -35,14 +35,14 @@ class Diagonal(Parametrization):
             measures which is fastest.
 
     Raises:
-        TypeError: When attached or assigned, if the weight is not a dense tensor of a supported dtype.
-        ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
-            assigned, if it has another shape or is outside the set.
+        TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
+        ValueError: On registering and assigning, if the weight does not have 2 dimensions, or is not finite; on
+            assigning, if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn
-        >>> from torch.nn.utils.parametrize import register_parametrization
-        >>> layer = register_parametrization(nn.Linear(3, 2), "weight", Diagonal())
+        >>> from parametrizations import register
+        >>> layer = register(nn.Linear(3, 2), {"weight": Diagonal()})
         >>> layer.weight = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
         >>> layer.parametrizations.weight.original
         Parameter containing:

@@ -63,10 +63,8 @@ class MaskedSparse(Parametrization):
 
     Example:
         >>> from torch import nn
-        >>> from torch.nn.utils.parametrize import register_parametrization
-        >>> from parametrizations import masks
-        >>> layer = nn.Linear(3, 3)
-        >>> _ = register_parametrization(layer, "weight", MaskedSparse(masks.lower_triangular()))
+        >>> from parametrizations import masks, register
+        >>> layer = register(nn.Linear(3, 3), {"weight": MaskedSparse(masks.lower_triangular())})
         >>> layer.parametrizations.weight[0]
         MaskedSparse(mask=lower_triangular(0), on_infeasible='raise', product='auto', shape=(3, 3), stored=6)
         >>> bool(layer.weight.triu(1).any())

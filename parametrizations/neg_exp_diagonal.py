@@ -56,16 +56,16 @@ class NegExpDiagonal(Parametrization):
             measures which is fastest.
 
     Raises:
-        TypeError: When attached or assigned, if the weight is not a dense tensor of a supported dtype.
-        ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
-            assigned, if it has another shape or is outside the set.
+        TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
+        ValueError: On registering and assigning, if the weight does not have 2 dimensions, or is not finite; on
+            assigning, if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn
-        >>> from torch.nn.utils.parametrize import register_parametrization
+        >>> from parametrizations import register
         >>> layer = nn.Linear(2, 2)
         >>> _ = nn.init.constant_(layer.weight, 0.5)
-        >>> _ = register_parametrization(layer, "weight", NegExpDiagonal())
+        >>> _ = register(layer, {"weight": NegExpDiagonal()})
         >>> print(layer.weight.detach())
         tensor([[-0.5000,  0.5000],
                 [ 0.5000, -0.5000]])

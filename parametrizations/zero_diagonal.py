@@ -42,14 +42,14 @@ class ZeroDiagonal(Parametrization):
             measures which is fastest.
 
     Raises:
-        TypeError: When attached or assigned, if the weight is not a dense tensor of a supported dtype.
-        ValueError: When attached or assigned, if the weight does not have 2 dimensions, or is not finite; when
-            assigned, if it has another shape or is outside the set.
+        TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
+        ValueError: On registering and assigning, if the weight does not have 2 dimensions, or is not finite; on
+            assigning, if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn
-        >>> from torch.nn.utils.parametrize import register_parametrization
-        >>> layer = register_parametrization(nn.Linear(3, 3), "weight", ZeroDiagonal())
+        >>> from parametrizations import register
+        >>> layer = register(nn.Linear(3, 3), {"weight": ZeroDiagonal()})
         >>> layer.weight.diagonal().detach()
         tensor([0., 0., 0.])
     """
