@@ -81,6 +81,8 @@ def explain(layer: nn.Module) -> Explanation:
     ``"own"``                with the method ``linear`` of your own constraint
     =======================  ===========================================================================================
 
+    Inside `torch.nn.utils.parametrize.cached`, the dense weight is memoised instead of ``"replaced-diagonal"``.
+
     Args:
         layer: A layer of any kind, constrained or not.
 
