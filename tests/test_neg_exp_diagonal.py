@@ -19,7 +19,7 @@ BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.fl
 
 
 def on_the_diagonal(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal that each stored value gives, and its gradient, one 1 x 1 matrix each."""
+    """The diagonal for each stored value, and its gradient, from one 1 x 1 matrix each."""
     x = values.clone().requires_grad_()
     diagonal = torch.func.vmap(NegExpDiagonal())(x.view(-1, 1, 1)).view(-1)
     (gradient,) = torch.autograd.grad(diagonal.sum(), x)
@@ -113,7 +113,7 @@ def test_an_unsupported_dtype_is_said() -> None:
 
 
 def forum_example() -> tuple[nn.Module, Tensor]:
-    """The stored matrix and the inputs of a forum thread on diagonals that have to stay negative."""
+    """The stored matrix and the inputs of a forum thread on negative diagonals."""
     torch.manual_seed(2023)
     matrix, inputs = torch.randn(5, 5), torch.randn(5, 5)
     layer = constrained(NegExpDiagonal(), matrix)

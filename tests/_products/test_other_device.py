@@ -1,4 +1,4 @@
-"""On another device than the CPU a fused layer stays there, and asks for no number, as a GPU would be waited for."""
+"""A fused layer stays on its device and reads no value from it, because that would wait for a GPU."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_fused_layer_stays_on_its_device_and_asks_for_no_number() -> None:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """Whatever makes the CPU wait for the GPU is an error."""
+    """Raise an error if the CPU waits for the GPU."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -55,7 +55,7 @@ def test_on_a_gpu_it_is_the_layer_on_the_cpu_and_waits_for_nothing(make: Callabl
     layer = make().cpu()
     there, inputs = copy.deepcopy(layer).cuda(), torch.linspace(-1, 1, 2 * layer.in_features, device="cpu").view(2, -1)
     on_gpu = inputs.cuda().requires_grad_()
-    with_gradients(there, on_gpu)  # the first time sets libraries up
+    with_gradients(there, on_gpu)  # the first call initialises libraries
     with without_waiting():
         got = with_gradients(there, on_gpu)
     for one, other in zip(got, with_gradients(layer, inputs.requires_grad_()), strict=True):

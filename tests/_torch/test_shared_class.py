@@ -1,4 +1,4 @@
-"""The class that constrained layers of a kind share: others, copies, removal, second tensors, tracing."""
+"""The shared class of constrained layers: other layers, copies, removal, second tensors, tracing."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ CHANGES: dict[str, Callable[[Any, Any], object]] = {
 
 @every
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_while_cached_what_is_done_to_the_layer_replaces_its_weight(
+def test_while_cached_a_change_of_the_layer_replaces_its_weight(
     change: Callable[[Any, Any], object], make: Callable[[], Parametrization]
 ) -> None:
     layer = fused(make)
@@ -200,12 +200,12 @@ def test_compiled_blocks_with_a_cache_of_their_own_compile_once() -> None:
     assert counter.graphs == 1
 
 
-def test_pickling_is_refused_with_what_to_do() -> None:
+def test_pickling_is_refused_with_advice() -> None:
     with pytest.raises(RuntimeError, match=r"cannot be pickled.* Save its state_dict\(\), or remove"):
         torch.save(fused(Diagonal), "/dev/null")
 
 
-def test_scripting_is_refused_with_what_to_do() -> None:
+def test_scripting_is_refused_with_advice() -> None:
     model = nn.Sequential(fused(Diagonal), nn.ReLU())
     with pytest.raises(
         RuntimeError, match=r"needs plain modules, .* Got ParametrizedLinear. .* torch.jit.script\(bake"

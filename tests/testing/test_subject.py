@@ -1,4 +1,4 @@
-"""What the laws look at: layers, members, outsiders, inputs, gradients."""
+"""The subjects of laws: layers, members, outsiders, inputs, gradients."""
 
 from __future__ import annotations
 
