@@ -621,7 +621,7 @@ def test_a_rule_that_writes_into_its_argument_changes_no_weight(write: Callable[
 GIVEN = checkerboard((3, 4))
 
 
-def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
+def test_a_given_mask_is_known_before_registration() -> None:
     masked, matrix = MaskedSparse(GIVEN), weight((3, 4))
     assert torch.equal(masked.mask, GIVEN)
     assert masked.mask is not masked.mask
@@ -637,7 +637,7 @@ def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
 
 @pytest.mark.parametrize("route", [by_torch_save, by_safetensors], ids=lambda route: route.__name__)
 @pytest.mark.parametrize("mask", [GIVEN, masks.random(density=0.5)], ids=["given", "rule"])
-def test_a_module_that_holds_one_without_a_weight_saves_and_loads(route: Any, mask: Any) -> None:
+def test_a_module_with_an_unregistered_one_saves_and_loads(route: Any, mask: Any) -> None:
     held, other = nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask)), nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask))
     other.load_state_dict(route(held.state_dict()))
     assert "not registered" in repr(other[1])

@@ -172,7 +172,7 @@ def test_copies_share_the_generator_and_go_on_drawing() -> None:
 
 
 @pytest.mark.parametrize("density", [0.1, 0.4, 0.6, 0.9])
-def test_a_seed_draws_the_same_whatever_else_is_drawn(density: float) -> None:
+def test_a_seed_draws_the_same_despite_other_draws(density: float) -> None:
     rules = [masks.random(density=density, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
     first = mask_of(rules[0], 20, 20)
     torch.manual_seed(1)
@@ -344,7 +344,7 @@ def test_rigl_grows_where_the_gradient_is_largest_in_strips_of_any_height(
     assert after == staying | set(candidates[:moving])
 
 
-def test_rigl_may_grow_what_it_has_dropped() -> None:
+def test_rigl_may_regrow_dropped_entries() -> None:
     kept = Kept("weight", torch.Size((1, 3)), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]))
     gradient = torch.tensor([[3.0, 2.0, 1.0]])
     assert moved(masks.rigl(0.5, {"weight": gradient}), kept) == {0, 1}
@@ -366,7 +366,7 @@ def test_draws_are_uniform_and_distinct(count: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "below"), [(6, 20), (9, 19), (6, 2**31), (6, 2**33)])
-def test_a_seed_draws_what_it_has_always_drawn(count: int, below: int) -> None:
+def test_the_numbers_of_a_seed_are_stable(count: int, below: int) -> None:
     from parametrizations.masks.chance import drawn
 
     generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
@@ -456,7 +456,7 @@ def test_global_magnitude_has_one_threshold(shapes: list[tuple[int, int]], densi
         assert sizes[kept].min() >= sizes[~kept].max()
 
 
-def test_rules_for_several_weights_look_at_all_that_register_gives_them() -> None:
+def test_rules_for_several_weights_see_all_weights_of_a_call() -> None:
     def model() -> Any:
         torch.manual_seed(0)
         made: Any = nn.Sequential(nn.Linear(20, 40), nn.Linear(40, 40), nn.Linear(40, 5))

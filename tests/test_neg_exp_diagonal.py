@@ -89,7 +89,7 @@ def test_a_fresh_linear_layer_keeps_the_size_of_its_diagonal(dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, -1e-45, 0.5, -3e38])
-def test_assigning_what_the_map_does_not_reach_raises(value: float) -> None:
+def test_assigning_a_value_outside_the_range_raises(value: float) -> None:
     layer = constrained(NegExpDiagonal(), -torch.ones(2, 2))
     weight = torch.tensor([[-1.0, 0.0], [0.0, value]])
     with pytest.raises(ValueError, match=r"main diagonal to be negative.* 1 of 4 entries.* row 1, column 1"):
@@ -106,7 +106,7 @@ def test_complex_weights_are_refused() -> None:
     assert type(layer) is nn.Linear
 
 
-def test_an_unsupported_dtype_is_said() -> None:
+def test_an_unsupported_dtype_is_refused() -> None:
     with pytest.raises(TypeError, match=r"needs a stored tensor of a real floating dtype.* Got torch.int64"):
         NegExpDiagonal()(torch.eye(3).long())
     assert not NegExpDiagonal().contains(-torch.eye(3) + 0j)

@@ -100,7 +100,7 @@ def test_a_second_buffer_needs_a_second_object(make: Callable[[], Parametrizatio
 
 
 @every
-def test_an_object_that_was_taken_off_can_be_registered_again(make: Callable[[], Parametrization]) -> None:
+def test_a_removed_object_can_be_registered_again(make: Callable[[], Parametrization]) -> None:
     parametrization, layer = make(), nn.Linear(4, 4)
     for module in (layer, layer, nn.Linear(4, 4)):
         register_parametrization(module, "weight", parametrization)
@@ -233,7 +233,7 @@ def test_an_unsafe_second_registration_still_checks_assignments() -> None:
         ),
     ],
 )
-def test_the_error_for_an_outsider_says_rule_count_largest_and_remedy(
+def test_the_error_for_a_weight_outside_gives_rule_count_largest_and_remedy(
     parametrization: Parametrization, rule: str, count: int
 ) -> None:
     layer = constrained(parametrization, torch.zeros(3, 3))
@@ -355,7 +355,7 @@ def test_contains_takes_a_tolerance() -> None:
 
 
 @every
-def test_it_can_be_taken_off_and_another_put_on(make: Callable[[], Parametrization]) -> None:
+def test_it_can_be_removed_and_replaced(make: Callable[[], Parametrization]) -> None:
     layer = register_parametrization(nn.Linear(4, 4), "weight", make())
     remove_parametrizations(layer, "weight")
     register_parametrization(layer, "weight", ZeroDiagonal())
@@ -453,7 +453,7 @@ def test_repr_omits_arguments_without_an_attribute() -> None:
         ("linear", nn.Parameter(torch.ones(3)), "the name 'linear' for a method. Got a Parameter"),
     ],
 )
-def test_an_attribute_that_hides_a_member_is_refused_where_it_is_assigned(name: str, value: Any, message: str) -> None:
+def test_assigning_an_attribute_that_hides_a_member_is_refused(name: str, value: Any, message: str) -> None:
     class Own(ZeroDiagonal):
         def __init__(self) -> None:
             super().__init__()

@@ -132,7 +132,7 @@ def test_a_plain_model_bakes_to_itself() -> None:
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_a_copy_baked_pytorchs_way_or_ours_leaves_the_original_whole(swap: bool) -> None:
+def test_removing_constraints_from_a_copy_leaves_the_original_unchanged(swap: bool) -> None:
     torch.__future__.set_swap_module_params_on_conversion(swap)
     try:
         model = registered()

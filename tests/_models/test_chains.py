@@ -65,7 +65,7 @@ def test_law(law: str, case: str) -> None:
 
 
 @every
-def test_a_chain_takes_the_product_of_its_first_step_where_it_may(case: Chain) -> None:
+def test_a_chain_uses_the_product_of_its_first_step_if_possible(case: Chain) -> None:
     layer = fuse(case.layer())
     entries = entries_of(layer.parametrizations.weight)
     alone = case.weight.numel() == 1 and case.name == "dense"  # a single entry can be the whole diagonal
@@ -200,7 +200,7 @@ def test_a_million_features_take_an_adam_step_in_the_memory_of_a_diagonal(steps:
     assert 8 * 4 < float(done.stdout) < 400  # the inputs alone take 32 MB
 
 
-def test_a_summary_builds_no_chain_that_has_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_does_not_materialise_chains_with_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]
     layer: Any = register(nn.Linear(4, 4), {"weight": steps})
     monkeypatch.setattr(MaskedSparse, "forward", None)

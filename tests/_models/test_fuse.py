@@ -32,7 +32,7 @@ from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, o
 
 
 @pytest.mark.parametrize("steps", [[Diagonal()], [Diagonal(), NegExpDiagonal()]], ids=len)
-def test_a_weight_that_is_a_buffer_is_multiplied_with_too(steps: list[Parametrization]) -> None:
+def test_a_buffer_as_weight_works_too(steps: list[Parametrization]) -> None:
     layer: Any = nn.Linear(6, 4)
     weight = layer.weight.detach()
     del layer.weight

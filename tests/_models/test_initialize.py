@@ -173,7 +173,7 @@ def test_attention_built_on_meta_is_initialised() -> None:
     assert bool((attention.in_proj_weight.diagonal() == 0).all())
 
 
-def test_recurrent_and_embedding_layers_and_foreign_parametrizations_reset() -> None:
+def test_recurrent_and_embedding_layers_and_third_party_parametrizations_reset() -> None:
     model: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": ZeroDiagonal(), "weight_ih_l0": Diagonal()})
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model.reset_parameters()

@@ -98,7 +98,7 @@ def test_a_plain_weight_is_loaded_or_unchanged(rule: list[nn.Module]) -> None:
 
 
 @every
-def test_a_layer_whose_initialisation_failed_is_whole(rule: list[nn.Module]) -> None:
+def test_a_failed_initialisation_leaves_the_layer_whole(rule: list[nn.Module]) -> None:
     made = model(rule)
     before = structure(made)
     for step in failures(made[0].reset_parameters):

@@ -119,7 +119,7 @@ def test_a_meta_model_converts_a_checkpoint_that_has_values() -> None:
     assert not any(value.is_meta for value in plain_state_dict(model, state).values())
 
 
-def test_constrained_entries_that_have_no_place_are_refused() -> None:
+def test_constrained_entries_without_a_match_are_refused() -> None:
     model = registered()
     wrapped = {f"module.{key}": value for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"constrained entries, such as 'module.0.parametrizations.weight.0._extra"):
@@ -165,7 +165,7 @@ def test_assigning_a_plain_checkpoint_without_values_gives_a_model_without_value
     assert [parameter.shape for parameter in layer.parameters()] == shapes
 
 
-def test_a_plain_checkpoint_is_refused_where_there_is_no_inverse() -> None:
+def test_a_plain_checkpoint_is_refused_without_an_inverse() -> None:
     class Squared(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def test_a_plain_checkpoint_is_refused_where_there_is_no_inverse() -> None:
     assert torch.equal(layer.weight, before)
 
 
-def test_a_foreign_inverse_that_does_not_give_the_weight_back_is_refused() -> None:
+def test_a_third_party_inverse_that_is_not_exact_is_refused() -> None:
     trained, fresh = bake(spectral_norm(nn.Linear(6, 6))), fuse(spectral_norm(nn.Linear(6, 6)))
     before = copy.deepcopy(fresh.state_dict())
     with pytest.raises(RuntimeError, match=r"_SpectralNorm needs an exact inverse.* Load the constrained checkpoint"):
@@ -333,7 +333,7 @@ def test_third_party_parametrizations_attached_by_register_turn_plain() -> None:
         assert torch.equal(plain_state_dict(one)["weight"], model.weight)
 
 
-def test_a_plain_checkpoint_loads_through_foreign_inverses() -> None:
+def test_a_plain_checkpoint_loads_through_third_party_inverses() -> None:
     for norm in (weight_norm, orthogonal):
         single: Any = fuse(nn.Sequential(norm(nn.Linear(4, 4))))
         other = bake(fuse(nn.Sequential(norm(nn.Linear(4, 4)))))

@@ -88,7 +88,7 @@ def test_registering_on_top_goes_by_the_plain_name_and_keeps_a_member() -> None:
     assert len(made[0].parametrizations.weight) == 2
 
 
-def test_foreign_parametrizations_attach_too() -> None:
+def test_third_party_parametrizations_attach_too() -> None:
     class Doubled(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def test_a_class_that_something_else_changed_is_refused() -> None:
         register(made, {"0.weight": NegExpDiagonal()})
 
 
-def test_the_gradient_of_the_old_meaning_is_dropped_and_no_other() -> None:
+def test_only_gradients_of_the_replaced_tensors_are_dropped() -> None:
     made = model()
     made(torch.ones(2, 4)).sum().backward()
     register(made, {"0.weight": Diagonal()})
@@ -284,7 +284,7 @@ def test_a_non_optimizer_is_refused() -> None:
         register(model(), {"0.weight": Diagonal()}, optimizer={})  # type: ignore[arg-type]
 
 
-def test_on_top_of_what_others_registered() -> None:
+def test_registering_on_top_of_third_party_parametrizations() -> None:
     made = model()
     weight_norm(made[0])
     orthogonal(made[1][0])
@@ -333,7 +333,7 @@ class Negated(nn.Module):
         ([Diagonal(), Negated(), NegExpDiagonal()], -torch.rand(3).diag()),
     ],
 )
-def test_a_member_of_a_chain_with_foreign_steps_does_not_move(chain: list[nn.Module], member: Tensor) -> None:
+def test_a_member_of_a_chain_with_third_party_steps_does_not_move(chain: list[nn.Module], member: Tensor) -> None:
     layer = nn.Linear(3, 3)
     layer.weight.data = member.clone()
     register(layer, {"weight": chain})
@@ -737,7 +737,7 @@ def test_on_top_of_a_third_party_step_a_member_may_move() -> None:
     assert summary(made).rows[0].holds
 
 
-def test_two_that_cannot_be_looked_at_are_attached() -> None:
+def test_two_constraints_without_values_are_attached() -> None:
     with torch.device("meta"):
         made = register(nn.Linear(3, 3), {"weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
     assert len(made.get_submodule("parametrizations.weight")) == 2  # type: ignore[arg-type]
@@ -821,7 +821,7 @@ def test_a_vector_is_refused_on_top_of_others_too(make: Callable[[], nn.Module])
 
 
 @pytest.mark.parametrize("pattern", ["0.weight", "0.*ght", "0.w*", "*.weight*", "*.weight"])
-def test_a_pruned_weight_is_refused_with_what_to_do(pattern: str) -> None:
+def test_a_pruned_weight_is_refused_with_advice(pattern: str) -> None:
     made = model()
     prune.l1_unstructured(made[0], "weight", amount=0.5)  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match=r"first: prune.remove\(model.get_submodule\('0'\), 'weight'\)"):
@@ -892,7 +892,7 @@ class Momentum(torch.optim.Optimizer):
             self.state |= {tensor: {"momentum_buffer": torch.ones_like(tensor)} for tensor in group["params"]}
 
 
-def test_the_momentum_of_an_optimizer_of_others_is_forgotten_not_made() -> None:
+def test_the_momentum_of_a_third_party_optimizer_is_dropped_not_created() -> None:
     made = nn.Linear(4, 4)
     optimizer = Momentum(made.parameters())
     register(made, {"weight": Diagonal()}, optimizer=optimizer)

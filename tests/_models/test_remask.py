@@ -256,7 +256,7 @@ def test_every_rule_moves_a_mask(rule: Any) -> None:
     made(torch.ones(2, 6)).sum().backward()
 
 
-def test_a_rule_is_shown_the_weight_as_it_is_and_may_write_into_it() -> None:
+def test_a_rule_sees_the_current_weight_and_may_write_into_it() -> None:
     made = model()
     seen: list[Tensor] = []
 
@@ -418,7 +418,7 @@ def test_a_cached_weight_is_forgotten() -> None:
         assert int((old != 0).sum()) == 14
 
 
-def test_in_inference_mode_a_model_goes_on_training() -> None:
+def test_a_model_remasked_in_inference_mode_trains() -> None:
     made = model()
     optimizer = trained(made)
     with torch.inference_mode():
@@ -427,7 +427,7 @@ def test_in_inference_mode_a_model_goes_on_training() -> None:
     optimizer.step()
 
 
-def test_a_loss_that_is_kept_does_not_hinder_the_next_pass() -> None:
+def test_an_old_loss_does_not_affect_the_next_pass() -> None:
     made = model()
     kept = made(torch.ones(1, 6)).sum()
     kept.backward()
@@ -437,7 +437,7 @@ def test_a_loss_that_is_kept_does_not_hinder_the_next_pass() -> None:
     assert kept.requires_grad
 
 
-def test_a_scaler_goes_on() -> None:
+def test_a_gradient_scaler_keeps_working() -> None:
     made = model()
     optimizer = torch.optim.Adam(made.parameters(), lr=0.05)
     scaler = torch.amp.GradScaler("cpu")

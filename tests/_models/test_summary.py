@@ -22,7 +22,7 @@ def model() -> Any:
     return made
 
 
-def test_a_row_says_what_is_there() -> None:
+def test_a_row_describes_a_constrained_weight() -> None:
     rows = {row.name: row[1:] for row in summary(model()).rows}
     assert rows == {
         "a.weight": ("Diagonal", (4, 4), 4, 16, True, "elementwise"),
@@ -52,7 +52,7 @@ def test_broken_constraints_are_reported() -> None:
     assert "NO" in str(summary(made))
 
 
-def test_a_chain_holds_where_each_of_its_constraints_does() -> None:
+def test_a_chain_holds_if_each_of_its_constraints_does() -> None:
     clash = register_parametrization(nn.Linear(3, 3), "weight", MaskedSparse(masks.lower_triangular(-1)))
     register_parametrization(clash, "weight", NegExpDiagonal())
     assert [row.holds for row in summary(clash).rows] == [False]  # one of them needs a zero diagonal
@@ -62,13 +62,13 @@ def test_a_chain_holds_where_each_of_its_constraints_does() -> None:
     assert [row.holds for row in summary(foreign).rows] == [None]
 
 
-def test_a_foreign_parametrization_without_values_is_listed() -> None:
+def test_a_third_party_parametrization_without_values_is_listed() -> None:
     made = orthogonal(nn.Linear(3, 3)).to("meta")
     row = summary(made).rows[0]
     assert (row.shape, row.holds) == ((3, 3), None)
 
 
-def test_a_weight_that_is_stored_compactly_is_never_built() -> None:
+def test_a_compactly_stored_weight_is_never_materialised() -> None:
     with torch.device("meta"):
         made: Any = nn.Sequential(register(nn.Linear(2**20, 2**20), {"weight": Diagonal()}), nn.Linear(3, 3))
         register(made, {"1.weight": ZeroDiagonal()})

@@ -224,7 +224,7 @@ class Twice(nn.Module):
         return weight / 2
 
 
-def test_a_layer_with_a_foreign_parametrization_has_one_way() -> None:
+def test_a_layer_with_a_third_party_parametrization_has_one_way() -> None:
     layer = register(nn.Linear(8, 8), {"weight": Twice()})
     (row,) = tune(layer, BATCH).rows
     assert (row.milliseconds, row.chosen) == ({}, "dense")
@@ -261,7 +261,7 @@ def in_inference_mode(layer: nn.Module, input: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("call", [without_gradients, in_inference_mode])
-def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
+def test_a_layer_called_without_gradients_is_timed_only_forward(
     call: Callable[[nn.Module, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backward: list[int] = []
@@ -271,7 +271,7 @@ def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
     assert not backward
 
 
-def test_a_layer_that_is_called_in_a_transform_alone_is_named_and_stays() -> None:
+def test_a_layer_called_only_in_a_transform_is_named_and_stays() -> None:
     (row,) = tune(calling(lambda layer, x: torch.func.vmap(layer)(x)), BATCH).rows
     assert (row.milliseconds, row.chosen) == ({}, "dense")
 
@@ -312,7 +312,7 @@ class Learner(nn.Module):
         return output.detach()
 
 
-def test_gradients_of_a_model_that_goes_backward_itself_stay() -> None:
+def test_gradients_of_a_model_with_its_own_backward_pass_stay() -> None:
     model = register(Learner(), {"linear.weight": ZeroDiagonal()})
     for _ in range(2):
         gradients = [parameter.grad for parameter in model.parameters()]

@@ -194,7 +194,7 @@ def test_the_product_is_the_cheapest_or_the_one_asked_for(mask: str, product: Pr
 @pytest.mark.parametrize(
     ("product", "expected"), [("auto", OTHER_DEVICE), ("csr", OTHER_DEVICE), ("dense", ASKED)], ids=str
 )
-def test_on_another_device_no_cheaper_product_is_looked_for(product: Product, expected: Explanation) -> None:
+def test_on_another_device_there_is_no_search_for_a_cheaper_product(product: Product, expected: Explanation) -> None:
     form, found = form_of(torch.Size((4, 4)), torch.arange(4, device="meta"), product)  # reading a value would fail
     assert (type(form), found) == (Dense, expected)
 
@@ -242,7 +242,7 @@ class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @every
-def test_a_form_gives_the_same_where_each_operation_is_recorded(
+def test_a_form_gives_the_same_under_a_dispatch_mode(
     mask: Any, product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strips, "CALL", 0)  # several strips, full, partly full and empty

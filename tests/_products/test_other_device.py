@@ -22,7 +22,7 @@ from tests._products.other_device_worker import BROKEN, LAYERS
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch takes no device from Python",
 )
-def test_every_fused_layer_stays_on_its_device_and_asks_for_no_number() -> None:
+def test_every_fused_layer_stays_on_its_device_and_reads_no_value() -> None:
     worker = Path(__file__).with_name("other_device_worker.py")
     done = subprocess.run([sys.executable, str(worker)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def with_gradients(layer: Any, inputs: Tensor) -> list[Tensor]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-def test_on_a_gpu_it_is_the_layer_on_the_cpu_and_waits_for_nothing(make: Callable[[], Any]) -> None:
+def test_on_a_gpu_results_equal_the_cpu_without_waiting(make: Callable[[], Any]) -> None:
     layer = make().cpu()
     there, inputs = copy.deepcopy(layer).cuda(), torch.linspace(-1, 1, 2 * layer.in_features, device="cpu").view(2, -1)
     on_gpu = inputs.cuda().requires_grad_()

@@ -191,7 +191,7 @@ def test_changes_inside_the_block_are_noticed(steps: Steps, change: Callable[[An
 
 @every
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
-def test_gradients_are_there_after_a_pass_without_them(steps: Steps, without: type[torch.no_grad]) -> None:
+def test_gradients_work_after_a_pass_without_gradients(steps: Steps, without: type[torch.no_grad]) -> None:
     layer = fused(steps)
     with parametrize.cached():
         for _ in range(2):
@@ -296,7 +296,7 @@ def test_a_weight_frozen_for_a_while_trains_afterwards(steps: Steps) -> None:
 
 
 @every
-def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
+def test_a_nested_call_with_other_values_uses_them(steps: Steps) -> None:
     layer = fused(steps)
     other = {STORED: layer.get_parameter(STORED).detach() * 2}
     expected = functional_call(layer, other, (inputs(),)), layer(inputs())
@@ -329,11 +329,11 @@ def require_calls_with_other_numbers(layer: Any) -> None:
 
 
 @every
-def test_a_transform_that_calls_with_other_numbers_takes_them(steps: Steps) -> None:
+def test_a_transform_that_calls_with_other_values_uses_them(steps: Steps) -> None:
     require_calls_with_other_numbers(fused(steps))
 
 
-def test_a_transform_that_reads_the_weight_of_other_numbers_takes_them() -> None:
+def test_a_transform_that_reads_the_weight_of_other_values_uses_them() -> None:
     require_calls_with_other_numbers(register(Reader(N, N, dtype=torch.float64), {"weight": Diagonal()}))
 
 
@@ -371,7 +371,7 @@ def test_autocast_may_be_switched_inside_the_block(steps: Steps) -> None:
 
 
 @every
-def test_copies_and_models_that_come_and_go_are_answered_with_their_own(steps: Steps) -> None:
+def test_copies_and_temporary_models_use_their_own_weights(steps: Steps) -> None:
     layer = fused(steps)
     with parametrize.cached():
         layer(inputs())

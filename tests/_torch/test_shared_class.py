@@ -27,7 +27,7 @@ def test_layers_of_a_kind_share_one_class_and_others_do_not() -> None:
 
 
 @every
-def test_removing_pytorchs_way_leaves_every_other_layer_whole(make: Callable[[], Parametrization]) -> None:
+def test_removal_by_pytorch_leaves_every_other_layer_unchanged(make: Callable[[], Parametrization]) -> None:
     layer, neighbour = fused(make), fused(make)
     twin = copy.deepcopy(layer)
     expected = [dense_output(one).detach() for one in (layer, neighbour, twin)]
@@ -115,7 +115,7 @@ def test_an_abc_layer_works() -> None:
     assert type(layer) is Abstract
 
 
-def test_a_deep_copy_keeps_slots_and_is_answered_with_its_own_weight_while_cached() -> None:
+def test_a_deep_copy_keeps_slots_and_uses_its_own_weight_while_cached() -> None:
     layer: Any = Slotted(6, 4)
     layer.note = ["kept"]
     fuse(register_parametrization(layer, "weight", ZeroDiagonal()))
@@ -130,7 +130,7 @@ def test_a_deep_copy_keeps_slots_and_is_answered_with_its_own_weight_while_cache
     assert twin.note is not layer.note
 
 
-def test_while_cached_no_layer_is_answered_with_the_weight_of_one_that_is_gone() -> None:
+def test_while_cached_a_layer_never_gets_the_weight_of_a_deleted_one() -> None:
     with parametrize.cached():
         for _ in range(50):
             layer = fused(ZeroDiagonal)

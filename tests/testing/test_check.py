@@ -34,7 +34,7 @@ class OneEntryOff(ZeroDiagonal):
     [Diagonal(), ZeroDiagonal(), NegExpDiagonal(), MaskedSparse(checkerboard((6, 5)))],
     ids=lambda p: type(p).__name__,
 )
-def test_the_four_hold_every_promise(parametrization: nn.Module) -> None:
+def test_the_four_constraints_pass_every_law(parametrization: nn.Module) -> None:
     outcome = check_parametrization(parametrization, weight((6, 5)))
     assert outcome == dict.fromkeys(LAWS, "held")
 
@@ -114,7 +114,7 @@ def test_the_checked_objects_stay_unchanged() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_weight_that_cannot_be_registered_on_is_said_once() -> None:
+def test_a_weight_that_cannot_be_registered_is_reported_once() -> None:
     with pytest.raises(AssertionError, match=r"NegExpDiagonal does not register on this weight: .*complex64"):
         check_parametrization(NegExpDiagonal(), weight((3, 3), torch.complex64))
 
