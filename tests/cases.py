@@ -1,4 +1,4 @@
-"""The named table of cases that every law is run over: a new parametrization is one row in KINDS."""
+"""The named table of cases for every law: a new parametrization is one row in KINDS."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checkerboard(shape: tuple[int, int]) -> Tensor:
 
 
 def equal_blocks(shape: tuple[int, int]) -> Tensor:
-    """Two blocks where the sides are even, else one."""
+    """Two blocks if both sides are even, else one."""
     blocks = 2 if shape[0] % 2 == shape[1] % 2 == 0 else 1
     rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
     return (rows // (shape[0] // blocks))[:, None] == columns // (shape[1] // blocks)
@@ -56,7 +56,7 @@ def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def _dtypes(kind: str, made: Parametrization) -> tuple[torch.dtype, ...]:
-    """Every dtype for the classes and their products, one for the variants that differ by another option."""
+    """Every dtype for the classes and their products, one dtype for variants with other options."""
     return (torch.float32,) if "-" in kind and "structured" not in kind else made.dtypes
 
 

@@ -1,4 +1,4 @@
-"""The named table of chains that the laws about products are run over: a first constraint, and others on top of it."""
+"""The named table of chains for the laws about products: a first constraint, and others on top of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.layers import Doubled, cheaply_in_strips, equal_blocks
 
 
 class Dale(Parametrization):
-    """Signs by column: a user's own step on entries."""
+    """Signs by column: a user's own elementwise step."""
 
     needs = "every column to have its sign"
     dtypes = FLOATING
@@ -48,7 +48,7 @@ def _signs(like: Tensor, columns: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Chain(Subject):
-    """A subject whose layer has others on top, registered by PyTorch's own function."""
+    """A subject with further steps on top, registered by PyTorch's own function."""
 
     others: Callable[[], list[nn.Module]]
     name: str

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # Before the collection, since test modules create tensors at import.
         torch.set_default_device(_device(config.getoption("--device")))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)  # or idle threads slow the other processes down
+        torch.set_num_threads(1)  # idle threads would slow the other processes down
 
 
 def _device(name: str) -> torch.device:
@@ -56,14 +56,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector the imported modules and collected tests: a pass over them takes most of a second."""
+    """Exclude imported modules and collected tests from garbage collection: a pass over them takes most of a second."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
-    """Every test draws the same numbers, whichever tests ran before it."""
+    """Give every test the same random numbers, whichever tests ran before it."""
     with torch.random.fork_rng():
         if torch.get_default_device().type == "cpu":
             torch.default_generator.manual_seed(0)  # `torch.manual_seed` keeps a traceback of each call for others

@@ -1,4 +1,4 @@
-"""Which tests are about the CPU, whatever device the others are run on, and why."""
+"""The tests that always run on the CPU, and the reasons."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ CPU_ALONE = {
     "tests/test_masked_sparse.py::test_values_that_pytorch_could_not_copy_leave_the_mask_too": MESSAGES,
     "tests/test_notebooks.py": OWN,
 }
-"""By the beginning of their names."""
+"""Reasons by the beginning of the test names."""
 
 
 def why_cpu_alone(item: pytest.Item) -> str | None:
-    """The reason why a test runs on the CPU alone, or None if it runs on every device."""
+    """The reason why a test runs only on the CPU, or None if it runs on every device."""
     if isinstance(item, pytest.DoctestItem):
         return "an example shows what it prints there"
     return next((why for name, why in CPU_ALONE.items() if item.nodeid.startswith(name)), None)

@@ -1,4 +1,4 @@
-"""Short ways to the layers that the tests look at."""
+"""Helpers that build the layers under test."""
 
 from __future__ import annotations
 
@@ -66,21 +66,21 @@ PRODUCTS: dict[str, Callable[[], Parametrization]] = {
 
 
 def cheaply_in_strips(weight: Tensor) -> Tensor:
-    """A band with rows without entries, and some holes: several strips, full, partly full and empty."""
+    """A band with empty rows and some holes: several strips, full, partly full and empty."""
     mask = torch.ones(weight.shape).tril(1).triu(-2).bool()
     mask[1::7], mask[2::5, ::2] = False, False
     return mask
 
 
 def equal_blocks(weight: Tensor) -> Tensor:
-    """Two blocks where the sides are even, else one."""
+    """Two blocks if both sides are even, else one."""
     blocks = 2 if weight.shape[0] % 2 == weight.shape[1] % 2 == 0 else 1
     rows, columns = (torch.arange(size) * blocks // max(size, 1) for size in weight.shape)
     return rows[:, None] == columns
 
 
 def parts_of(held: object) -> Iterator[object]:
-    """What a form of a mask's places is made of."""
+    """The parts of a mask's form, recursively."""
     yield held
     parts: tuple[object, ...] = held if isinstance(held, tuple) else ()
     if dataclasses.is_dataclass(held):

@@ -1,4 +1,4 @@
-"""The notebooks: ``python -m tests.notebooks [NAME ...]`` runs them and keeps what they show."""
+"""The notebooks: ``python -m tests.notebooks [NAME ...]`` runs them and saves their outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = {"1_first_steps": "four_constraints.png"}
 
 
 def read(path: Path) -> Any:
-    """A notebook as it is in its file."""
+    """Read a notebook from its file."""
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
@@ -29,31 +29,31 @@ def run(notebook: Any) -> Any:
     """Run the cells of a notebook in a fresh kernel, in the notebooks' folder.
 
     Returns:
-        The same notebook, with what its cells show.
+        The same notebook with the outputs of its cells.
 
     Raises:
         nbclient.exceptions.CellExecutionError: At the first cell that fails.
     """
     where = {"metadata": {"path": FOLDER}}
     client = NotebookClient(notebook, timeout=300, resources=where, record_timing=False, coalesce_streams=True)
-    # Threads that wait let others work: on a busy machine small layers take a tenth of the time.
+    # Waiting threads yield: on a busy machine small layers then take a tenth of the time.
     return client.execute(env=os.environ | {"OMP_WAIT_POLICY": "passive"})
 
 
 def outputs(notebook: Any) -> list[Any]:
-    """What the cells of a notebook show, in order."""
+    """The outputs of a notebook's cells, in order."""
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
 def steady_text(notebook: Any) -> list[str]:
-    """What the cells print and show as text, but for those that are tagged as timings."""
+    """The text output of all cells except those tagged as timings."""
     steady = [cell for cell in notebook.cells if "timings" not in cell.metadata.get("tags", [])]
     shown = [output for cell in steady for output in cell.get("outputs", [])]
     return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in shown]
 
 
 def pictures(notebook: Any) -> list[bytes]:
-    """The pictures that a notebook shows, as PNG files."""
+    """The pictures in a notebook's outputs, as PNG files."""
     shown = [output.get("data", {}) for output in outputs(notebook)]
     return [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]
 

@@ -1,4 +1,4 @@
-"""What the README says of other ways to constrain a weight, and of this one: the cells of its table."""
+"""The claims in the README's table: other ways to constrain a weight, and this library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Masked(nn.Module):
-    """The parametrization of PyTorch's tutorial, for a mask: nothing but the product."""
+    """A mask as a parametrization in the style of PyTorch's tutorial: only the product."""
 
     mask: Tensor
 
@@ -85,7 +85,7 @@ def ours(mask: Tensor) -> Any:
 
 
 def trained_numbers(layer: nn.Module) -> int:
-    """What the optimizer is given, without the bias."""
+    """The number of trained values, without the bias."""
     return sum(parameter.numel() for parameter in layer.parameters()) - N
 
 
@@ -120,7 +120,7 @@ def test_a_pruned_layer_that_has_run_is_not_copied(pruned: Any) -> None:
         copy.deepcopy(pruned)
 
 
-def test_taking_a_constraint_off_a_copy_breaks_the_original_but_here(alone: Any, ours: Any) -> None:
+def test_only_here_removing_a_constraint_from_a_copy_keeps_the_original(alone: Any, ours: Any) -> None:
     parametrize.remove_parametrizations(copy.deepcopy(alone), "weight")
     with pytest.raises(AttributeError, match="has no attribute 'weight'"):
         alone(torch.ones(N))
@@ -131,9 +131,7 @@ def test_taking_a_constraint_off_a_copy_breaks_the_original_but_here(alone: Any,
     assert torch.equal(ours(torch.ones(N)), before)
 
 
-def test_a_weight_outside_is_dropped_in_silence_or_not_taken_at_all_but_here(
-    pruned: Any, alone: Any, ours: Any
-) -> None:
+def test_a_weight_outside_is_lost_or_unsupported_except_here(pruned: Any, alone: Any, ours: Any) -> None:
     outside = torch.ones(N, N)
     with pytest.raises(RuntimeError, match="does not implement right_inverse"):
         alone.weight = outside
@@ -155,7 +153,7 @@ def test_a_hidden_entry_that_is_infinite_makes_the_product_by_hand_not_a_number(
     assert all(bool(layer(torch.ones(N)).isnan().any()) for layer in (by_hand, pruned, alone))
 
 
-def test_in_a_loop_over_time_the_weight_is_built_once_in_the_cache_alone(mask: Tensor, alone: Any) -> None:
+def test_a_loop_over_time_materialises_the_weight_once_only_in_the_cache(mask: Tensor, alone: Any) -> None:
     fused: Any = register(nn.Linear(N, N), {"weight": CountedMaskedSparse(mask)})
     for layer in (alone, fused):
         counted = layer.parametrizations.weight[0]
@@ -198,7 +196,7 @@ def cells(line: str) -> list[str]:
 
 
 def measured(title: str, wanted: list[str]) -> dict[str, str]:
-    """A row of the table below a heading in the report of the benchmarks, by the names of its columns."""
+    """A row of the benchmark report, from the table below a heading, by the names of its columns."""
     rest = (ROOT / "benchmarks/results.md").read_text().split(f"# {title}\n")[1]
     header, _, *rows = (cells(line) for line in rest.split("\n#")[0].splitlines() if line.startswith("|"))
     [row] = [row for row in rows if row[: len(wanted)] == wanted]
@@ -213,7 +211,7 @@ def test_the_readme_has_the_times_of_the_benchmarks(row: str) -> None:
     assert [by_hand, pruned, alone, ours] == [times[way] for way in WAYS]
 
 
-def test_what_is_said_of_large_layers_is_what_was_measured() -> None:
+def test_claims_about_large_layers_match_the_benchmarks() -> None:
     readme, guide = ((ROOT / name).read_text() for name in ("README.md", "docs/guides/sparse_training.md"))
     dense = {
         kind: measured("What the constraints cost", [kind, "4096", "128"])["ours"]

@@ -1,4 +1,4 @@
-"""Bad input to every public function and option: the exact error, and that nothing has changed."""
+"""Bad input to every public function and option raises the exact error and changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.campaign.bits import everything, held
 
 
 class World:
-    """Models of every kind that bad input is tried on."""
+    """The models that bad input is tried on."""
 
     def __init__(self) -> None:
         self.plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -61,7 +61,7 @@ def _with_entry(value: float) -> nn.Linear:
 
 
 def _huge() -> nn.Linear:
-    """A layer whose dense weight would take a petabyte."""
+    """A layer with a dense weight of a petabyte."""
     with torch.device("meta"):
         layer = register(nn.Linear(2**24, 2**24, bias=False), {"weight": Diagonal()})
     return layer.to_empty(device="cpu")
@@ -74,11 +74,11 @@ class ToDouble(nn.Module):
 
 
 class Empty(Parametrization):
-    """Has nothing of its own."""
+    """Overrides nothing."""
 
 
 class Half(Parametrization):
-    """Has a forward alone."""
+    """Overrides only ``forward``."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ NAMES = {
     "transfer_parametrizations_and_params": transfer_parametrizations_and_params,
 }
 
-# What is called, the error, and its message, where three dots stand for what Python or PyTorch puts there.
+# The call, the error, and its message; three dots stand for text of Python or PyTorch.
 BAD: dict[str, tuple[str, type[Exception], str]] = {
     "register: no model": (
         "register(3, {})",

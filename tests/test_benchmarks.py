@@ -1,4 +1,4 @@
-"""The benchmark compares equal layers, in random order, and reports every case that it measures."""
+"""The benchmark compares equal layers, in random order, and reports every measured case."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def passed(layer: nn.Module, inputs: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The output and the gradient of the input; the parameters take a step along their gradients."""
+    """The output, and the gradient with respect to the input; the parameters take a gradient step."""
     inputs = inputs.clone().requires_grad_()
     output = layer(inputs)
     output.backward(grad)
@@ -102,7 +102,7 @@ def test_a_quick_run_prints_the_users_table(written: Path) -> None:
 def test_contestants_take_turns_in_random_order() -> None:
     seen: list[str] = []
     taken = take_turns({name: partial(seen.append, name) for name in "abcd"}, seconds=0, rounds=8)
-    runs = seen[4 * 3 :: 3]  # every measurement runs a work three times, two of them to warm up
+    runs = seen[4 * 3 :: 3]  # each measurement runs a work three times; two are warm-up runs
     rounds = [tuple(runs[start : start + 4]) for start in range(0, len(runs), 4)]
     assert len(rounds) == 8
     assert {frozenset(turn) for turn in rounds} == {frozenset("abcd")}

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, on the CPU: its contestants, its report, and its command line."""
+"""The GPU benchmark, tested on the CPU: its contestants, its report, and its command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--device``: where tests make tensors, and which of them are left out."""
+"""``--device``: the device of the tests' tensors, and the skipped tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_tensors_are_made_on_the_device(request: pytest.FixtureRequest) -> None:
     assert torch.get_default_device() in (torch.device(name), torch.empty(0, device=name).device)
 
 
-def test_on_another_device_what_is_about_the_cpu_is_skipped_with_the_reason() -> None:
+def test_on_another_device_cpu_tests_are_skipped_with_the_reason() -> None:
     command = [sys.executable, "-m", "pytest", "--device", "cpu:0", "-rs", "-p", "no:cacheprovider"]
     command += [f"{__file__}::{test_tensors_are_made_on_the_device.__name__}", "parametrizations/positive.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, cwd=ROOT)
@@ -39,7 +39,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", CPU_ALONE)
-def test_what_is_left_out_is_there(name: str) -> None:
+def test_every_skipped_test_exists(name: str) -> None:
     path, _, function = name.partition("::")
     found = list(ROOT.glob(f"{path.rstrip('/')}*"))
     assert found

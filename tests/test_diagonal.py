@@ -29,7 +29,7 @@ def test_a_checkpoint_is_as_small_as_its_vector() -> None:
     layer = constrained(Diagonal(), torch.randn(N, N))
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
-    assert file.tell() < 4 * N + 2500  # the vector, and the archive's own headers
+    assert file.tell() < 4 * N + 2500  # the vector and the headers of the archive
     assert len(save(layer.state_dict())) < 4 * N + 200
     assert stored(layer).is_contiguous()
     assert stored(layer).untyped_storage().nbytes() == 4 * N

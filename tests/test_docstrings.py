@@ -1,4 +1,4 @@
-"""What is public has a docstring with an example; pytest runs the examples themselves."""
+"""Every public name has a docstring with an example; pytest runs the examples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_summary_documents_its_columns_and_explain_the_products() -> None:
     assert [name for name in products if f'\n``"{name}"`` ' not in names] == []
 
 
-def test_what_calls_return_can_be_annotated_with() -> None:
+def test_return_types_are_public() -> None:
     layer = parametrizations.register(nn.Linear(2, 2), {"weight": parametrizations.Diagonal()})
     shown = parametrizations.summary(layer)
     assert (type(shown), type(shown.rows[0])) == (typing.Summary, typing.Row)

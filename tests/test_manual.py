@@ -1,4 +1,4 @@
-"""The manual: its code runs, it has every public name, and its pictures can be read aloud."""
+"""The manual: its code runs, it lists every public name, and its pictures have alternative texts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_is_no_doctest_is_python_all_the_same(page: Path) -> None:
+def test_code_without_prompts_is_valid_python(page: Path) -> None:
     changed = [
         "".join(f"{line[1:]}\n" for line in diff.splitlines() if line[:1] != "-") for diff in blocks(page, "diff")
     ]
@@ -67,8 +67,8 @@ def test_what_is_no_doctest_is_python_all_the_same(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_no_line_of_code_without_prompts_looks_like_one(page: Path) -> None:
-    # What copies an example takes the lines with prompts alone, if there are any.
+def test_code_without_prompts_has_no_prompt(page: Path) -> None:
+    # A copy button copies only the lines with prompts, if there are any.
     lines = [line for kind in ("python", "sh", "diff") for code in blocks(page, kind) for line in code.splitlines()]
     assert [line for line in lines if line.startswith((">>>", "...", "$ "))] == []
 
@@ -99,7 +99,7 @@ def test_the_reference_has_every_public_name(module: str, name: str) -> None:
     assert listed or whole
 
 
-def test_the_reference_has_the_choices_that_there_are() -> None:
+def test_the_reference_lists_every_choice() -> None:
     page = (ROOT / "docs/api/typing.md").read_text().replace('"', "'")
     for name in ("Infeasible", "Product"):
         assert f":type: {getattr(typing, name)!r}".replace("typing.", "") in page

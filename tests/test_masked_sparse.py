@@ -175,7 +175,7 @@ def test_every_rule_of_shape_starts_on_meta_also_under_a_meta_default() -> None:
         lambda: masks.from_edges([(0, 1)]),
         lambda: masks.random(density=0.6),
         lambda: masks.random(density=0.2),
-        lambda: masks.erdos_renyi(density=0.01),  # nothing
+        lambda: masks.erdos_renyi(density=0.01),  # an empty mask
     ]
     for make in makes:
         with torch.device("meta"):
@@ -196,14 +196,14 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("around", [torch.autocast("cpu", torch.bfloat16), default_dtype(torch.bfloat16)])
-def test_what_is_set_while_registering_does_not_choose_the_product(
+def test_settings_during_registration_do_not_choose_the_product(
     around: contextlib.AbstractContextManager[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer: Any = nn.Linear(6, 4)
     with around:
         register(layer, {"weight": MaskedSparse(checkerboard(SHAPE), product="strips")})
     expected = dense_output(layer)
-    monkeypatch.setattr(MaskedSparse, "forward", None)  # nobody builds the weight
+    monkeypatch.setattr(MaskedSparse, "forward", None)  # the weight is never materialised
     torch.testing.assert_close(layer(INPUTS), expected)
 
 
@@ -233,7 +233,7 @@ def test_a_mask_rule_of_values_cannot_start_on_meta() -> None:
         register_parametrization(layer, "weight", MaskedSparse(masks.magnitude(density=0.5)))
 
 
-# Checkpoints: what is damaged is refused, and leaves the layer as it was.
+# Checkpoints: a damaged one is refused and leaves the layer unchanged.
 
 
 def truncate(state: dict[str, Any]) -> None:
@@ -373,7 +373,7 @@ def test_the_mask_alone_does_not_load_into_other_values() -> None:
         layer.parametrizations.weight[0].load_state_dict(parametrization.state_dict())
 
 
-# Every route of a state dict carries the mask, also into a layer that was built with another one.
+# Every way to save a state dict keeps the mask, and loads into a layer built with another mask.
 
 
 def by_torch_save(state: dict[str, Any]) -> dict[str, Any]:
@@ -455,7 +455,7 @@ def test_writing_into_a_state_dict_does_not_reach_the_layer() -> None:
     assert torch.equal(mask_of(layer), checkerboard(SHAPE))
 
 
-# A mask inside of somebody else's parametrization.
+# A mask inside a third-party parametrization.
 
 
 class Scaled(nn.Module):
@@ -526,7 +526,7 @@ def test_a_mask_inside_of_another_parametrization_loads_and_turns_plain(
 
 
 class Split(nn.Module):
-    """Two masks for two parts of what is stored: neither has all of the values."""
+    """Two masks for two parts of the stored tensor: neither mask covers all values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -549,7 +549,7 @@ def test_two_masks_inside_of_one_parametrization_load() -> None:
     assert torch.equal(layer.weight, 2 * weight(SHAPE))
 
 
-# What breaks masks elsewhere.
+# Operations that break masks in other libraries.
 
 
 def test_averaging_a_model_with_its_buffers_leaves_the_mask() -> None:
@@ -611,7 +611,7 @@ def test_the_mask_reaches_an_exported_program_and_its_file() -> None:
 
 
 @pytest.mark.parametrize("write", [Tensor.abs_, lambda weight: weight.data.mul_(5)])
-def test_a_rule_that_writes_into_what_it_is_shown_changes_no_weight(write: Callable[[Tensor], Tensor]) -> None:
+def test_a_rule_that_writes_into_its_argument_changes_no_weight(write: Callable[[Tensor], Tensor]) -> None:
     weight = torch.linspace(-1, 1, 16).view(4, 4)
     for attach in (constrained, lambda made, start: register(linear(start), {"weight": made})):
         layer = attach(MaskedSparse(lambda shown: write(shown) > -10), weight)
@@ -621,7 +621,7 @@ def test_a_rule_that_writes_into_what_it_is_shown_changes_no_weight(write: Calla
 GIVEN = checkerboard((3, 4))
 
 
-def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
+def test_a_given_mask_is_known_before_registration() -> None:
     masked, matrix = MaskedSparse(GIVEN), weight((3, 4))
     assert torch.equal(masked.mask, GIVEN)
     assert masked.mask is not masked.mask
@@ -637,7 +637,7 @@ def test_a_mask_that_is_given_is_known_before_there_is_a_weight() -> None:
 
 @pytest.mark.parametrize("route", [by_torch_save, by_safetensors], ids=lambda route: route.__name__)
 @pytest.mark.parametrize("mask", [GIVEN, masks.random(density=0.5)], ids=["given", "rule"])
-def test_a_module_that_holds_one_without_a_weight_saves_and_loads(route: Any, mask: Any) -> None:
+def test_a_module_with_an_unregistered_one_saves_and_loads(route: Any, mask: Any) -> None:
     held, other = nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask)), nn.Sequential(nn.Linear(2, 2), MaskedSparse(mask))
     other.load_state_dict(route(held.state_dict()))
     assert "not registered" in repr(other[1])

@@ -172,7 +172,7 @@ def test_copies_share_the_generator_and_go_on_drawing() -> None:
 
 
 @pytest.mark.parametrize("density", [0.1, 0.4, 0.6, 0.9])
-def test_a_seed_draws_the_same_whatever_else_is_drawn(density: float) -> None:
+def test_a_seed_draws_the_same_despite_other_draws(density: float) -> None:
     rules = [masks.random(density=density, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
     first = mask_of(rules[0], 20, 20)
     torch.manual_seed(1)
@@ -283,7 +283,7 @@ def moved(rule: MaskRule, kept: Kept) -> set[int]:
     return set(positions.tolist())
 
 
-def test_what_a_rule_writes_into_kept_entries_changes_no_weight() -> None:
+def test_a_rule_that_writes_into_kept_entries_changes_no_weight() -> None:
     values, positions = torch.ones(2), torch.tensor([1, 5])
     kept = Kept("weight", torch.Size((2, 3)), values, positions)
     assert kept.places.tolist() == [1, 5]
@@ -344,7 +344,7 @@ def test_rigl_grows_where_the_gradient_is_largest_in_strips_of_any_height(
     assert after == staying | set(candidates[:moving])
 
 
-def test_rigl_may_grow_what_it_has_dropped() -> None:
+def test_rigl_may_regrow_dropped_entries() -> None:
     kept = Kept("weight", torch.Size((1, 3)), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]))
     gradient = torch.tensor([[3.0, 2.0, 1.0]])
     assert moved(masks.rigl(0.5, {"weight": gradient}), kept) == {0, 1}
@@ -366,7 +366,7 @@ def test_draws_are_uniform_and_distinct(count: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "below"), [(6, 20), (9, 19), (6, 2**31), (6, 2**33)])
-def test_a_seed_draws_what_it_has_always_drawn(count: int, below: int) -> None:
+def test_the_numbers_of_a_seed_are_stable(count: int, below: int) -> None:
     from parametrizations.masks.chance import drawn
 
     generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
@@ -381,9 +381,7 @@ def test_a_seed_draws_what_it_has_always_drawn(count: int, below: int) -> None:
 
 @pytest.mark.parametrize("sampled", [1, 5, 40])
 @pytest.mark.parametrize("kind", ["spread", "alike", "two sizes", "only the sample is large"])
-def test_the_largest_are_found_whatever_a_sample_tells(
-    sampled: int, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_largest_are_found_for_any_sample(sampled: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(value_rules, "SAMPLED", sampled)
     generator = torch.Generator().manual_seed(0)
     values = {
@@ -428,7 +426,7 @@ def test_erdos_renyi_keeps_an_exact_number_in_proportion_to_the_sides(
     layers = [(count, sum(shape), math.prod(shape)) for count, shape in zip(found, shapes, strict=True)]
     for count, side, size in layers:
         for other, other_side, other_size in layers:
-            if count < size:  # there was room for more: nobody has more than one's share, but for rounding
+            if count < size:  # not full: each layer has at most its share, up to rounding
                 assert other * side <= count * other_side + side + other_side, (other_size, size)
 
 
@@ -458,7 +456,7 @@ def test_global_magnitude_has_one_threshold(shapes: list[tuple[int, int]], densi
         assert sizes[kept].min() >= sizes[~kept].max()
 
 
-def test_rules_for_several_weights_look_at_all_that_register_gives_them() -> None:
+def test_rules_for_several_weights_see_all_weights_of_a_call() -> None:
     def model() -> Any:
         torch.manual_seed(0)
         made: Any = nn.Sequential(nn.Linear(20, 40), nn.Linear(40, 40), nn.Linear(40, 5))
@@ -488,7 +486,7 @@ def test_a_rule_for_several_weights_that_sees_one_gives_it_all() -> None:
 
 
 @pytest.mark.parametrize("rule", [masks.evolutionary(0.3), masks.rigl(0.3, {})], ids=repr)
-def test_what_moves_a_mask_needs_one(rule: MaskRule) -> None:
+def test_rules_that_move_a_mask_need_one(rule: MaskRule) -> None:
     with pytest.raises(
         ValueError, match=r"\(0.3\) moves a mask that is there. Got a weight of shape \(2, 3\) without one"
     ):
@@ -506,7 +504,7 @@ def test_schedules_begin_end_and_fall() -> None:
         assert values == sorted(values, reverse=True)
     assert masks.cosine(0.3, steps=50)(25) == pytest.approx(0.15)
     assert masks.gradual(1.0, 0.2, steps=10)(5) == pytest.approx(0.2 + 0.8 / 8)
-    assert masks.gradual(0.1, 0.4, steps=10)(10) == pytest.approx(0.4)  # it may rise, too
+    assert masks.gradual(0.1, 0.4, steps=10)(10) == pytest.approx(0.4)  # it may also rise
     assert [masks.cosine(0.3, steps=1)(step) for step in (0, 1)] == pytest.approx([0.3, 0])
 
 

@@ -19,7 +19,7 @@ BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.fl
 
 
 def on_the_diagonal(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal that each stored value gives, and its gradient, one 1 x 1 matrix each."""
+    """The diagonal for each stored value, and its gradient, from one 1 x 1 matrix each."""
     x = values.clone().requires_grad_()
     diagonal = torch.func.vmap(NegExpDiagonal())(x.view(-1, 1, 1)).view(-1)
     (gradient,) = torch.autograd.grad(diagonal.sum(), x)
@@ -89,7 +89,7 @@ def test_a_fresh_linear_layer_keeps_the_size_of_its_diagonal(dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, -1e-45, 0.5, -3e38])
-def test_assigning_what_the_map_does_not_reach_raises(value: float) -> None:
+def test_assigning_a_value_outside_the_range_raises(value: float) -> None:
     layer = constrained(NegExpDiagonal(), -torch.ones(2, 2))
     weight = torch.tensor([[-1.0, 0.0], [0.0, value]])
     with pytest.raises(ValueError, match=r"main diagonal to be negative.* 1 of 4 entries.* row 1, column 1"):
@@ -106,14 +106,14 @@ def test_complex_weights_are_refused() -> None:
     assert type(layer) is nn.Linear
 
 
-def test_an_unsupported_dtype_is_said() -> None:
+def test_an_unsupported_dtype_is_refused() -> None:
     with pytest.raises(TypeError, match=r"needs a stored tensor of a real floating dtype.* Got torch.int64"):
         NegExpDiagonal()(torch.eye(3).long())
     assert not NegExpDiagonal().contains(-torch.eye(3) + 0j)
 
 
 def forum_example() -> tuple[nn.Module, Tensor]:
-    """The stored matrix and the inputs of a forum thread on diagonals that have to stay negative."""
+    """The stored matrix and the inputs of a forum thread on negative diagonals."""
     torch.manual_seed(2023)
     matrix, inputs = torch.randn(5, 5), torch.randn(5, 5)
     layer = constrained(NegExpDiagonal(), matrix)

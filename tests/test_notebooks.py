@@ -1,4 +1,4 @@
-"""The notebooks run as they are committed, and say what their committed outputs say."""
+"""The committed notebooks run and reproduce their committed outputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_notebook_is_short_asserts_and_has_its_outputs(path: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert sum(cell.source.count("assert ") for cell in code) >= 3
     assert pictures(read(path))
-    assert "site-packages" not in path.read_text()  # a traceback, with paths of the machine that it ran on
+    assert "site-packages" not in path.read_text()  # part of a traceback with local paths
 
 
 def test_the_readme_shows_pictures_that_are_in_notebooks() -> None:

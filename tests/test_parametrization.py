@@ -1,4 +1,4 @@
-"""What all parametrizations have from the base class, as users meet it."""
+"""The public behaviour that all parametrizations inherit from the base class."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_second_buffer_needs_a_second_object(make: Callable[[], Parametrizatio
 
 
 @every
-def test_an_object_that_was_taken_off_can_be_registered_again(make: Callable[[], Parametrization]) -> None:
+def test_a_removed_object_can_be_registered_again(make: Callable[[], Parametrization]) -> None:
     parametrization, layer = make(), nn.Linear(4, 4)
     for module in (layer, layer, nn.Linear(4, 4)):
         register_parametrization(module, "weight", parametrization)
@@ -157,7 +157,7 @@ def test_a_model_with_it_can_be_prepared_for_quantization(make: Callable[[], Par
     model: Any = nn.Sequential(register_parametrization(nn.Linear(4, 4), "weight", make()))
     expected, quantization = model[0].weight, torch.ao.quantization
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own, about its quantization
+        warnings.simplefilter("ignore")  # PyTorch's warnings about quantization
         model.qconfig = quantization.get_default_qat_qconfig("x86")  # type: ignore[no-untyped-call]
         prepared = quantization.prepare_qat(model.train())  # type: ignore[no-untyped-call]
     assert torch.equal(prepared[0].weight, expected)
@@ -181,7 +181,7 @@ def test_a_deep_copy_of_a_layer_is_a_tensor_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("make", [Diagonal, lambda: MaskedSparse(checkerboard((4, 4)))])
-def test_what_stores_another_shape_has_to_come_first(make: Callable[[], Parametrization]) -> None:
+def test_a_constraint_that_stores_another_shape_must_come_first(make: Callable[[], Parametrization]) -> None:
     layer = register_parametrization(nn.Linear(4, 4), "weight", ZeroDiagonal())
     assert isinstance(layer.weight, Tensor)
     before = layer.weight.detach().clone()
@@ -213,7 +213,7 @@ def test_assigning_to_a_chain_goes_through_both_and_refuses_for_both() -> None:
     assert torch.equal(stored(layer), before)
 
 
-def test_an_unsafe_second_registration_still_checks_what_is_assigned() -> None:
+def test_an_unsafe_second_registration_still_checks_assignments() -> None:
     layer = constrained(ZeroDiagonal(), torch.randn(3, 3))
     register_parametrization(layer, "weight", NegExpDiagonal(), unsafe=True)
     with pytest.raises(ValueError, match="NegExpDiagonal needs every entry on the main diagonal to be negative"):
@@ -233,7 +233,7 @@ def test_an_unsafe_second_registration_still_checks_what_is_assigned() -> None:
         ),
     ],
 )
-def test_the_error_for_an_outsider_says_rule_count_largest_and_remedy(
+def test_the_error_for_a_weight_outside_gives_rule_count_largest_and_remedy(
     parametrization: Parametrization, rule: str, count: int
 ) -> None:
     layer = constrained(parametrization, torch.zeros(3, 3))
@@ -248,7 +248,7 @@ def test_the_error_for_an_outsider_says_rule_count_largest_and_remedy(
 
 
 @every
-def test_asked_to_it_projects_what_is_assigned(make: Callable[[], Parametrization]) -> None:
+def test_on_request_assignment_projects(make: Callable[[], Parametrization]) -> None:
     parametrization = make()
     parametrization.on_infeasible = "project"
     layer = constrained(parametrization, torch.randn(4, 3))
@@ -306,7 +306,7 @@ def test_another_shape_is_refused(make: Callable[[], Parametrization]) -> None:
 
 
 @every
-def test_what_is_no_tensor_is_refused(make: Callable[[], Parametrization]) -> None:
+def test_a_non_tensor_is_refused(make: Callable[[], Parametrization]) -> None:
     layer = constrained(make(), torch.randn(4, 3))
     with pytest.raises(TypeError, match=r"needs a dense tensor. Got list"):
         layer.parametrizations.weight[0].right_inverse([[1.0]])
@@ -355,7 +355,7 @@ def test_contains_takes_a_tolerance() -> None:
 
 
 @every
-def test_it_can_be_taken_off_and_another_put_on(make: Callable[[], Parametrization]) -> None:
+def test_it_can_be_removed_and_replaced(make: Callable[[], Parametrization]) -> None:
     layer = register_parametrization(nn.Linear(4, 4), "weight", make())
     remove_parametrizations(layer, "weight")
     register_parametrization(layer, "weight", ZeroDiagonal())
@@ -401,7 +401,7 @@ class Unfinished(Parametrization):
         return x.exp()
 
 
-def test_a_missing_method_is_said_instead_of_taken_for_no_inverse() -> None:
+def test_a_missing_method_is_reported_as_missing() -> None:
     layer = nn.Linear(3, 3)
     with pytest.raises(TypeError, match=r"Unfinished cannot start from this weight: Unfinished needs a method project"):
         register_parametrization(layer, "weight", Unfinished())
@@ -417,7 +417,7 @@ def test_a_refused_registration_claims_nothing() -> None:
 
 
 @every
-def test_what_cannot_be_assigned_is_not_contained(make: Callable[[], Parametrization]) -> None:
+def test_a_weight_that_cannot_be_assigned_is_not_contained(make: Callable[[], Parametrization]) -> None:
     parametrization = constrained(make(), -torch.eye(3)).parametrizations.weight[0]
     for other in (torch.zeros(3, 3).int(), torch.zeros(3, 3).to_sparse(), torch.zeros(3, 3, dtype=torch.bool)):
         assert not parametrization.contains(other)
@@ -431,7 +431,7 @@ class Renamed(ZeroDiagonal):
         self._scale = scale
 
 
-def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
+def test_repr_omits_arguments_without_an_attribute() -> None:
     assert repr(Renamed(2.0)) == "Renamed(not registered)"
 
 
@@ -453,7 +453,7 @@ def test_repr_leaves_out_what_is_not_kept_under_its_name() -> None:
         ("linear", nn.Parameter(torch.ones(3)), "the name 'linear' for a method. Got a Parameter"),
     ],
 )
-def test_an_attribute_that_hides_a_member_is_refused_where_it_is_assigned(name: str, value: Any, message: str) -> None:
+def test_assigning_an_attribute_that_hides_a_member_is_refused(name: str, value: Any, message: str) -> None:
     class Own(ZeroDiagonal):
         def __init__(self) -> None:
             super().__init__()
@@ -479,5 +479,5 @@ def test_a_function_may_take_the_place_of_a_method_and_an_own_property_may_be_se
     forward = made.forward
     made.forward, made.rank, made.scale = (lambda x: 2 * forward(x)), 3, 2.0
     layer = constrained(made, torch.ones(3, 3))
-    assert torch.equal(layer.weight, 4 * (1 - torch.eye(3)))  # when projecting, and when asked
+    assert torch.equal(layer.weight, 4 * (1 - torch.eye(3)))  # once in the projection, once on access
     assert (made.rank, made.scale) == (3, 2.0)

@@ -27,7 +27,7 @@ def test_the_stored_diagonal_gets_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("hidden", [torch.inf, -torch.inf, torch.nan])
-def test_whatever_is_stored_on_the_diagonal_the_weight_has_zeros(hidden: float) -> None:
+def test_the_weight_has_a_zero_diagonal_for_any_stored_diagonal(hidden: float) -> None:
     layer = constrained(ZeroDiagonal(), torch.randn(4, 4))
     with torch.no_grad():
         stored(layer).fill_diagonal_(hidden)

@@ -1,4 +1,4 @@
-"""Failures at every step of a call: each line that it runs in this library or in PyTorch's parametrize fails once."""
+"""Inject a failure at each line that a call runs in this library or in PyTorch's parametrize."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from parametrizations._models.changes import Changes
 OURS = Path(parametrizations.__file__).parent
 FILES = {str(path) for path in OURS.rglob("*.py")} | {parametrize.__file__}
 COMMIT = Changes.commit.__code__
-"""The function that changes the model. It consists of assignments that cannot fail, and a call ends after it."""
+"""The function that changes the model: assignments that cannot fail, and the last step of a call."""
 RESTORE = inspect.unwrap(initialize._plain).__code__
-"""The function that makes a module plain while it initialises itself, and constrains it again, by assignments, too."""
+"""The function that makes a module plain during its initialisation and constrains it again, also by assignments."""
 
 
 class Injected(Exception):
-    """The failure."""
+    """The injected failure."""
 
 
 def fail_at(step: int, call: Callable[[], object]) -> int:
-    """Run the call and fail at its line number ``step``; the number of lines before the model is changed."""
+    """Run the call and fail at its line number ``step``. Returns the number of lines run before the commit."""
     seen, committed = 0, False
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ARG001
@@ -46,7 +46,7 @@ def fail_at(step: int, call: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
-    with torch.enable_grad():  # a failure between a `with` and its end leaves what PyTorch has set there
+    with torch.enable_grad():  # a failure inside a `with` leaves PyTorch's gradient mode changed
         sys.settrace(trace)
         try:
             call()
@@ -56,7 +56,7 @@ def fail_at(step: int, call: Callable[[], object]) -> int:
 
 
 def failures(call: Callable[[], object]) -> Iterator[int]:
-    """Fail the call at its first line, at its second, and so on until it goes through; the number of the line."""
+    """Fail the call at its first line, its second, and so on until it succeeds; yields the line numbers."""
     for step in itertools.count(1):
         try:
             fail_at(step, call)
@@ -68,7 +68,7 @@ def failures(call: Callable[[], object]) -> Iterator[int]:
 
 
 def everything(model: nn.Module) -> list[object]:
-    """What must not change: classes, attributes, hooks, and every tensor with its gradient, bit for bit, in order."""
+    """A snapshot of classes, attributes, hooks, and every tensor with its gradient, bit for bit, in order."""
     found: list[object] = []
     for name, module in model.named_modules():
         found += [name, type(module), id(module), *(repr(key) for key in vars(module))]
@@ -79,7 +79,7 @@ def everything(model: nn.Module) -> list[object]:
 
 
 def held_by(optimizer: torch.optim.Optimizer) -> list[object]:
-    """What an optimizer holds, for which parameters."""
+    """A snapshot of an optimizer's parameters and their state."""
     groups = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     states = [
         (id(key), name, torch.as_tensor(value).tolist())

@@ -1,7 +1,7 @@
-"""Change one thing in a module at a time and list the changes that its tests do not notice.
+"""Mutation testing: change one thing in a module at a time and list the mutants that its tests do not notice.
 
 `python -m tools.mutation parametrizations/_torch/chains.py [arguments of pytest]`; without arguments the tests of the
-module's folder run. Nothing is written: a process of its own imports the changed module, once for each change.
+module's folder run. No file is written: a separate process imports each mutant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import CodeType
 from typing import Any, NoReturn
 
 import pytest
-import torch._dynamo  # noqa: F401  # what takes long to import is imported once
+import torch._dynamo  # noqa: F401  # a slow import, done once for all processes
 from hypothesis import Phase, settings
 
 NEVER, WAITING = resource.RLIM_INFINITY, 20
@@ -35,7 +35,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 
 
 def changes(node: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of a node with another value for each, one of which makes a mutant."""
+    """Pairs of a field of a node and a new value; each pair makes one mutant."""
     for name, value in ast.iter_fields(node):
         for place, part in enumerate(value) if isinstance(value, list) else ((None, value),):
             for other in _others(node, name, part):
@@ -46,7 +46,7 @@ def changes(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _others(parent: Any, name: str, part: Any) -> Iterator[Any]:
-    """What may stand in the place of a part; None takes an element of a list away."""
+    """Replacements for a part; None removes an element of a list."""
     if type(part) in SWAPS:
         yield SWAPS[type(part)]()
     elif isinstance(part, ast.Constant) and isinstance(part.value, int | float):
@@ -71,7 +71,7 @@ def _can_go(part: Any) -> bool:
 
 
 def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
-    """Copies of a tree with one change each, and what it is."""
+    """Copies of a tree with one change each, with a description of the change."""
     for index, node in enumerate(ast.walk(_without_annotations(tree))):
         for name, other in changes(node):
             twin = copy.deepcopy(tree)
@@ -99,13 +99,13 @@ def _said(node: Any, before: str, after: str) -> str:
 
 
 def passes(path: Path, tree: ast.Module, arguments: list[str], limit: int = NEVER) -> bool:
-    """Whether the tests pass in a process that imports the tree in the place of the file.
+    """Whether the tests pass in a process that imports the tree instead of the file.
 
     Args:
-        path: The file.
-        tree: What is imported instead.
-        arguments: Those of pytest.
-        limit: Seconds of the processor, since a machine that is busy is no change that is noticed.
+        path: The file of the module.
+        tree: The tree to import instead.
+        arguments: The arguments of pytest.
+        limit: CPU seconds, not wall time, so that a busy machine does not count as a noticed change.
     """
     process = os.fork()
     if not process:
@@ -115,10 +115,10 @@ def passes(path: Path, tree: ast.Module, arguments: list[str], limit: int = NEVE
 
 def _run(path: Path, tree: ast.Module, arguments: list[str], limit: int) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-    signal.alarm(0 if limit == NEVER else WAITING * limit)  # one that waits for something that never comes
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # four fifths of the time to start
+    signal.alarm(0 if limit == NEVER else WAITING * limit)  # for a process that waits forever
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # saves four fifths of the start-up time
     settings.register_profile("not shrunk", phases=[Phase.explicit, Phase.generate], database=None)
-    settings.load_profile("not shrunk")  # what the tests' own one goes on from
+    settings.load_profile("not shrunk")  # the tests' own profile starts from it
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
@@ -133,7 +133,7 @@ def main(name: str, *arguments: str) -> None:
     path = Path(name).resolve()
     tests = list(arguments) or [str(Path("tests") / Path(name).parent.relative_to("parametrizations"))]
     tree = ast.parse(path.read_text())
-    gc.freeze()  # what is imported here is not looked through in each process
+    gc.freeze()  # the forked processes skip the modules imported here
     if not passes(path, tree, tests):
         raise SystemExit(f"{name} needs tests that pass as it is. Got a failure. Run pytest {' '.join(tests)}.")
     limit = 10 + 3 * math.ceil(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime)

@@ -55,7 +55,7 @@ def batch(step: int) -> Tensor:
 
 
 def train(layers: Any, optimizer: torch.optim.Optimizer, steps: range, rank: int = 0, ranks: int = 1) -> None:
-    """Every rank takes its share of each batch; gradients are averaged over the ranks."""
+    """Train each rank on its share of each batch; gradients are averaged over the ranks."""
     for step in steps:
         optimizer.zero_grad()
         layers(batch(step).chunk(ranks)[rank]).square().mean().backward()
@@ -72,7 +72,7 @@ def process_group() -> Iterator[None]:
 
 
 def main(kind: str, folder: Path, start: int, stop: int) -> None:
-    """Train from ``start.pt``, if there is one, to ``stop.pt``, and turn that plain."""
+    """Train from ``start.pt``, if it exists, to ``stop.pt``, and convert that to a plain checkpoint."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     layers = model()
     if kind == "fsdp2":
@@ -97,7 +97,7 @@ def main(kind: str, folder: Path, start: int, stop: int) -> None:
 
 
 def check_every_rank(layers: Any, kind: str) -> None:
-    """The constraints hold here; what cannot be done while sharded says what to do."""
+    """The constraints hold on this rank; calls that do not support sharding say what to do."""
     if kind == "fsdp2":
         for call in (bake, plain_state_dict):
             with pytest.raises(ValueError, match=r"full_state_dict=True"):

@@ -1,4 +1,4 @@
-"""Run by torchrun on every rank: masks that move under DDP, and what FSDP2 says."""
+"""Run by torchrun on every rank: moving masks under DDP, and the refusal under FSDP2."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def train(made: Any, wrapped: Any, look: Any, rank: int = 0, ranks: int = 1) -> 
     """Twelve steps, each rank on its share of a batch; after every third, masks move by gradient and by chance.
 
     Args:
-        made: The model.
-        wrapped: What is called.
-        look: What `dense_gradients` is given, `made` or `wrapped`.
-        rank: Which share.
-        ranks: Of how many.
+        made: The constrained model.
+        wrapped: The model to call.
+        look: The argument of `dense_gradients`: `made` or `wrapped`.
+        rank: The index of this rank.
+        ranks: The number of ranks.
     """
     optimizer = torch.optim.Adam(made.parameters(), lr=0.02)
     generator = torch.Generator().manual_seed(5)
@@ -60,7 +60,7 @@ def train(made: Any, wrapped: Any, look: Any, rank: int = 0, ranks: int = 1) -> 
 
 
 def ddp(folder: Path, rank: int, ranks: int) -> None:
-    """As one process trains; what would take the ranks apart is refused on each of them."""
+    """DDP trains like one process. Calls that would make ranks diverge are refused on each rank."""
     for look_at_wrapper, views in ((True, False), (False, True)):
         made = model()
         wrapped = DistributedDataParallel(made, gradient_as_bucket_view=views)
@@ -83,7 +83,7 @@ def ddp(folder: Path, rank: int, ranks: int) -> None:
 
 
 def fsdp2() -> None:
-    """A sharded parameter cannot be moved by its parts."""
+    """The mask of a sharded parameter cannot be moved."""
     made = model()
     for layer in made:
         fully_shard(layer)

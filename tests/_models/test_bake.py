@@ -1,4 +1,4 @@
-"""`bake`: the same output from a plain model, order, copies, optimizers, all or nothing, what it refuses."""
+"""`bake`: equal output of the plain model, order, copies, optimizers, rollback, refusals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plain() -> Any:
 
 
 def theirs(model: Any) -> Any:
-    """The same constraints by PyTorch's own functions, and two of PyTorch's own constraints."""
+    """The same constraints, registered by PyTorch's own functions, and two of PyTorch's constraints."""
     register_parametrization(model[0], "weight", NegExpDiagonal())
     register_parametrization(model[0], "bias", nn.Identity())
     orthogonal(model[2])
@@ -99,7 +99,7 @@ def require_plain(model: nn.Module, like: nn.Module) -> None:
 
 
 @every
-def test_a_baked_copy_is_plain_with_the_same_output_and_the_model_goes_on(make: Callable[[], Any]) -> None:
+def test_a_baked_copy_is_plain_with_the_same_output_and_the_model_still_trains(make: Callable[[], Any]) -> None:
     model = make().eval()
     before, output = everything(model), model(INPUTS)
     baked = bake(model)
@@ -132,7 +132,7 @@ def test_a_plain_model_bakes_to_itself() -> None:
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_a_copy_baked_pytorchs_way_or_ours_leaves_the_original_whole(swap: bool) -> None:
+def test_removing_constraints_from_a_copy_leaves_the_original_unchanged(swap: bool) -> None:
     torch.__future__.set_swap_module_params_on_conversion(swap)
     try:
         model = registered()
@@ -204,7 +204,7 @@ def test_buffers_come_after_parameters_as_in_the_plain_model() -> None:
     assert sorted(plain_state_dict(model)) == sorted(expected)
 
 
-def test_the_order_of_parameters_is_kept_in_a_module_of_ones_own() -> None:
+def test_the_order_of_parameters_is_kept_in_a_custom_module() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -223,7 +223,7 @@ def test_a_baked_model_pickles_scripts_quantizes_and_exports(tmp_path: Path) -> 
     torch.testing.assert_close(pickle.loads(pickle.dumps(baked))(INPUTS), output)
     torch.save(baked, tmp_path / "model.pt")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit and quantization announce their successors
+        warnings.simplefilter("ignore")  # torch.jit and quantization are deprecated
         torch.testing.assert_close(torch.jit.script(baked)(INPUTS), output)
         quantized = torch.ao.quantization.quantize_dynamic(baked, {nn.Linear})  # type: ignore[no-untyped-call]
     assert quantized(INPUTS).shape == output.shape
@@ -282,7 +282,7 @@ def test_an_optimizer_steps_on_after_baking_in_inference_mode(
 
 
 @pytest.mark.slow
-def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
+def test_a_failure_at_any_step_changes_nothing() -> None:
     model = theirs(plain())
     register(model, {"0.bias": nn.Identity()})
     optimizer = torch.optim.Adam(model.parameters())
@@ -327,7 +327,7 @@ def test_a_compiled_layer_bakes_and_copies_with_its_own_weights() -> None:
 
 
 def with_its_own() -> Any:
-    """A model with a weight_norm in its architecture, as Wav2Vec2's."""
+    """A model with weight_norm in its architecture, like Wav2Vec2."""
     return nn.Sequential(weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 3))
 
 
@@ -336,7 +336,7 @@ PART: dict[str, Any] = {"1.weight": MaskedSparse(masks.banded(1, 1)), "2.*": Hal
 
 @pytest.mark.parametrize("patterns", [PART, ["1.*", "2.weight", "2.bias"], "[12].*"], ids=["rules", "list", "one"])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_what_the_patterns_name_is_baked_and_the_models_own_stays(patterns: Any, inplace: bool) -> None:
+def test_patterns_bake_only_the_weights_that_they_name(patterns: Any, inplace: bool) -> None:
     model = register(with_its_own(), PART)
     output, before = model(INPUTS), everything(model)
     baked = bake(model, patterns, inplace=inplace)
@@ -364,7 +364,7 @@ def test_some_of_a_modules_tensors_are_baked() -> None:
     assert not bool(bake(layer)(torch.zeros(3, 4))[0].isnan().any())
 
 
-def test_a_layer_that_keeps_its_constraint_keeps_its_product_and_pytorchs_classes_stay_their_own() -> None:
+def test_a_layer_that_stays_constrained_keeps_its_product_and_class() -> None:
     layer = register(nn.Linear(4, 4), {"weight": Diagonal(), "bias": Halved()})
     assert explain(bake(layer, "bias")).product == "elementwise"
     theirs_too = theirs(plain())
@@ -376,14 +376,14 @@ def test_a_layer_that_keeps_its_constraint_keeps_its_product_and_pytorchs_classe
     assert len(summary(twin).rows) == len(summary(theirs_too).rows) - 1
 
 
-def test_what_stays_still_loads_its_old_checkpoints() -> None:
+def test_remaining_constraints_load_old_checkpoints() -> None:
     layer = bake(register(weight_norm(nn.Linear(4, 4)), {"bias": Halved()}), "bias")
     old = {"weight_g": torch.ones(4, 1), "weight_v": torch.eye(4), "bias": torch.ones(4)}
     layer.load_state_dict(old)
     assert torch.equal(layer.weight, torch.eye(4))
 
 
-def test_only_the_state_of_what_is_baked_is_dropped() -> None:
+def test_only_the_optimizer_state_of_baked_weights_is_dropped() -> None:
     model = register(with_its_own(), PART)
     optimizer = torch.optim.Adam(model.parameters())
     used(model)
@@ -399,7 +399,7 @@ def test_only_the_state_of_what_is_baked_is_dropped() -> None:
         bake(model, "2.*", inplace=True, optimizer=torch.optim.Adam(model[1].parameters()))
 
 
-def test_a_failure_leaves_everything_as_it_was_where_a_part_is_baked() -> None:
+def test_a_failure_while_baking_a_part_changes_nothing() -> None:
     model = register(plain(), {"0.*": Halved()})
     before = everything(model)
     for step in failures(lambda: bake(model, "0.weight", inplace=True)):
@@ -422,7 +422,7 @@ def test_a_pattern_that_names_nothing_constrained_is_refused() -> None:
 
 
 @pytest.mark.parametrize("frozen", [["original0"], ["original0", "original1"]], ids=["a part", "all"])
-def test_what_was_frozen_in_all_its_parts_stays_frozen(frozen: list[str]) -> None:
+def test_a_weight_with_only_frozen_tensors_stays_frozen(frozen: list[str]) -> None:
     layer = weight_norm(nn.Linear(4, 4))
     for name in frozen:
         getattr(layer.parametrizations.weight, name).requires_grad_(False)
@@ -441,7 +441,7 @@ class Tied(nn.Module):
         return output
 
 
-def test_a_stored_tensor_that_is_used_elsewhere_stays_what_it_is() -> None:
+def test_a_stored_tensor_used_elsewhere_stays_unchanged() -> None:
     model, inputs = Tied(), torch.arange(4)
     register_parametrization(model.head, "weight", NegExpDiagonal())
     output = model(inputs)
@@ -495,7 +495,7 @@ def test_a_copy_that_is_baked_in_inference_mode_trains() -> None:
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("within", [True, False])
-def test_what_was_copied_in_inference_mode_bakes_in_place_and_trains(
+def test_a_copy_made_in_inference_mode_bakes_in_place_and_trains(
     within: bool, make: Callable[[Any], torch.optim.Optimizer]
 ) -> None:
     model: Any = nn.Sequential(registered(), nn.BatchNorm1d(3), nn.RNN(3, 3)).eval()
@@ -518,7 +518,7 @@ def test_what_was_copied_in_inference_mode_bakes_in_place_and_trains(
     assert all(changed)
 
 
-def test_a_refusal_leaves_what_was_made_in_inference_mode() -> None:
+def test_a_refusal_leaves_inference_tensors_unchanged() -> None:
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(4, 4), nn.RNN(4, 4))
     before = everything(model)
@@ -527,7 +527,7 @@ def test_a_refusal_leaves_what_was_made_in_inference_mode() -> None:
     assert everything(model) == before
 
 
-def test_what_a_layer_leaves_out_of_its_state_is_left_out() -> None:
+def test_attributes_that_getstate_leaves_out_are_not_copied() -> None:
     class Locked(nn.Linear):
         def __init__(self, columns: int, rows: int) -> None:
             super().__init__(columns, rows)
@@ -543,7 +543,7 @@ def test_what_a_layer_leaves_out_of_its_state_is_left_out() -> None:
     torch.testing.assert_close(bake(layer)(INPUTS), layer(INPUTS))
 
 
-def test_what_keeps_computed_tensors_bakes() -> None:
+def test_modules_that_keep_computed_tensors_bake() -> None:
     class Keeping(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -607,7 +607,7 @@ def test_the_names_in_an_optimizer_follow() -> None:
     assert len(names) == len(group["params"]) == 4
 
 
-def test_the_state_of_every_tensor_that_was_stored_goes() -> None:
+def test_the_optimizer_state_of_every_stored_tensor_is_dropped() -> None:
     layer = weight_norm(nn.Linear(3, 3))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     layer(torch.ones(1, 3)).sum().backward()
@@ -617,7 +617,7 @@ def test_the_state_of_every_tensor_that_was_stored_goes() -> None:
     assert len(optimizer.state_dict()["state"]) == 1
 
 
-def test_what_was_stored_in_two_groups_is_trained_in_the_first() -> None:
+def test_tensors_stored_in_two_groups_train_in_the_first() -> None:
     layer = weight_norm(nn.Linear(3, 3))
     norm, direction = layer.parametrizations.weight.parameters()
     named = [("bias", layer.bias), ("direction", direction)]
@@ -630,7 +630,7 @@ def test_what_was_stored_in_two_groups_is_trained_in_the_first() -> None:
     assert second["param_names"] == ["bias"]
 
 
-def test_adagrad_trains_what_was_stored_in_two_groups_in_the_first() -> None:
+def test_adagrad_trains_tensors_stored_in_two_groups_in_the_first() -> None:
     layer = weight_norm(nn.Linear(3, 3))
     norm, direction = layer.parametrizations.weight.parameters()
     optimizer = torch.optim.Adagrad([{"params": [norm, layer.bias]}, {"params": [direction]}])
@@ -658,7 +658,7 @@ def test_wrong_arguments_are_refused() -> None:
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("rule", [*RULES.values(), MaskedSparse(masks.banded(1, 1))], ids=str)
-def test_a_layer_elsewhere_that_shares_what_is_stored_stays_as_it_is(
+def test_another_layer_that_shares_the_stored_tensor_stays_unchanged(
     rule: Any, make: Callable[[Any], torch.optim.Optimizer]
 ) -> None:
     layer: Any = register(nn.Linear(4, 4), {"weight": rule})
@@ -677,7 +677,7 @@ def test_a_layer_elsewhere_that_shares_what_is_stored_stays_as_it_is(
     assert not torch.equal(other.weight, weight)
 
 
-def test_what_was_shared_with_a_layer_that_is_gone_keeps_its_identity() -> None:
+def test_a_tensor_shared_with_a_deleted_layer_keeps_its_identity() -> None:
     layer: Any = register(nn.Linear(4, 4), {"weight": ZeroDiagonal()})
     stored = layer.parametrizations.weight.original
     other = transfer_parametrizations_and_params(layer, nn.Linear(4, 4), "weight")

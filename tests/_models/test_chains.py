@@ -1,4 +1,4 @@
-"""Chains multiply through the structure of their first step: the law "fused equals dense" for them."""
+"""Chains use the structured product of their first step: the law "fused equals dense" for chains."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_law(law: str, case: str) -> None:
 
 
 @every
-def test_a_chain_takes_the_product_of_its_first_step_where_it_may(case: Chain) -> None:
+def test_a_chain_uses_the_product_of_its_first_step_if_possible(case: Chain) -> None:
     layer = fuse(case.layer())
     entries = entries_of(layer.parametrizations.weight)
-    alone = case.weight.numel() == 1 and case.name == "dense"  # one entry may be the whole diagonal
+    alone = case.weight.numel() == 1 and case.name == "dense"  # a single entry can be the whole diagonal
     assert explain(layer).product == case.name or alone
     if case.name != "dense":
         assert entries is not None
@@ -84,7 +84,7 @@ def called(layer: Any) -> Callable[..., Tensor]:
 
 
 def both(case: Chain) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
-    """The fused layer, the layer, and what they are called with."""
+    """The fused layer, the dense layer, and their arguments."""
     layer = case.layer()
     leaves = [case.inputs(3), stored(layer).detach(), layer.bias.detach()]
     return called(fuse(copy.deepcopy(layer))), called(layer), leaves
@@ -200,7 +200,7 @@ def test_a_million_features_take_an_adam_step_in_the_memory_of_a_diagonal(steps:
     assert 8 * 4 < float(done.stdout) < 400  # the inputs alone take 32 MB
 
 
-def test_a_summary_builds_no_chain_that_has_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_does_not_materialise_chains_with_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]
     layer: Any = register(nn.Linear(4, 4), {"weight": steps})
     monkeypatch.setattr(MaskedSparse, "forward", None)
@@ -213,9 +213,9 @@ def test_a_summary_builds_no_chain_that_has_entries(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("steps", "holds"),
     [
-        ([Diagonal(), NegExpDiagonal(), ZeroDiagonal()], False),  # the last one leaves no negative diagonal
+        ([Diagonal(), NegExpDiagonal(), ZeroDiagonal()], False),  # the last step removes the negative diagonal
         ([Diagonal(), ZeroDiagonal(), NegExpDiagonal()], False),
-        ([MaskedSparse(masks.lower_triangular(-1)), NegExpDiagonal()], False),  # -1 where nothing is kept
+        ([MaskedSparse(masks.lower_triangular(-1)), NegExpDiagonal()], False),  # the mask hides the diagonal
         ([Diagonal(), Doubled(), ZeroDiagonal()], True),
         ([Diagonal(), Doubled()], None),
     ],

@@ -1,4 +1,4 @@
-"""What a chain of parametrizations gives, and what has to be stored for it to give a weight."""
+"""The weight of a chain of parametrizations, and the stored tensors for a given weight."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def chain(*parametrizations: nn.Module, rows: int = 3) -> Slot:
         ([nn.Identity()], False),
     ],
 )
-def test_compact_is_what_stores_fewer_numbers_than_the_weight_has(
+def test_a_chain_is_compact_if_it_stores_fewer_numbers_than_the_weight(
     parametrizations: list[nn.Module], expected: bool
 ) -> None:
     assert chain(*parametrizations).is_compact is expected
 
 
-def test_the_shape_is_known_or_built_and_without_values_that_of_what_is_stored() -> None:
+def test_the_shape_is_known_or_computed_or_on_meta_that_of_the_stored_tensor() -> None:
     assert chain(Diagonal(), rows=4).shape == (4, 3)
     assert slot_of(weight_norm(nn.Linear(3, 4))).shape == (4, 3)
     assert slot_of(weight_norm(nn.Linear(3, 4, device="meta"))).shape == (4, 1)
 
 
-def test_what_would_not_be_built_is_not_built_for_its_shape() -> None:
+def test_the_shape_does_not_materialise_the_weight() -> None:
     class Refuses(Diagonal):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def test_what_would_not_be_built_is_not_built_for_its_shape() -> None:
     assert slot_of(layer).shape == (4, 3)
 
 
-def test_what_is_stored_is_found_through_all_inverses_the_last_first() -> None:
+def test_the_stored_tensor_is_found_through_all_inverses_last_first() -> None:
     both = chain(MaskedSparse(masks.lower_triangular()), NegExpDiagonal())
     weight = torch.tensor([[-1.0, 0, 0], [2, -1, 0], [3, 4, -1]])
     assert both.inverted(weight, project=False)["original"].tolist() == [0, 2, 0, 3, 4, 0]
@@ -72,14 +72,14 @@ def test_what_is_stored_is_found_through_all_inverses_the_last_first() -> None:
     torch.testing.assert_close(projected, torch.tensor([1.0, 0, 1, 0, 0, 1]) * math.log(5))
 
 
-def test_what_is_inverted_in_inference_mode_can_be_trained() -> None:
+def test_a_tensor_inverted_in_inference_mode_can_be_trained() -> None:
     diagonal = chain(Diagonal())
     with torch.inference_mode():
         stored = diagonal.inverted(torch.eye(3), project=False)
     assert not stored["original"].is_inference()
 
 
-def test_a_missing_inverse_is_none_needed_where_the_set_is_entered_else_refused() -> None:
+def test_a_missing_inverse_is_the_identity_when_projecting_and_refused_otherwise() -> None:
     without = chain(nn.Identity())
     assert torch.equal(without.inverted(torch.eye(3), project=True)["original"], torch.eye(3))
     with pytest.raises(ValueError, match=r"Identity needs a method right_inverse to give this weight. Got none."):

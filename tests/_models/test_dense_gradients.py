@@ -1,4 +1,4 @@
-"""`dense_gradients`: the gradient by the whole weight, and nothing that training sees changes."""
+"""`dense_gradients`: the gradient with respect to the full weight; training is unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ every = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
 class Net(nn.Module):
-    """A layer that is used twice, with inputs of several dimensions, and once by its weight."""
+    """Calls one layer twice, with inputs of several dimensions, and reads its weight once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Net(nn.Module):
 
 
 def net(make: Callable[[], Any], fused: bool = True, dtype: torch.dtype = torch.float64) -> Any:
-    """Registered by this library, or by PyTorch's own function, after which no product but the dense one is taken."""
+    """Registered by this library, or by PyTorch's own function; then only the dense product is used."""
     torch.manual_seed(0)
     made = Net().to(dtype)
     if fused:
@@ -98,7 +98,7 @@ def test_it_is_the_gradient_of_the_plain_model(make: Callable[[], Any], fused: b
 
 @every
 @pytest.mark.parametrize("fused", [True, False], ids=["registered", "by PyTorch"])
-def test_training_sees_nothing_of_it(make: Callable[[], Any], fused: bool) -> None:
+def test_training_is_unchanged(make: Callable[[], Any], fused: bool) -> None:
     made, twin = net(make, fused), net(make, fused)
     for one, other in zip(made.parameters(), twin.parameters(), strict=True):
         other.data.copy_(one.data)
@@ -130,7 +130,7 @@ def test_it_adds_up_over_passes_as_gradients_do(make: Callable[[], Any]) -> None
 
 
 @every
-def test_a_backward_pass_after_the_block_counts_no_more(make: Callable[[], Any]) -> None:
+def test_a_backward_pass_after_the_block_does_not_count(make: Callable[[], Any]) -> None:
     made = net(make)
     with dense_gradients(made, "first.weight") as gradients:
         loss = made(batch()).square().sum()
@@ -202,7 +202,7 @@ def test_other_modules_and_users_hooks() -> None:
 
 
 class Same(nn.Module):
-    """Hands the gradient of the weight on as it is."""
+    """Passes the gradient of the weight on unchanged."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class Same(nn.Module):
         return weight
 
 
-def test_what_is_added_up_is_no_part_of_the_gradient_that_is_trained_with() -> None:
+def test_accumulated_gradients_are_separate_from_those_of_the_stored_tensor() -> None:
     layer: Any = register(nn.Linear(6, 6, dtype=torch.float64), {"weight": Same()})
     with dense_gradients(layer) as gradients:
         for _ in range(2):
@@ -278,7 +278,7 @@ def test_a_frozen_weight_and_a_copy() -> None:
 
 
 @every
-def test_copies_that_are_made_inside_are_not_looked_at(make: Callable[[], Any]) -> None:
+def test_copies_made_inside_are_ignored(make: Callable[[], Any]) -> None:
     made = net(make)
     expected = by_hand(made, batch())
     with dense_gradients(made, "first.weight") as gradients:
@@ -290,7 +290,7 @@ def test_copies_that_are_made_inside_are_not_looked_at(make: Callable[[], Any]) 
 
 
 @every
-def test_transforms_inside_are_not_looked_at(make: Callable[[], Any]) -> None:
+def test_transforms_inside_are_ignored(make: Callable[[], Any]) -> None:
     made = net(make)
     expected = by_hand(made, batch())
     leaves = {name: x.detach() for name, x in made.named_parameters()}
@@ -315,7 +315,7 @@ def test_an_error_inside_leaves_no_hook() -> None:
     assert everything(made) == before
 
 
-def test_what_took_no_part_says_so() -> None:
+def test_a_weight_without_passes_inside_is_refused() -> None:
     made = net(KINDS["dense"])
     with dense_gradients(made) as gradients:
         pass

@@ -1,4 +1,4 @@
-"""DDP and FSDP2 on two and four processes: as one process, the constraint on every rank, checkpoints, resuming."""
+"""DDP and FSDP2 on two and four processes equal one process: constraints, checkpoints, resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused layers: what they are fused from, which path they take, compiling, memory."""
+"""Fused layers: origin, choice of the product, compiling, memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, o
 
 
 @pytest.mark.parametrize("steps", [[Diagonal()], [Diagonal(), NegExpDiagonal()]], ids=len)
-def test_a_weight_that_is_a_buffer_is_multiplied_with_too(steps: list[Parametrization]) -> None:
+def test_a_buffer_as_weight_works_too(steps: list[Parametrization]) -> None:
     layer: Any = nn.Linear(6, 4)
     weight = layer.weight.detach()
     del layer.weight
@@ -49,7 +49,7 @@ def test_a_fused_layer_multiplies_through_its_parametrization(
 ) -> None:
     layer = fused(make)
     expected = dense_output(layer)
-    monkeypatch.setattr(type(layer.parametrizations.weight[0]), "forward", None)  # nobody builds the weight
+    monkeypatch.setattr(type(layer.parametrizations.weight[0]), "forward", None)  # the weight is never materialised
     torch.testing.assert_close(layer(INPUTS), expected)
 
 
@@ -113,7 +113,7 @@ def test_only_a_parametrization_of_this_library_is_asked_for_a_product(attach: C
 
 
 class Unconstrained(Parametrization):
-    """Every matrix, with a product of its own."""
+    """Allows every matrix, and overrides the product."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:

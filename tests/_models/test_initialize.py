@@ -1,4 +1,4 @@
-"""``reset_parameters`` after registering, and layers that are built on the meta device."""
+"""``reset_parameters`` after registering, and layers built on the meta device."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Truncated(nn.Linear):
         self.bias = nn.Parameter(torch.full((self.out_features,), 7.0))
 
 
-def test_an_initialisation_that_takes_the_matrix_builds_it() -> None:
+def test_an_initialisation_that_needs_the_matrix_materialises_it() -> None:
     layer: Any = register(Orthogonal(5, 5), {"weight": Diagonal()})
     layer.reset_parameters()
     assert 0 < layer.weight.diagonal().abs().max().item() <= 1
@@ -93,7 +93,7 @@ def test_an_initialisation_that_takes_the_matrix_builds_it() -> None:
         layer.reset_parameters()
 
 
-def test_what_fills_every_entry_alike_needs_no_matrix_and_may_replace_others() -> None:
+def test_an_elementwise_initialisation_needs_no_matrix_and_may_set_other_parameters() -> None:
     layer: Any = register(Truncated(50, 50), {"weight": Diagonal()})
     layer.reset_parameters()
     values = layer.weight.diagonal()
@@ -104,7 +104,7 @@ def test_what_fills_every_entry_alike_needs_no_matrix_and_may_replace_others() -
 
 
 class Partly(nn.Module):
-    """Initialises one of two, counts, takes an argument, and replaces a child."""
+    """Its ``reset_parameters`` takes an argument, fills one of two parameters, counts, and replaces a child."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Partly(nn.Module):
         self.child = nn.Linear(2, 2)
 
 
-def test_what_the_plain_module_leaves_alone_stays_and_what_it_changes_changes() -> None:
+def test_a_reset_changes_only_what_it_changes_in_the_plain_module() -> None:
     module = register(Partly(), {"b": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()], "a": ZeroDiagonal()})
     before, order = module.b.detach().clone(), list(module._modules)
     module.reset_parameters(std=0.01)
@@ -173,7 +173,7 @@ def test_attention_built_on_meta_is_initialised() -> None:
     assert bool((attention.in_proj_weight.diagonal() == 0).all())
 
 
-def test_recurrent_and_embedding_layers_and_foreign_parametrizations_reset() -> None:
+def test_recurrent_and_embedding_layers_and_third_party_parametrizations_reset() -> None:
     model: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": ZeroDiagonal(), "weight_ih_l0": Diagonal()})
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model.reset_parameters()
@@ -188,7 +188,7 @@ def test_recurrent_and_embedding_layers_and_foreign_parametrizations_reset() -> 
 
 
 class Bound(nn.Linear):
-    """Initialises itself by a method that it holds."""
+    """Initialises through a bound method stored as an attribute."""
 
     def __init__(self, size: int) -> None:
         self.fill = self.threes
@@ -203,7 +203,7 @@ class Bound(nn.Linear):
 
 
 class Slotted(nn.Linear):
-    """Keeps an attribute outside of its dictionary, and takes an argument to be made."""
+    """Keeps an attribute outside its ``__dict__``, and ``__new__`` takes an argument."""
 
     __slots__ = ("gain",)
 
@@ -227,7 +227,7 @@ def test_the_layer_itself_is_initialised_not_another_object(kind: Callable[[int]
     assert torch.equal(layer.weight, 3 * (1 - torch.eye(3)))
 
 
-def test_what_a_reset_deletes_is_gone() -> None:
+def test_attributes_that_a_reset_deletes_are_gone() -> None:
     class Deleting(nn.Linear):
         def __init__(self) -> None:
             super().__init__(3, 3)

@@ -1,4 +1,4 @@
-"""A failure at every line of the calls that are no registration and no baking: these have tests of their own."""
+"""A failure at every line of the calls other than `register` and `bake`, which are tested in their own files."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ LOOKS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-def test_a_call_that_changes_nothing_changes_nothing_where_it_fails(look: Callable[[Any], object]) -> None:
+def test_a_failing_read_only_call_changes_nothing(look: Callable[[Any], object]) -> None:
     made = model()
     before = everything(made)
     for step in failures(lambda: look(made)):
         assert everything(made) == before, f"step {step}"
 
 
-def test_a_layer_is_fused_or_as_it_was() -> None:
+def test_a_layer_is_fused_or_unchanged() -> None:
     def registered() -> Any:
         return register_parametrization(nn.Linear(3, 3), "weight", ZeroDiagonal())
 
-    kept = fuse(registered())  # and so the class that both share
+    kept = fuse(registered())  # so is the class that both share
     layers = [registered() for _ in range(fail_at(0, partial(fuse, registered())))]
     assert len(layers) > 5
     for step, layer in enumerate(layers, start=1):
@@ -84,7 +84,7 @@ def structure(model: nn.Module) -> list[object]:
 
 
 @every
-def test_a_plain_weight_is_loaded_or_as_it_was(rule: list[nn.Module]) -> None:
+def test_a_plain_weight_is_loaded_or_unchanged(rule: list[nn.Module]) -> None:
     made, start = model(rule), model(rule)
     plain = plain_state_dict(model(rule))
     new = plain["0.weight"]
@@ -98,7 +98,7 @@ def test_a_plain_weight_is_loaded_or_as_it_was(rule: list[nn.Module]) -> None:
 
 
 @every
-def test_a_layer_whose_initialisation_failed_is_whole(rule: list[nn.Module]) -> None:
+def test_a_failed_initialisation_leaves_the_layer_whole(rule: list[nn.Module]) -> None:
     made = model(rule)
     before = structure(made)
     for step in failures(made[0].reset_parameters):

@@ -87,7 +87,7 @@ def test_a_given_checkpoint_is_converted_not_the_model() -> None:
     state = copy.deepcopy(other.state_dict())
     found = plain_state_dict(model, state)
     for key, value in bake(other).state_dict().items():
-        assert torch.equal(found[key], value)  # also with the other random mask
+        assert torch.equal(found[key], value)  # despite the other random mask
     assert state.keys() == other.state_dict().keys()
     assert plain_state_dict(model, {}) == {}
 
@@ -119,7 +119,7 @@ def test_a_meta_model_converts_a_checkpoint_that_has_values() -> None:
     assert not any(value.is_meta for value in plain_state_dict(model, state).values())
 
 
-def test_constrained_entries_that_have_no_place_are_refused() -> None:
+def test_constrained_entries_without_a_match_are_refused() -> None:
     model = registered()
     wrapped = {f"module.{key}": value for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"constrained entries, such as 'module.0.parametrizations.weight.0._extra"):
@@ -127,7 +127,7 @@ def test_constrained_entries_that_have_no_place_are_refused() -> None:
     with pytest.raises(ValueError, match=r"with its constraints. Got 6 unknown constrained entries"):
         plain_state_dict(plain(), model.state_dict())
     own: Any = nn.Module()
-    own.parametrizations = nn.Linear(2, 2)  # nothing of PyTorch's
+    own.parametrizations = nn.Linear(2, 2)  # not PyTorch's module dict
     assert list(plain_state_dict(own)) == ["parametrizations.weight", "parametrizations.bias"]
 
 
@@ -165,7 +165,7 @@ def test_assigning_a_plain_checkpoint_without_values_gives_a_model_without_value
     assert [parameter.shape for parameter in layer.parameters()] == shapes
 
 
-def test_a_plain_checkpoint_is_refused_where_there_is_no_inverse() -> None:
+def test_a_plain_checkpoint_is_refused_without_an_inverse() -> None:
     class Squared(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def test_a_plain_checkpoint_is_refused_where_there_is_no_inverse() -> None:
     assert torch.equal(layer.weight, before)
 
 
-def test_a_foreign_inverse_that_does_not_give_the_weight_back_is_refused() -> None:
+def test_a_third_party_inverse_that_is_not_exact_is_refused() -> None:
     trained, fresh = bake(spectral_norm(nn.Linear(6, 6))), fuse(spectral_norm(nn.Linear(6, 6)))
     before = copy.deepcopy(fresh.state_dict())
     with pytest.raises(RuntimeError, match=r"_SpectralNorm needs an exact inverse.* Load the constrained checkpoint"):
@@ -206,7 +206,7 @@ def test_a_mask_loaded_in_inference_mode_trains_afterwards(other: masks.MaskRule
         ("counted", None, r"Got NoneType for '0.counted'\. Pass the state dict"),
     ],
 )
-def test_what_is_not_constrained_has_to_fit_too(key: str, value: Any, message: str) -> None:
+def test_unconstrained_entries_must_fit_too(key: str, value: Any, message: str) -> None:
     model: Any = registered()
     model[0].register_buffer("counted", torch.ones(()))
     with pytest.raises(ValueError, match=f"plain_state_dict needs a checkpoint of this model. {message}"):
@@ -214,7 +214,7 @@ def test_what_is_not_constrained_has_to_fit_too(key: str, value: Any, message: s
 
 
 class Saving(nn.Module):
-    """Saves what is no tensor, and loads a buffer of any shape, as quantized modules and observers do."""
+    """Saves a string, and loads a buffer of any shape, as quantized modules and observers do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,12 +248,12 @@ def test_a_checkpoint_of_another_model_is_refused() -> None:
 
 
 def architecture() -> Any:
-    """A model with constraints of its own, as Wav2Vec2's, and some that this library puts there."""
+    """A model with constraints in its architecture, like Wav2Vec2."""
     return nn.Sequential(weight_norm(nn.Linear(4, 4)), orthogonal(nn.Linear(4, 4)), nn.BatchNorm1d(4), nn.Linear(4, 4))
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_what_the_model_had_before_stays_as_it_is_stored(given: bool) -> None:
+def test_the_models_own_parametrizations_stay_as_stored(given: bool) -> None:
     model = register(architecture().eval(), {"3.weight": ZeroDiagonal(), "1.bias": Halved()})
     plain, fresh = plain_state_dict(model, model.state_dict() if given else None), architecture().eval()
     assert list(plain) == list(fresh.state_dict())
@@ -266,7 +266,7 @@ def test_what_the_model_had_before_stays_as_it_is_stored(given: bool) -> None:
 
 
 @pytest.mark.parametrize("constrain", [weight_norm, spectral_norm])
-def test_what_the_model_had_before_on_the_same_tensor_is_what_gives_the_weight(
+def test_the_models_own_parametrization_on_the_same_tensor_computes_the_weight(
     constrain: Callable[[nn.Module], Any],
 ) -> None:
     model: Any = register(nn.Sequential(constrain(nn.Linear(4, 4))), {"0.weight": ZeroDiagonal()})
@@ -277,7 +277,7 @@ def test_what_the_model_had_before_on_the_same_tensor_is_what_gives_the_weight(
     torch.testing.assert_close(fresh.eval()(INPUTS), model.eval()(INPUTS))
 
 
-def test_what_the_model_had_below_and_above_keeps_its_place() -> None:
+def test_parametrizations_registered_below_and_above_keep_their_place() -> None:
     layer = register_parametrization(nn.Linear(4, 4), "weight", Halved())
     register(layer, {"weight": [NegExpDiagonal(), Halved()]})
     register_parametrization(layer, "weight", Halved())
@@ -288,7 +288,7 @@ def test_what_the_model_had_below_and_above_keeps_its_place() -> None:
     torch.testing.assert_close(fresh(INPUTS), layer(INPUTS))
 
 
-def test_a_weight_that_what_the_model_had_before_cannot_give_is_refused() -> None:
+def test_a_weight_without_an_exact_inverse_below_is_refused() -> None:
     class OneWay(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ def test_a_weight_that_what_the_model_had_before_cannot_give_is_refused() -> Non
     ],
     ids=["below", "above"],
 )
-def test_a_checkpoint_keeps_its_dtype_and_its_device_where_others_are_on_the_tensor(make: Callable[[], Any]) -> None:
+def test_a_checkpoint_keeps_its_dtype_and_device_in_a_chain(make: Callable[[], Any]) -> None:
     model = make()
     expected = plain_state_dict(model)
     wide = plain_state_dict(model, {key: value.double() for key, value in model.state_dict().items()})
@@ -325,7 +325,7 @@ def test_a_checkpoint_keeps_its_dtype_and_its_device_where_others_are_on_the_ten
         assert empty[key].shape == value.shape
 
 
-def test_what_register_attached_turns_plain_whoever_wrote_it() -> None:
+def test_third_party_parametrizations_attached_by_register_turn_plain() -> None:
     model = register(nn.Linear(4, 4), {"weight": [Halved(), ZeroDiagonal(), Halved()], "bias": Halved()})
     twin = copy.deepcopy(model)
     for one in (model, twin):
@@ -333,7 +333,7 @@ def test_what_register_attached_turns_plain_whoever_wrote_it() -> None:
         assert torch.equal(plain_state_dict(one)["weight"], model.weight)
 
 
-def test_a_plain_checkpoint_loads_through_foreign_inverses() -> None:
+def test_a_plain_checkpoint_loads_through_third_party_inverses() -> None:
     for norm in (weight_norm, orthogonal):
         single: Any = fuse(nn.Sequential(norm(nn.Linear(4, 4))))
         other = bake(fuse(nn.Sequential(norm(nn.Linear(4, 4)))))
@@ -350,11 +350,11 @@ def test_a_plain_checkpoint_loads_strictly(assign: bool) -> None:
     fresh[2]["inner"].load_state_dict(source[2]["inner"].state_dict())  # the mask is not in a plain checkpoint
     assert str(fresh.load_state_dict(checkpoint, strict=True, assign=assign)) == "<All keys matched successfully>"
     torch.testing.assert_close(output(fresh), output(source))
-    assert list(checkpoint) == list(plain_state_dict(source))  # it is left as it was
+    assert list(checkpoint) == list(plain_state_dict(source))  # loading leaves it unchanged
     output(fresh).sum().backward()  # type: ignore[no-untyped-call]
 
 
-def test_a_plain_checkpoint_loads_into_a_layer_of_pytorchs_own_that_was_fused() -> None:
+def test_a_plain_checkpoint_loads_into_a_layer_registered_by_pytorch_and_fused() -> None:
     layer: Any = fuse(register_parametrization(nn.Linear(4, 4), "weight", ZeroDiagonal()))
     weight = torch.randn(4, 4).fill_diagonal_(0)
     layer.load_state_dict({"weight": weight, "bias": torch.ones(4)})
@@ -392,7 +392,7 @@ def test_an_inverse_is_as_exact_as_its_dtype() -> None:
     torch.testing.assert_close(layer.weight, other.weight)
 
 
-def test_what_is_under_a_foreign_parametrization_projects_when_it_is_loaded() -> None:
+def test_a_constraint_below_a_third_party_parametrization_projects_on_loading() -> None:
     layer = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(on_infeasible="project"), Halved()]})
     layer.load_state_dict({"weight": torch.ones(4, 4), "bias": torch.ones(4)})
     assert torch.equal(layer.weight, torch.ones(4, 4).fill_diagonal_(0))
@@ -423,7 +423,7 @@ def test_a_plain_checkpoint_that_does_not_fit_is_refused(weight: Any, message: s
     assert torch.equal(layer.weight, before)
 
 
-def test_a_partial_checkpoint_still_misses_what_it_misses() -> None:
+def test_missing_keys_of_a_partial_checkpoint_are_still_reported() -> None:
     model = registered()
     found = model.load_state_dict({"1.weight": torch.eye(4)}, strict=False)
     assert not found.unexpected_keys

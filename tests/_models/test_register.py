@@ -1,4 +1,4 @@
-"""`register`: names, chains, all or nothing, refusals, gradients and optimizers."""
+"""`register`: names, chains, rollback on errors, refusals, gradients and optimizers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_member_does_not_move_through_a_chain() -> None:
     torch.testing.assert_close(layer(inputs), nn.functional.linear(inputs, layer.weight, layer.bias))
 
 
-def test_a_chain_shows_rules_the_weight_that_is_there() -> None:
+def test_mask_rules_in_a_chain_see_the_current_weight() -> None:
     layer: Any = nn.Linear(3, 3)
     layer.weight.data = torch.tensor([[-5.0, 4.0, 3.0], [2.5, -6.0, 2.0], [1.0, 0.5, -7.0]])
     register(layer, {"weight": [MaskedSparse(masks.magnitude(density=4 / 9)), NegExpDiagonal()]})
@@ -88,7 +88,7 @@ def test_registering_on_top_goes_by_the_plain_name_and_keeps_a_member() -> None:
     assert len(made[0].parametrizations.weight) == 2
 
 
-def test_foreign_parametrizations_attach_too() -> None:
+def test_third_party_parametrizations_attach_too() -> None:
     class Doubled(nn.Module):
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ RULES: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_a_failure_at_any_step_leaves_everything_as_it_was() -> None:
+def test_a_failure_at_any_step_changes_nothing() -> None:
     made = model()
     register(made, {"2.weight": MaskedSparse(masks.lower_triangular())})
     optimizer = torch.optim.Adam(made.parameters())
@@ -242,7 +242,7 @@ def test_a_class_that_something_else_changed_is_refused() -> None:
         register(made, {"0.weight": NegExpDiagonal()})
 
 
-def test_the_gradient_of_the_old_meaning_is_dropped_and_no_other() -> None:
+def test_only_gradients_of_the_replaced_tensors_are_dropped() -> None:
     made = model()
     made(torch.ones(2, 4)).sum().backward()
     register(made, {"0.weight": Diagonal()})
@@ -279,12 +279,12 @@ def test_the_state_of_exactly_the_matched_parameters_is_dropped(
     assert all(value.shape in ((4,), ()) for value in state.values() if isinstance(value, Tensor))
 
 
-def test_what_is_no_optimizer_is_refused() -> None:
+def test_a_non_optimizer_is_refused() -> None:
     with pytest.raises(TypeError, match=r"register needs a torch.optim.Optimizer. Got dict"):
         register(model(), {"0.weight": Diagonal()}, optimizer={})  # type: ignore[arg-type]
 
 
-def test_on_top_of_what_others_registered() -> None:
+def test_registering_on_top_of_third_party_parametrizations() -> None:
     made = model()
     weight_norm(made[0])
     orthogonal(made[1][0])
@@ -333,7 +333,7 @@ class Negated(nn.Module):
         ([Diagonal(), Negated(), NegExpDiagonal()], -torch.rand(3).diag()),
     ],
 )
-def test_a_member_of_a_chain_with_foreign_steps_does_not_move(chain: list[nn.Module], member: Tensor) -> None:
+def test_a_member_of_a_chain_with_third_party_steps_does_not_move(chain: list[nn.Module], member: Tensor) -> None:
     layer = nn.Linear(3, 3)
     layer.weight.data = member.clone()
     register(layer, {"weight": chain})
@@ -341,7 +341,7 @@ def test_a_member_of_a_chain_with_foreign_steps_does_not_move(chain: list[nn.Mod
 
 
 class LowRank(nn.Module):
-    """Stores two tensors, and brings a third."""
+    """Stores two tensors and owns a third parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -355,7 +355,7 @@ class LowRank(nn.Module):
         return weight[:, :1].clone(), weight[:1].clone()
 
 
-def test_what_several_tensors_store_takes_the_place_in_the_optimizer() -> None:
+def test_several_stored_tensors_take_the_place_of_one_in_the_optimizer() -> None:
     made = model()
     optimizer = torch.optim.SGD(made.named_parameters(), lr=1.0)
     register(made, {"0.weight": LowRank()}, optimizer=optimizer)
@@ -369,7 +369,7 @@ def test_what_several_tensors_store_takes_the_place_in_the_optimizer() -> None:
     assert not torch.equal(made[0].weight, before)
 
 
-def test_an_optimizer_with_one_history_of_all_parameters_starts_anew() -> None:
+def test_lbfgs_steps_on_after_registering() -> None:
     made = model()
     optimizer = torch.optim.LBFGS(made.parameters(), max_iter=3)
 
@@ -399,7 +399,7 @@ def test_weights_that_share_their_memory_are_tied_too() -> None:
 
 
 class Wrapper(nn.Module):
-    """Passes on the attributes of what it wraps."""
+    """Forwards attribute access to the wrapped module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -423,7 +423,7 @@ def test_a_wrapper_that_passes_attributes_on_is_not_constrained_itself() -> None
 
 
 class Stubborn(nn.Linear):
-    """Takes no other class by assignment."""
+    """Refuses assignment to ``__class__``."""
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
@@ -453,7 +453,7 @@ def test_a_failure_of_another_kind_says_where_it_was() -> None:
     assert raised.value.__notes__ == ["register could not attach MaskedSparse to '0.weight'; the model is as it was."]
 
 
-def test_what_is_registered_in_inference_mode_trains_afterwards() -> None:
+def test_a_model_registered_in_inference_mode_trains_afterwards() -> None:
     made = model()
     with torch.inference_mode():
         register(made, {"0.weight": MaskedSparse(masks.banded(1, 1)), "2.weight": NegExpDiagonal()})
@@ -461,7 +461,7 @@ def test_what_is_registered_in_inference_mode_trains_afterwards() -> None:
     assert made[0].parametrizations.weight.original.grad is not None
 
 
-def test_an_old_graph_that_needs_what_was_stored_is_refused() -> None:
+def test_an_old_graph_that_needs_the_old_stored_tensor_is_refused() -> None:
     layer = register(nn.Linear(4, 4), {"weight": Diagonal()})
     old = layer(torch.ones(2, 4, requires_grad=True)).sum()
     register(layer, {"weight": NegExpDiagonal()})
@@ -470,7 +470,7 @@ def test_an_old_graph_that_needs_what_was_stored_is_refused() -> None:
 
 
 class Refusing(nn.Module):
-    """Refuses once everything before it has been attached."""
+    """Refuses after everything before it has been attached."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -488,7 +488,7 @@ def test_after_a_refusal_a_loss_from_before_still_reaches_every_parameter() -> N
     assert inputs.grad is not None
 
 
-def test_what_is_shown_the_weight_writes_into_a_copy() -> None:
+def test_rules_and_inverses_write_into_a_copy_of_the_weight() -> None:
     def halved(weight: Tensor) -> Tensor:
         return weight.div_(2) != 0
 
@@ -525,11 +525,11 @@ def test_a_model_made_in_inference_mode_can_be_registered(within: bool) -> None:
 
 
 class FurtherNegExpDiagonal(NegExpDiagonal):
-    """Another class than `NegExpDiagonal`, so both may be registered on one tensor if they hold together."""
+    """A subclass of `NegExpDiagonal`: one tensor may have both if they are compatible."""
 
 
 class FurtherZeroDiagonal(ZeroDiagonal):
-    """Another class than `ZeroDiagonal`."""
+    """A subclass of `ZeroDiagonal`."""
 
 
 class Nonnegative(Parametrization):
@@ -582,7 +582,7 @@ def test_third_party_parametrizations_and_subclasses_can_be_stacked() -> None:
 
 @pytest.mark.parametrize("diagonal", [[-2.0, -0.5, -3.0], [-0.2, -0.5, -0.3], [0.2, -0.5, 3.0]])
 @pytest.mark.parametrize("fresh", [True, False])
-def test_two_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal: list[float]) -> None:
+def test_two_constraints_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal: list[float]) -> None:
     made = nn.Linear(3, 3)
     made.weight.data = torch.tensor(diagonal).diag()
     rule: Any = [NegExpDiagonal(), FurtherNegExpDiagonal()] if fresh else FurtherNegExpDiagonal()
@@ -606,7 +606,7 @@ def test_two_that_would_move_a_member_of_both_are_refused(fresh: bool, diagonal:
         ([MaskedSparse(masks.lower_triangular(-1)), NegExpDiagonal()], "outside the set of MaskedSparse"),
     ],
 )
-def test_two_that_undo_each_other_are_refused(chain: list[nn.Module], message: str) -> None:
+def test_two_constraints_that_undo_each_other_are_refused(chain: list[nn.Module], message: str) -> None:
     made = model()
     before = everything(made)
     with pytest.raises(ValueError, match=message):
@@ -615,7 +615,7 @@ def test_two_that_undo_each_other_are_refused(chain: list[nn.Module], message: s
 
 
 class Kept(nn.Module):
-    """Gives what it is given, as somebody's logging or noise in training does."""
+    """Returns its input, like a user's logging or training noise."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -644,7 +644,7 @@ class Kept(nn.Module):
         ([Exponential(), ZeroDiagonal(), Kept(), Negated(), NegExpDiagonal()], "outside the set of ZeroDiagonal"),
     ],
 )
-def test_a_foreign_one_between_two_does_not_hide_that_they_clash(chain: list[nn.Module], message: str) -> None:
+def test_a_third_party_step_between_two_constraints_does_not_hide_a_clash(chain: list[nn.Module], message: str) -> None:
     made = model()
     made[0].weight.data = torch.tensor([-0.1, -2.0, -5.0, -1.0]).diag()
     before = everything(made)
@@ -654,7 +654,7 @@ def test_a_foreign_one_between_two_does_not_hide_that_they_clash(chain: list[nn.
 
 
 class Estimating(Kept):
-    """Divides by what it was shown last, and gives no weight back but the first, as a norm that is estimated."""
+    """Divides by the norm of the last weight, so it inverts only the first, like an estimated norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -668,7 +668,7 @@ class Estimating(Kept):
 
 
 class LowerBounded(Kept):
-    """Takes nothing below a bound: not the weight of -2 that would show a clash."""
+    """Refuses values below a bound, including the weight of -2 that would reveal a clash."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -678,7 +678,7 @@ class LowerBounded(Kept):
 
 
 class Overflowing(Kept):
-    """Infinite below a bound."""
+    """Returns minus infinity below a bound."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -702,7 +702,9 @@ class Overflowing(Kept):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_those_that_hold_together_around_foreign_ones_are_attached(chain: list[nn.Module], dtype: torch.dtype) -> None:
+def test_compatible_constraints_around_third_party_steps_are_attached(
+    chain: list[nn.Module], dtype: torch.dtype
+) -> None:
     made = nn.Linear(5, 5, dtype=dtype)
     register(made, {"weight": chain})
     assert len(chain_of(made, "weight")) == len(chain)
@@ -719,21 +721,23 @@ def test_those_that_hold_together_around_foreign_ones_are_attached(chain: list[n
         [ZeroDiagonal(), FurtherZeroDiagonal()],
     ],
 )
-def test_two_that_hold_together_start_from_any_weight(chain: list[nn.Module], scale: float, dtype: torch.dtype) -> None:
+def test_two_compatible_constraints_start_from_any_weight(
+    chain: list[nn.Module], scale: float, dtype: torch.dtype
+) -> None:
     made = nn.Linear(6, 4, dtype=dtype)
     made.weight.data.mul_(scale)
     register(made, {"weight": chain})
     assert summary(made).rows[0].holds
 
 
-def test_on_top_of_a_foreign_one_a_member_may_move() -> None:
+def test_on_top_of_a_third_party_step_a_member_may_move() -> None:
     made = orthogonal(nn.Linear(3, 3))
     made.weight = -torch.eye(3)
     register(made, {"weight": NegExpDiagonal()})
     assert summary(made).rows[0].holds
 
 
-def test_two_that_cannot_be_looked_at_are_attached() -> None:
+def test_two_constraints_without_values_are_attached() -> None:
     with torch.device("meta"):
         made = register(nn.Linear(3, 3), {"weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
     assert len(made.get_submodule("parametrizations.weight")) == 2  # type: ignore[arg-type]
@@ -787,10 +791,10 @@ def test_fused_sgd_takes_the_first_step_of_a_fresh_optimizer(dampening: float, s
         scaler.scale(one(torch.ones(2, 4)).sum()).backward()
         scaler.step(stepping)
     torch.testing.assert_close(made[0].weight, twin[0].weight)
-    assert not torch.equal(made[2].weight, twin[2].weight)  # goes on with its momentum
+    assert not torch.equal(made[2].weight, twin[2].weight)  # its momentum is kept
 
 
-def test_on_top_of_names_only_what_was_there() -> None:
+def test_repeated_registration_names_only_earlier_parametrizations() -> None:
     class Once(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -817,7 +821,7 @@ def test_a_vector_is_refused_on_top_of_others_too(make: Callable[[], nn.Module])
 
 
 @pytest.mark.parametrize("pattern", ["0.weight", "0.*ght", "0.w*", "*.weight*", "*.weight"])
-def test_a_pruned_weight_is_refused_with_what_to_do(pattern: str) -> None:
+def test_a_pruned_weight_is_refused_with_advice(pattern: str) -> None:
     made = model()
     prune.l1_unstructured(made[0], "weight", amount=0.5)  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match=r"first: prune.remove\(model.get_submodule\('0'\), 'weight'\)"):
@@ -830,7 +834,7 @@ def test_a_pruned_weight_is_refused_with_what_to_do(pattern: str) -> None:
 
 
 class Unitary(nn.Module):
-    """Takes no weight outside its set, as the manifolds of geotorch do."""
+    """Refuses weights outside its set, like the manifolds of geotorch."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -843,7 +847,7 @@ class Unitary(nn.Module):
         return weight
 
 
-def test_on_top_of_a_foreign_one_that_takes_no_other_weight() -> None:
+def test_on_top_of_a_third_party_step_that_refuses_other_weights() -> None:
     member = torch.linalg.qr(torch.randn(4, 4)).Q
     for below in ("registered", "in the sequence"):
         made: Any = nn.Linear(4, 4)
@@ -857,14 +861,14 @@ def test_on_top_of_a_foreign_one_that_takes_no_other_weight() -> None:
         made(torch.ones(1, 4)).sum().backward()
 
 
-def test_a_foreign_one_that_does_not_take_the_weight_itself_is_refused() -> None:
+def test_a_third_party_step_that_refuses_the_weight_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"attach Unitary to 'weight' on top of ZeroDiagonal\. .* from this weight: not un"
     ):
         register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Unitary()]})
 
 
-def test_in_inference_mode_the_optimizer_forgets_what_it_held_and_trains_on() -> None:
+def test_in_inference_mode_the_optimizer_state_is_dropped_and_training_continues() -> None:
     made = nn.Sequential(nn.Linear(4, 4))
     optimizer = torch.optim.Adam(made.parameters())
     made(torch.ones(1, 4)).sum().backward()
@@ -880,7 +884,7 @@ def test_in_inference_mode_the_optimizer_forgets_what_it_held_and_trains_on() ->
 
 
 class Momentum(torch.optim.Optimizer):
-    """Somebody else's optimizer, whose groups say nothing of being fused."""
+    """A third-party optimizer without a ``fused`` option in its groups."""
 
     def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
         super().__init__(parameters, {"lr": 0.1})
@@ -888,7 +892,7 @@ class Momentum(torch.optim.Optimizer):
             self.state |= {tensor: {"momentum_buffer": torch.ones_like(tensor)} for tensor in group["params"]}
 
 
-def test_the_momentum_of_an_optimizer_of_others_is_forgotten_not_made() -> None:
+def test_the_momentum_of_a_third_party_optimizer_is_dropped_not_created() -> None:
     made = nn.Linear(4, 4)
     optimizer = Momentum(made.parameters())
     register(made, {"weight": Diagonal()}, optimizer=optimizer)
@@ -904,7 +908,7 @@ def test_a_model_may_have_a_scripted_part_that_is_not_constrained() -> None:
     assert list(plain_state_dict(made)) == ["0.weight", "0.bias", "1.0.weight", "1.0.bias"]
 
 
-def test_what_is_scripted_cannot_be_constrained() -> None:
+def test_a_scripted_module_cannot_be_constrained() -> None:
     made = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.Linear(4, 4))))
     with pytest.raises(ValueError, match=r"a Python module for '1\.0\.weight'. Got a scripted or traced one"):
         register(made, {"*.weight": Diagonal()})

@@ -1,4 +1,4 @@
-"""`remask`: training goes on as if the entries that stay had never been touched; all or nothing; refusals."""
+"""`remask`: training continues unchanged for the remaining entries; rollback on errors; refusals."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ WAYS = [
 
 
 class Dense:
-    """By hand: a dense weight, its mask, and an optimizer of the dense weight whose state is masked with it."""
+    """A reference: a dense weight, its mask, and a dense optimizer with masked state."""
 
     def __init__(self, weight: Tensor, mask: Tensor, name: str, options: dict[str, Any]) -> None:
         kind, given = OPTIMIZERS[name]
@@ -93,7 +93,7 @@ def loss_of(outputs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "options"), WAYS, ids=lambda part: str(part))
-def test_training_goes_on_as_if_what_stays_had_never_been_touched(name: str, options: dict[str, Any]) -> None:
+def test_training_continues_unchanged_for_the_remaining_entries(name: str, options: dict[str, Any]) -> None:
     for seed in range(20):
         generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
         layer: Any = nn.Linear(6, 5, bias=False, dtype=torch.float64)
@@ -143,7 +143,7 @@ def trained(made: Any, kind: Callable[..., Optimizer] = torch.optim.Adam, steps:
     return optimizer
 
 
-def test_what_stays_keeps_value_gradient_and_state_bit_for_bit_and_what_comes_starts_fresh() -> None:
+def test_remaining_entries_keep_value_gradient_and_state_and_new_ones_start_fresh() -> None:
     made = model()
     optimizer = trained(made)
     x, was = stored(made), sparse(made).mask
@@ -185,7 +185,7 @@ def test_complex_entries_start_as_a_fresh_optimizer_starts_them(kind: Any) -> No
 
 
 def spread(made: Any, entries: Any) -> Tensor:
-    """What belongs to the entries, at their places in the weight."""
+    """Scatter a value per entry to the positions in the weight."""
     if entries.dim() == 0:
         return torch.as_tensor(entries)
     return torch.zeros(6, 6).masked_scatter(sparse(made).mask, entries.detach())
@@ -256,7 +256,7 @@ def test_every_rule_moves_a_mask(rule: Any) -> None:
     made(torch.ones(2, 6)).sum().backward()
 
 
-def test_a_rule_is_shown_the_weight_as_it_is_and_may_write_into_it() -> None:
+def test_a_rule_sees_the_current_weight_and_may_write_into_it() -> None:
     made = model()
     seen: list[Tensor] = []
 
@@ -286,7 +286,7 @@ def test_a_rule_on_kept_entries_tells_those_that_are_zero() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_swap_is_the_move_between_what_was_kept_and_what_is(seed: int) -> None:
+def test_a_swap_is_the_move_between_the_old_and_the_new_positions(seed: int) -> None:
     generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     every = torch.randperm(30, generator=generator)
     old, comes = every[:seed].sort().values, every[seed : seed + seed // 2].sort().values
@@ -300,7 +300,7 @@ def test_a_swap_is_the_move_between_what_was_kept_and_what_is(seed: int) -> None
 
 
 @pytest.mark.parametrize("rule", [masks.evolutionary(0.5), masks.magnitude(density=0.2)], ids=str)
-def test_what_a_rule_tells_is_not_looked_for(rule: MaskRule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_returns_a_swap_needs_no_search(rule: MaskRule, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Move, "between")
     made = model()
     chosen = (
@@ -335,7 +335,7 @@ def test_a_rule_for_several_tensors_sees_them_together() -> None:
     assert (stored(made).numel(), stored(made, 2).numel()) == (4, 4)
 
 
-def test_what_is_applied_on_top_holds_with_the_new_mask() -> None:
+def test_constraints_on_top_hold_with_the_new_mask() -> None:
     layer: Any = register(nn.Linear(4, 4), {"weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]})
     weight = layer.weight.detach()
     seen: list[Tensor] = []
@@ -418,7 +418,7 @@ def test_a_cached_weight_is_forgotten() -> None:
         assert int((old != 0).sum()) == 14
 
 
-def test_in_inference_mode_a_model_goes_on_training() -> None:
+def test_a_model_remasked_in_inference_mode_trains() -> None:
     made = model()
     optimizer = trained(made)
     with torch.inference_mode():
@@ -427,7 +427,7 @@ def test_in_inference_mode_a_model_goes_on_training() -> None:
     optimizer.step()
 
 
-def test_a_loss_that_is_kept_does_not_hinder_the_next_pass() -> None:
+def test_an_old_loss_does_not_affect_the_next_pass() -> None:
     made = model()
     kept = made(torch.ones(1, 6)).sum()
     kept.backward()
@@ -437,7 +437,7 @@ def test_a_loss_that_is_kept_does_not_hinder_the_next_pass() -> None:
     assert kept.requires_grad
 
 
-def test_a_scaler_goes_on() -> None:
+def test_a_gradient_scaler_keeps_working() -> None:
     made = model()
     optimizer = torch.optim.Adam(made.parameters(), lr=0.05)
     scaler = torch.amp.GradScaler("cpu")
@@ -476,7 +476,7 @@ def test_a_compiled_model_follows(density: float, product: Any) -> None:
 
 
 @pytest.mark.slow
-def test_every_line_that_fails_leaves_model_and_optimizer_as_they_were() -> None:
+def test_a_failure_at_any_line_leaves_model_and_optimizer_unchanged() -> None:
     rules: dict[str, Any] = {
         "0.weight": masks.evolutionary(0.5),
         "2.weight": masks.global_magnitude(density=0.2),
@@ -502,7 +502,7 @@ def test_every_line_that_fails_leaves_model_and_optimizer_as_they_were() -> None
 
 
 class Packed(torch.optim.SGD):
-    """State that is neither one number an entry nor one for all."""
+    """An optimizer with state that has neither one number per entry nor one for all."""
 
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
@@ -719,7 +719,7 @@ def test_an_optimizer_without_state_and_one_with_some_of_the_parameters() -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's account of memory")
 def test_a_huge_layer_is_trained_with_rigl_without_anything_dense() -> None:
-    assert rigl_in_a_huge_layer() < HUGE * HUGE / 2**20  # not even one byte for each entry
+    assert rigl_in_a_huge_layer() < HUGE * HUGE / 2**20  # less than one byte per entry
 
 
 RESUME = """
@@ -740,7 +740,7 @@ torch.save(made.state_dict(), {out!r})
 
 
 def train_on(made: Any, optimizer: Optimizer, generator: torch.Generator, steps: range) -> None:
-    """Steps with fixed data, and an update of the masks after every third."""
+    """Take steps on fixed data, and move the masks after every third."""
     schedule = masks.cosine(0.5, steps=18)
     for step in steps:
         inputs = torch.randn(4, 6, generator=torch.Generator(torch.get_default_device()).manual_seed(step))

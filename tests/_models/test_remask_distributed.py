@@ -1,4 +1,4 @@
-"""Masks that move on two processes: the same on each, and as one process moves them."""
+"""Masks move on two processes: equally on each, and as in one process."""
 
 from __future__ import annotations
 

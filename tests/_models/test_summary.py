@@ -1,4 +1,4 @@
-"""`summary`: rows, a table, a page; also of what others registered, and of what cannot be built."""
+"""`summary`: rows, a table, a page; also of third-party parametrizations and of unmaterialised weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model() -> Any:
     return made
 
 
-def test_a_row_says_what_is_there() -> None:
+def test_a_row_describes_a_constrained_weight() -> None:
     rows = {row.name: row[1:] for row in summary(model()).rows}
     assert rows == {
         "a.weight": ("Diagonal", (4, 4), 4, 16, True, "elementwise"),
@@ -42,7 +42,7 @@ def test_it_prints_as_a_table_and_as_a_page() -> None:
     assert str(summary(nn.Linear(2, 2))).startswith("name")
 
 
-def test_what_does_not_hold_is_said() -> None:
+def test_broken_constraints_are_reported() -> None:
     made = model()
     with torch.no_grad():
         made["a"].parametrizations.weight.original[0] = torch.inf
@@ -52,23 +52,23 @@ def test_what_does_not_hold_is_said() -> None:
     assert "NO" in str(summary(made))
 
 
-def test_a_chain_holds_where_each_of_its_constraints_does() -> None:
+def test_a_chain_holds_if_each_of_its_constraints_does() -> None:
     clash = register_parametrization(nn.Linear(3, 3), "weight", MaskedSparse(masks.lower_triangular(-1)))
     register_parametrization(clash, "weight", NegExpDiagonal())
-    assert [row.holds for row in summary(clash).rows] == [False]  # one wants a diagonal of zeros
+    assert [row.holds for row in summary(clash).rows] == [False]  # one of them needs a zero diagonal
     foreign = register(nn.Linear(3, 3), {"weight": [nn.Identity(), ZeroDiagonal()]})
     assert [row.holds for row in summary(foreign).rows] == [True]
     foreign = register(nn.Linear(3, 3), {"weight": [ZeroDiagonal(), nn.Identity()]})
     assert [row.holds for row in summary(foreign).rows] == [None]
 
 
-def test_a_foreign_parametrization_without_values_is_listed() -> None:
+def test_a_third_party_parametrization_without_values_is_listed() -> None:
     made = orthogonal(nn.Linear(3, 3)).to("meta")
     row = summary(made).rows[0]
     assert (row.shape, row.holds) == ((3, 3), None)
 
 
-def test_a_weight_that_is_stored_compactly_is_never_built() -> None:
+def test_a_compactly_stored_weight_is_never_materialised() -> None:
     with torch.device("meta"):
         made: Any = nn.Sequential(register(nn.Linear(2**20, 2**20), {"weight": Diagonal()}), nn.Linear(3, 3))
         register(made, {"1.weight": ZeroDiagonal()})
@@ -79,6 +79,6 @@ def test_a_weight_that_is_stored_compactly_is_never_built() -> None:
     assert (row.stored, row.dense, row.holds) == (2**20, 2**40, True)
 
 
-def test_what_is_no_model_is_refused() -> None:
+def test_a_non_module_is_refused() -> None:
     with pytest.raises(TypeError, match=r"summary needs a model. Got dict"):
         summary({})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Third-party parametrizations with a state of their own, below and above the constraints of this library."""
+"""Stateful third-party parametrizations, below and above the constraints of this library."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ KINDS = ["attribute", "list", "buffer", "parameter"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_an_inverse_stores_in_its_step_is_taken_over(kind: str) -> None:
+def test_state_that_an_inverse_stores_in_its_step_is_kept(kind: str) -> None:
     layer = register_parametrization(nn.Linear(3, 3), "weight", Normed(kind))
     step, expected = layer.parametrizations.weight[0], layer.weight.detach().clone().fill_diagonal_(0)  # type: ignore[operator, index, union-attr]
     register(layer, {"weight": ZeroDiagonal()})
@@ -69,7 +69,7 @@ def test_a_plain_checkpoint_reaches_the_state_of_the_step(kind: str) -> None:
 
 
 class Scaled(nn.Module):
-    """Multiplies by a buffer that others share, or by a parameter of its own."""
+    """Multiplies by a shared buffer or by an own parameter."""
 
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ def test_a_child_with_the_name_of_pytorchs_list_is_refused() -> None:
         register(made, {"weight": ZeroDiagonal()})
 
 
-def test_two_layers_made_in_inference_mode_share_a_tensor_of_which_one_is_baked() -> None:
+def test_one_of_two_inference_mode_layers_that_share_a_tensor_is_baked() -> None:
     with torch.inference_mode():
         made: Any = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
         for layer in made:

@@ -1,4 +1,4 @@
-"""`tune`: what it measures, what it takes, and that nothing else changes. No test looks at a time."""
+"""`tune`: its measurements, its choice, and unchanged models. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ WAYS = {
 
 
 def slowest_first(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
-    """The ways of each layer take these times, in turn."""
+    """Make the ways of each layer take these times, in turn."""
     given: Iterator[float] = cycle(seconds)
     monkeypatch.setattr(module, "SECONDS", 0)
     monkeypatch.setattr(module, "_seconds", lambda step, device: step() or next(given))  # noqa: ARG005
     monkeypatch.setattr(random.Random, "sample", lambda self, ways, count: ways[:count])  # noqa: ARG005
 
 
-def test_no_way_always_comes_after_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_the_ways_varies(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[object] = []
 
     def seconds(step: object, _: torch.device) -> float:
@@ -111,7 +111,7 @@ def test_nothing_else_changes() -> None:
     torch.testing.assert_close(model.eval()(BATCH), before.eval()(BATCH))
 
 
-def test_a_model_that_fails_is_left_as_it_was() -> None:
+def test_a_model_that_fails_is_unchanged() -> None:
     model: Any = one_of_each()
     products = [explain(layer) for layer in model[:6]]
     with pytest.raises(RuntimeError, match="needs an input of shape"):
@@ -120,7 +120,7 @@ def test_a_model_that_fails_is_left_as_it_was() -> None:
     assert not any(layer._forward_pre_hooks for layer in model)
 
 
-def test_a_way_that_cannot_be_made_leaves_every_layer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_way_leaves_every_layer_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     made = MaskedSparse._rearrange
     model: Any = one_of_each()
     products = [explain(layer) for layer in model[:6]]
@@ -152,7 +152,7 @@ def test_a_layer_that_is_called_by_name_is_timed() -> None:
     assert row.milliseconds.keys() == {"dense", "replaced-diagonal"}
 
 
-def test_layers_that_are_not_fused_are_no_rows() -> None:
+def test_layers_that_are_not_fused_have_no_row() -> None:
     layer: Any = register_parametrization(nn.Linear(8, 8), "weight", ZeroDiagonal())
     assert tune(nn.Sequential(layer, nn.Linear(8, 8)), BATCH).rows == ()
 
@@ -187,7 +187,7 @@ def test_a_loop_is_timed_as_a_loop(steps: int, timed: int, monkeypatch: pytest.M
     monkeypatch.setattr(nn.functional, "linear", products)
     slowest_first(monkeypatch, 1)
     tune(model, BATCH, steps=steps)
-    loops = 2 * (module.ROUNDS + 1)  # of two ways, each once before the rounds
+    loops = 2 * (module.ROUNDS + 1)  # two ways, each run once before the rounds
     assert builds.calls == 1 + loops
     assert products.calls == steps + timed * loops
 
@@ -203,14 +203,14 @@ def test_each_loop_builds_where_tune_is_called_inside_of_a_block(monkeypatch: py
 
 
 class Scaled(nn.Linear):
-    """With a parameter that its product does not use."""
+    """Has a parameter that its product does not use."""
 
     def __init__(self) -> None:
         super().__init__(8, 8)
         self.scale = nn.Parameter(torch.ones(()))
 
 
-def test_a_parameter_that_the_product_does_not_use_is_no_hindrance() -> None:
+def test_a_parameter_that_the_product_does_not_use_is_allowed() -> None:
     (row,) = tune(register(Scaled(), {"weight": ZeroDiagonal()}), BATCH).rows
     assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
 
@@ -224,14 +224,14 @@ class Twice(nn.Module):
         return weight / 2
 
 
-def test_a_layer_with_a_foreign_parametrization_has_one_way() -> None:
+def test_a_layer_with_a_third_party_parametrization_has_one_way() -> None:
     layer = register(nn.Linear(8, 8), {"weight": Twice()})
     (row,) = tune(layer, BATCH).rows
     assert (row.milliseconds, row.chosen) == ({}, "dense")
 
 
 def calling(call: Callable[[Any, Tensor], Tensor], step: nn.Module | None = None) -> Any:
-    """A model whose forward calls its one constrained layer in a way of its own."""
+    """A model with one constrained layer, called by the given function."""
     model: Any = nn.ModuleDict({"step": nn.Linear(8, 8)})
     model.forward = lambda x: call(model["step"], x)
     return register(model, {"step.weight": ZeroDiagonal() if step is None else step})
@@ -245,7 +245,7 @@ def under_autocast(layer: nn.Module, input: Tensor) -> Tensor:
 
 def test_a_layer_is_timed_under_the_autocast_that_the_model_itself_switches_on() -> None:
     (row,) = tune(calling(under_autocast, MaskedSparse(masks.lower_triangular())), BATCH).rows
-    assert set(row.milliseconds) == {"dense", "strips"}  # CSR has no half precision
+    assert set(row.milliseconds) == {"dense", "strips"}  # CSR does not support half precision
 
 
 def without_gradients(layer: nn.Module, input: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ def in_inference_mode(layer: nn.Module, input: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("call", [without_gradients, in_inference_mode])
-def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
+def test_a_layer_called_without_gradients_is_timed_only_forward(
     call: Callable[[nn.Module, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backward: list[int] = []
@@ -271,12 +271,12 @@ def test_a_layer_that_the_model_calls_without_gradients_is_timed_forward_alone(
     assert not backward
 
 
-def test_a_layer_that_is_called_in_a_transform_alone_is_named_and_stays() -> None:
+def test_a_layer_called_only_in_a_transform_is_named_and_stays() -> None:
     (row,) = tune(calling(lambda layer, x: torch.func.vmap(layer)(x)), BATCH).rows
     assert (row.milliseconds, row.chosen) == ({}, "dense")
 
 
-def test_what_hooks_hold_is_not_copied() -> None:
+def test_objects_held_by_hooks_are_not_copied() -> None:
     class Holder:
         def __deepcopy__(self, memo: object) -> Holder:
             raise AssertionError("a copy of what may be a whole model")
@@ -290,7 +290,7 @@ def test_what_hooks_hold_is_not_copied() -> None:
     assert set(row.milliseconds) == {"dense", "replaced-diagonal"}
 
 
-def test_what_others_have_put_on_a_layer_is_not_copied() -> None:
+def test_attributes_added_to_a_layer_are_not_copied() -> None:
     layer: Any = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
     layer.lock, layer.forward = threading.Lock(), Mock(wraps=layer.forward)
     (row,) = tune(layer, BATCH).rows
@@ -299,7 +299,7 @@ def test_what_others_have_put_on_a_layer_is_not_copied() -> None:
 
 
 class Learner(nn.Module):
-    """Goes backward whenever it is called, as models of energies do."""
+    """Runs a backward pass in its forward, like energy-based models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,7 +312,7 @@ class Learner(nn.Module):
         return output.detach()
 
 
-def test_gradients_of_a_model_that_goes_backward_itself_stay() -> None:
+def test_gradients_of_a_model_with_its_own_backward_pass_stay() -> None:
     model = register(Learner(), {"linear.weight": ZeroDiagonal()})
     for _ in range(2):
         gradients = [parameter.grad for parameter in model.parameters()]
@@ -324,7 +324,7 @@ def test_gradients_of_a_model_that_goes_backward_itself_stay() -> None:
 
 
 @of_the_compiler
-def test_a_model_that_is_compiled_already_is_looked_into() -> None:
+def test_layers_of_a_compiled_model_are_timed() -> None:
     model = register(nn.Sequential(nn.Linear(8, 8)), {"0.weight": ZeroDiagonal()})
     compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
     compiled(BATCH)
@@ -353,6 +353,6 @@ def test_the_rows_print_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning._repr_html_().count("<tr>") == 2
 
 
-def test_what_is_no_model_is_refused() -> None:
+def test_a_non_module_is_refused() -> None:
     with pytest.raises(TypeError, match=r"tune needs a model. Got Tensor. Pass a torch.nn.Module."):
         tune(BATCH)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whole lives of real models: register, train, save, load elsewhere, bake, the same output."""
+"""Whole life cycles of real models: register, train, save, load elsewhere, bake, compare outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from parametrizations import (
 
 @dataclass(frozen=True)
 class Life:
-    """A model, what is constrained in it, and how it is called."""
+    """A model, its constraints, and a function that calls it."""
 
     make: Callable[[], Any]
     rules: dict[str, Any]
@@ -59,7 +59,7 @@ class Doubling(nn.Linear):
 
 
 class Nested(nn.Module):
-    """The same sub-module twice, and one with a forward of its own."""
+    """Holds one sub-module twice, and one with an overridden forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,15 +180,15 @@ def test_a_whole_life(life: Life, tmp_path: Path) -> None:
     assert [name for name, _ in baked.named_parameters()] == [name for name, _ in unconstrained.named_parameters()]
     torch.save(baked, tmp_path / "baked.pt")
     again = torch.load(tmp_path / "baked.pt", weights_only=False)
-    twin = bake(copy.deepcopy(model), inplace=True)  # a recurrent layer that has run
+    twin = bake(copy.deepcopy(model), inplace=True)  # copies recurrent layers after a forward pass
     for other in (baked, unconstrained, again, twin):
         torch.testing.assert_close(life.call(other), output)
         with torch.no_grad():
             torch.testing.assert_close(life.call(other), output)
-    train(model, life.call)  # goes on
+    train(model, life.call)  # training continues
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's own: deprecated names of torch, advice on loaders
+@pytest.mark.filterwarnings("ignore")  # from Lightning: deprecated names of torch, advice on loaders
 def test_a_lightning_trainer_runs_saves_and_loads(tmp_path: Path) -> None:
     import lightning.pytorch as lightning
 

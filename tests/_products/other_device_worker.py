@@ -1,7 +1,7 @@
-"""Run in a process of its own, as it adds a device to torch: what is wrong with fused layers there, by name, as JSON.
+"""Run in a separate process, because it adds a device to torch: print the errors of fused layers by name, as JSON.
 
-The device has shapes and no numbers. So what asks for a number fails, for which a GPU would be waited for; and so does
-what meets a tensor of the CPU.
+Tensors on the device have shapes but no values. Reading a value, which would wait for a GPU, fails. So does mixing in a
+tensor on the CPU.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ BROKEN: dict[str, Callable[[], nn.Module]] = {kind.__name__: kind for kind in (A
 
 
 class Moved(TorchFunctionMode):
-    """A deep copy that is made inside has its tensors on the other device."""
+    """Inside, deep copies have their tensors on the other device."""
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -84,7 +84,7 @@ class Moved(TorchFunctionMode):
 
 
 class OnOneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses operations on tensors of the CPU; torch takes a single number from there."""
+    """Refuses operations on CPU tensors. Torch itself accepts a CPU tensor of one number."""
 
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,7 +103,7 @@ def moved(layer: Any) -> Any:
 
 
 def wrong(layer: Any) -> str:
-    """What is wrong with the layer's forward and backward pass on the other device."""
+    """The error of the layer's forward and backward pass on the other device, or an empty string."""
     if (product := explain(layer).product) in ("csr", "replaced-diagonal"):  # for the CPU only
         layer.parametrizations.weight[0].product = product = "dense"
     with FakeTensorMode():
@@ -111,14 +111,14 @@ def wrong(layer: Any) -> str:
         try:
             with OnOneDevice():  # type: ignore[no-untyped-call]
                 there(inputs).sum().backward()
-        except Exception as error:  # whatever it is, it is told
+        except Exception as error:  # report every error
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
         return "" if explain(there).product == product else f"Its product is {explain(there)}."
 
 
 if __name__ == "__main__":
     torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
-    strips.CALL = 4  # small matrices have several strips, too
-    transforms.dispatch_modes = lambda: 0  # type: ignore[attr-defined]  # the code of eager mode, though modes are at work
+    strips.CALL = 4  # so that small matrices have several strips
+    transforms.dispatch_modes = lambda: 0  # type: ignore[attr-defined]  # run the eager code despite the active modes
     broken = {name: partial(fused, make) for name, make in BROKEN.items()}
     print(json.dumps({name: wrong(make()) for name, make in (LAYERS | broken).items()}))

@@ -1,4 +1,4 @@
-"""Forward-mode AD with dual numbers, without `torch.func`: of gradients, and under gradients."""
+"""Forward-mode AD with dual numbers, without `torch.func`: over gradients and under gradients."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Loss = Callable[[Sequence[Tensor]], Tensor]
 
 
 def losses(chain: Chain) -> tuple[Loss, Loss, list[Tensor]]:
-    """Of the fused layer, and with its weight; and the input and the parameters that they are called with."""
+    """Losses of the fused layer and of the dense product, and their arguments: the input and the parameters."""
     layer = register(nn.Linear(N, N, dtype=torch.float64), {"weight": chain()})
     names, values = zip(*layer.named_parameters(), strict=True)
 

@@ -194,8 +194,8 @@ def test_the_product_is_the_cheapest_or_the_one_asked_for(mask: str, product: Pr
 @pytest.mark.parametrize(
     ("product", "expected"), [("auto", OTHER_DEVICE), ("csr", OTHER_DEVICE), ("dense", ASKED)], ids=str
 )
-def test_on_another_device_no_cheaper_product_is_looked_for(product: Product, expected: Explanation) -> None:
-    form, found = form_of(torch.Size((4, 4)), torch.arange(4, device="meta"), product)  # to look at it would fail
+def test_on_another_device_there_is_no_search_for_a_cheaper_product(product: Product, expected: Explanation) -> None:
+    form, found = form_of(torch.Size((4, 4)), torch.arange(4, device="meta"), product)  # reading a value would fail
     assert (type(form), found) == (Dense, expected)
 
 
@@ -229,7 +229,7 @@ def test_an_index_takes_at_most_12_bytes_a_number_and_some_for_rows_and_columns(
 
 
 class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees each operation, and does it."""
+    """Records each operation and runs it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -242,11 +242,11 @@ class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @every
-def test_a_form_gives_the_same_where_each_operation_is_recorded(
+def test_a_form_gives_the_same_under_a_dispatch_mode(
     mask: Any, product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strips, "CALL", 0)  # several strips, full, partly full and empty
-    monkeypatch.setattr(strips, "LARGEST", 1)  # each in a piece of its own
+    monkeypatch.setattr(strips, "LARGEST", 1)  # one piece per strip
     layer = fused(lambda: MaskedSparse(mask, product=product))
     inputs = INPUTS.clone().requires_grad_()
 
@@ -257,7 +257,7 @@ def test_a_form_gives_the_same_where_each_operation_is_recorded(
     expected = outcome()
     with Seen() as seen:
         torch.testing.assert_close(outcome(), expected)
-    # A compiler takes no part of a tensor to write into.
+    # Compilers cannot write into a part of a tensor.
     assert not [name for name in seen.names if name.endswith(".out")]
 
 

@@ -1,4 +1,4 @@
-"""The older exporter of ONNX, ``dynamo=False``; the newer one is in the support matrix."""
+"""The older ONNX exporter, ``dynamo=False``; the support matrix tests the newer one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_older_exporter_gives_the_same_for_any_batch(
     layer: Any = register_parametrization(nn.Linear(6, rows), "weight", make())
     layer, file = fuse(layer) if fused else layer, tmp_path / "layer.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # the exporter's warnings
         names: Any = {"input_names": ["input"], "dynamic_axes": {"input": {0: "batch"}}}
         torch.onnx.export(layer, (INPUTS[:1],), file, dynamo=False, verbose=False, **names)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""On another device than the CPU a fused layer stays there, and asks for no number, as a GPU would be waited for."""
+"""A fused layer stays on its device and reads no value from it, because that would wait for a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests._products.other_device_worker import BROKEN, LAYERS
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch takes no device from Python",
 )
-def test_every_fused_layer_stays_on_its_device_and_asks_for_no_number() -> None:
+def test_every_fused_layer_stays_on_its_device_and_reads_no_value() -> None:
     worker = Path(__file__).with_name("other_device_worker.py")
     done = subprocess.run([sys.executable, str(worker)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -36,7 +36,7 @@ def test_every_fused_layer_stays_on_its_device_and_asks_for_no_number() -> None:
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """Whatever makes the CPU wait for the GPU is an error."""
+    """Raise an error if the CPU waits for the GPU."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -51,11 +51,11 @@ def with_gradients(layer: Any, inputs: Tensor) -> list[Tensor]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-def test_on_a_gpu_it_is_the_layer_on_the_cpu_and_waits_for_nothing(make: Callable[[], Any]) -> None:
+def test_on_a_gpu_results_equal_the_cpu_without_waiting(make: Callable[[], Any]) -> None:
     layer = make().cpu()
     there, inputs = copy.deepcopy(layer).cuda(), torch.linspace(-1, 1, 2 * layer.in_features, device="cpu").view(2, -1)
     on_gpu = inputs.cuda().requires_grad_()
-    with_gradients(there, on_gpu)  # the first time sets libraries up
+    with_gradients(there, on_gpu)  # the first call initialises libraries
     with without_waiting():
         got = with_gradients(there, on_gpu)
     for one, other in zip(got, with_gradients(layer, inputs.requires_grad_()), strict=True):

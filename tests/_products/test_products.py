@@ -28,7 +28,7 @@ from tests.layers import (
 
 @pytest.fixture(autouse=True)
 def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give small matrices several strips and several blocks on the diagonal."""
+    """Give small matrices several strips and several diagonal blocks."""
     monkeypatch.setattr(strips, "CALL", 4)
     monkeypatch.setattr(replaced_diagonal, "BLOCK", 3)
 
@@ -38,9 +38,9 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def summed_one_by_one(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.mT`` with the terms of each sum added one after another: the order with the most roundings.
+    """``left @ right.mT`` with the terms of each sum added in order, which rounds most often.
 
-    Where the tensors are of half precision, the sums are of float32 and rounded once, as those of a matrix product.
+    In half precision, sums are computed in float32 and rounded once, as in a matrix product.
     """
     wide = torch.float32 if left.dtype.itemsize == 2 else left.dtype
     total = torch.zeros(left.shape[0], right.shape[0], dtype=wide)
@@ -57,7 +57,7 @@ def with_gradients(product: Product, leaves: list[Tensor], grad: Tensor) -> list
 
 
 def from_sums(layer: Any, leaves: list[Tensor], grad: Tensor, sums: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-    """The same, from sums of products: ``sums(left, right)`` is ``left @ right.mT``."""
+    """The same results from sums of products: ``sums(left, right)`` is ``left @ right.mT``."""
     input, x, bias = leaves
     weight = layer(x := x.clone().requires_grad_())
     of_weight = sums(grad.mT, input.mT).to(x.dtype)
@@ -86,7 +86,7 @@ def scaled(layer: Any, dtype: torch.dtype, scale: str) -> tuple[list[Tensor], Te
     if scale == "stored from -80 to 80" and x.dim() == 2:
         x = x.diagonal_scatter(torch.linspace(-80, 80 if dtype is not torch.float16 else 8, 256))
     if scale == "badly scaled inputs":
-        inputs = inputs * torch.logspace(-3, 3, 256)[torch.randperm(256)]  # else one order of adding is the best
+        inputs = inputs * torch.logspace(-3, 3, 256)[torch.randperm(256)]  # unsorted, or one order would be best
     return [tensor.to(dtype) for tensor in (inputs, x, bias)], grad.to(dtype)
 
 
@@ -96,12 +96,12 @@ def scaled(layer: Any, dtype: torch.dtype, scale: str) -> tuple[list[Tensor], Te
 def test_no_digits_are_lost(
     make: Callable[[], Parametrization], dtype: torch.dtype, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mean error against float64 is at most that of the dense product, or of adding terms one after another."""
+    """The mean error against float64 is at most that of the dense product or of adding the terms in order."""
     monkeypatch.setattr(replaced_diagonal, "BLOCK", 100)
     layer = constrained(make(), nn.Linear(256, 256).weight.detach())
     leaves, grad = scaled(layer, dtype, scale)
     parametrization = layer.parametrizations.weight[0]
-    if dtype is torch.float64:  # nothing wider is there to compare with: equal to the last few digits
+    if dtype is torch.float64:  # there is not a wider dtype, so compare up to the last few digits
         one, other = parametrization.linear(*leaves), F.linear(leaves[0], parametrization(leaves[1]), leaves[2])
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12 * other.abs().max().item())
         return
@@ -109,10 +109,10 @@ def test_no_digits_are_lost(
     plain = from_sums(parametrization, leaves, grad, summed_one_by_one)
     dense = with_gradients(lambda i, x, b: F.linear(i, parametrization(x), b), leaves, grad)
     fused = with_gradients(parametrization.linear, leaves, grad)
-    last_digit = torch.finfo(dtype).eps / 8  # what is exact is rounded, too
+    last_digit = torch.finfo(dtype).eps / 8  # the exact result must be rounded, too
     for name, true, *others in zip(("output", "input", "x", "bias"), exact, fused, plain, dense, strict=True):
         error, one_by_one, own = (mean_error(other, true) for other in others)
-        # A tenth more: a rounding may fall otherwise where a product and a sum are rounded together.
+        # A tenth more, because a fused multiply-add rounds differently.
         allowed = 1.1 * max(one_by_one, own, last_digit)
         assert error <= allowed, f"{name}: {error:.2e} against {one_by_one:.2e} and {own:.2e}"
 
@@ -124,7 +124,7 @@ def test_every_error_is_within_the_bound_of_a_sum(make: Callable[[], Parametriza
     leaves, grad = scaled(layer, torch.float32, "usual")
     parametrization = layer.parametrizations.weight[0]
     weight, unit = parametrization(leaves[1]), torch.finfo(torch.float32).eps / 2
-    terms = (weight != 0).sum(1) + 1  # the bias is one more
+    terms = (weight != 0).sum(1) + 1  # one more for the bias
     sizes = leaves[0].abs().double() @ weight.abs().double().mT + leaves[2].abs().double()
     exact = from_sums(parametrization, leaves, grad, in_double)[0]
     apart = (parametrization.linear(*leaves).double() - exact).abs()
@@ -171,7 +171,7 @@ def outcome(output: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     ],
     ids=["COO", "csr", "nested"],
 )
-def test_inputs_that_are_no_dense_rows_are_multiplied_as_by_a_layer(
+def test_inputs_that_are_not_dense_rows_work_as_in_a_linear_layer(
     make: Callable[[], Parametrization], of: Callable[[Tensor], Tensor]
 ) -> None:
     layer = fused(make)
@@ -299,7 +299,7 @@ def test_a_backward_pass_under_autocast_works_as_that_of_a_layer(make: Callable[
 def test_derivatives_of_derivatives_in_forward_mode_are_those_of_the_dense_product(
     make: Callable[[], Parametrization],
 ) -> None:
-    """PyTorch drops the outer tangent of what a function of ours returns."""
+    """PyTorch drops the outer tangent of the output of a custom autograd function."""
     layer, x = fused(make).double(), torch.randn(6, dtype=torch.float64)
 
     def of_product(x: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ def test_a_subclass_that_overrides_forward_alone_is_multiplied_with_its_own_weig
 
 
 @every
-def test_what_is_computed_in_a_loop_under_autocast_is_computed_once(
+def test_a_loop_under_autocast_computes_once(
     make: Callable[[], Parametrization], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, filled = fused(make), []

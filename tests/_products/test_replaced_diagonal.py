@@ -1,4 +1,4 @@
-"""The product with a replaced diagonal: only blocks on the diagonal of the stored matrix are copied."""
+"""The product with a replaced diagonal copies only diagonal blocks of the stored matrix."""
 
 from __future__ import annotations
 

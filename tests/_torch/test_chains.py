@@ -1,4 +1,4 @@
-"""The parametrizations of one tensor: which there are, and the weight that a copy of them gives."""
+"""Chains, the parametrizations of one tensor: finding them, and the weight of a copied chain."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Scaled(nn.Module):
         return x * self.scale
 
 
-def test_a_child_of_that_name_which_holds_something_else_is_no_chain() -> None:
+def test_another_child_named_parametrizations_is_not_a_chain() -> None:
     module = nn.Module()
     module.parametrizations = nn.ModuleDict({"weight": nn.Identity()})
     assert chains(module) == {}
 
 
-def test_what_is_scripted_has_no_chain() -> None:
+def test_a_scripted_module_has_no_chain() -> None:
     assert chains(torch.jit.script(nn.Sequential(nn.Linear(2, 2)))) == {}
 
 
-def test_what_is_stored_is_not_copied() -> None:
+def test_copies_share_the_stored_tensors() -> None:
     layer = register_parametrization(nn.Linear(2, 2), "weight", nn.Identity())
     chain = chain_of(layer, "weight")
     stored, given = originals(chain)["original"], {"original": torch.ones(2, 2)}
@@ -53,7 +53,7 @@ def test_a_chain_without_values_takes_all_of_them_from_a_state_dict() -> None:
     assert originals(chain_of(layer, "weight"))["original"].is_meta
 
 
-def test_a_tensor_of_integers_is_built_too() -> None:
+def test_a_tensor_of_integers_is_materialised_too() -> None:
     module = nn.Module()
     module.register_buffer("places", torch.arange(3))
     register_parametrization(module, "places", nn.Identity())

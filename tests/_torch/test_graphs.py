@@ -1,4 +1,4 @@
-"""What modules keep of their last pass is copied without its graph."""
+"""Tensors that modules keep from a forward pass are copied without their graph."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_computed_tensors_are_copied_alone_and_in_lists() -> None:
     assert other.requires_grad
 
 
-def test_a_tensor_that_was_spared_lives_as_long_as_its_copy_may_be_asked_for() -> None:
+def test_the_memo_keeps_the_original_tensors_alive() -> None:
     memo: dict[int, Any] = {}
     computed = 2 * torch.ones(2, requires_grad=True)
     alive = weakref.ref(computed)

@@ -80,7 +80,7 @@ def by_hand(layer: Any) -> list[Tensor]:
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> Iterator[list[str]]:
-    """Counts the computations of weights, entries and operands."""
+    """Count the computations of weights, entries and operands."""
     computed: list[str] = []
 
     def count(owner: Any, name: str) -> None:
@@ -178,7 +178,7 @@ def test_changes_inside_the_block_are_noticed(steps: Steps, change: Callable[[An
     torch.__future__.set_swap_module_params_on_conversion(swap)
     try:
         with parametrize.cached():
-            with torch.no_grad():  # swap_tensors refuses what a graph is alive for
+            with torch.no_grad():  # swap_tensors refuses a tensor that a live graph uses
                 before, _ = layer(inputs()), layer.weight
                 change(layer)
                 output, weight = layer(inputs()), layer.weight
@@ -191,7 +191,7 @@ def test_changes_inside_the_block_are_noticed(steps: Steps, change: Callable[[An
 
 @every
 @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
-def test_gradients_are_there_after_a_pass_without_them(steps: Steps, without: type[torch.no_grad]) -> None:
+def test_gradients_work_after_a_pass_without_gradients(steps: Steps, without: type[torch.no_grad]) -> None:
     layer = fused(steps)
     with parametrize.cached():
         for _ in range(2):
@@ -242,7 +242,7 @@ def test_results_without_gradients_are_computed_again_after_a_step(steps: Steps)
 
 
 @every
-def test_a_weight_that_is_looked_at_goes_with_a_step_of_its_layer(steps: Steps) -> None:
+def test_a_weight_that_was_read_is_recomputed_after_a_step(steps: Steps) -> None:
     layer = fused(steps)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     with parametrize.cached():
@@ -284,7 +284,7 @@ def test_memoised_results_are_freed_with_the_block_and_the_graph(steps: Steps) -
 
 
 @every
-def test_what_is_frozen_for_a_while_is_trained_afterwards(steps: Steps) -> None:
+def test_a_weight_frozen_for_a_while_trains_afterwards(steps: Steps) -> None:
     layer = fused(steps)
     with parametrize.cached():
         for trained in (True, False, True):
@@ -296,7 +296,7 @@ def test_what_is_frozen_for_a_while_is_trained_afterwards(steps: Steps) -> None:
 
 
 @every
-def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
+def test_a_nested_call_with_other_values_uses_them(steps: Steps) -> None:
     layer = fused(steps)
     other = {STORED: layer.get_parameter(STORED).detach() * 2}
     expected = functional_call(layer, other, (inputs(),)), layer(inputs())
@@ -310,7 +310,7 @@ def test_a_nested_call_with_other_numbers_takes_them(steps: Steps) -> None:
 
 
 class Reader(nn.Linear):
-    """Asks for its weight by itself."""
+    """Reads its weight in ``forward``."""
 
     @override
     def forward(self, input: Tensor) -> Tensor:
@@ -329,11 +329,11 @@ def require_calls_with_other_numbers(layer: Any) -> None:
 
 
 @every
-def test_a_transform_that_calls_with_other_numbers_takes_them(steps: Steps) -> None:
+def test_a_transform_that_calls_with_other_values_uses_them(steps: Steps) -> None:
     require_calls_with_other_numbers(fused(steps))
 
 
-def test_a_transform_that_reads_the_weight_of_other_numbers_takes_them() -> None:
+def test_a_transform_that_reads_the_weight_of_other_values_uses_them() -> None:
     require_calls_with_other_numbers(register(Reader(N, N, dtype=torch.float64), {"weight": Diagonal()}))
 
 
@@ -371,7 +371,7 @@ def test_autocast_may_be_switched_inside_the_block(steps: Steps) -> None:
 
 
 @every
-def test_copies_and_models_that_come_and_go_are_answered_with_their_own(steps: Steps) -> None:
+def test_copies_and_temporary_models_use_their_own_weights(steps: Steps) -> None:
     layer = fused(steps)
     with parametrize.cached():
         layer(inputs())
@@ -447,7 +447,7 @@ def test_reused_memory_counts_as_a_change() -> None:
     with parametrize.cached():
         for _ in range(20):
             assert torch.equal(once("owner", x, x.clone), x)
-            for _ in range(2):  # the second may lie where the first did
+            for _ in range(2):  # the second may reuse the memory of the first
                 x.data = x + 1
 
 

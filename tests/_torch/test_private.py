@@ -1,4 +1,4 @@
-"""Private names of torch are in one file."""
+"""Only one file uses private names of torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PACKAGE = Path(parametrizations.__file__).parent
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / "private.py"]
 
 PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
-OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # what nn.Module leaves to its subclasses
-# What constraints share with the calls on whole models, and what users need not know.
+OVERRIDDEN = {"_apply", "_load_from_state_dict"}  # nn.Module lets subclasses override these
+# Names that constraints share with calls on whole models, and names that users need not know.
 OURS = {
     "_is_own",
     "_known_shape",
@@ -40,7 +40,7 @@ def own_names(tree: ast.AST) -> Iterator[str]:
 
 
 def private_names(source: str) -> set[str]:
-    """What a source reads of other objects' private attributes, and imports from private modules of torch."""
+    """Private attributes of other objects that a source reads, and private modules of torch that it imports."""
     tree = ast.parse(source)
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr)]
     modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -53,7 +53,7 @@ def test_private_names_of_torch_are_in_one_file() -> None:
     assert {name: names for name, names in found.items() if names} == {}
 
 
-def test_the_search_sees_them() -> None:
+def test_the_search_finds_private_names() -> None:
     assert private_names("import torch\ntorch._C._get_tracing_state()") == {"_C", "_get_tracing_state"}
     assert private_names("from torch._dynamo import reset") == {"torch._dynamo"}
     assert private_names("def f(self):\n    return self._modules") == {"_modules"}

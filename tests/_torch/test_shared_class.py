@@ -1,4 +1,4 @@
-"""The class that constrained layers of a kind share: others, copies, removal, second tensors, tracing."""
+"""The shared class of constrained layers: other layers, copies, removal, second tensors, tracing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_layers_of_a_kind_share_one_class_and_others_do_not() -> None:
 
 
 @every
-def test_removing_pytorchs_way_leaves_every_other_layer_whole(make: Callable[[], Parametrization]) -> None:
+def test_removal_by_pytorch_leaves_every_other_layer_unchanged(make: Callable[[], Parametrization]) -> None:
     layer, neighbour = fused(make), fused(make)
     twin = copy.deepcopy(layer)
     expected = [dense_output(one).detach() for one in (layer, neighbour, twin)]
@@ -115,7 +115,7 @@ def test_an_abc_layer_works() -> None:
     assert type(layer) is Abstract
 
 
-def test_a_deep_copy_keeps_slots_and_is_answered_with_its_own_weight_while_cached() -> None:
+def test_a_deep_copy_keeps_slots_and_uses_its_own_weight_while_cached() -> None:
     layer: Any = Slotted(6, 4)
     layer.note = ["kept"]
     fuse(register_parametrization(layer, "weight", ZeroDiagonal()))
@@ -130,7 +130,7 @@ def test_a_deep_copy_keeps_slots_and_is_answered_with_its_own_weight_while_cache
     assert twin.note is not layer.note
 
 
-def test_while_cached_no_layer_is_answered_with_the_weight_of_one_that_is_gone() -> None:
+def test_while_cached_a_layer_never_gets_the_weight_of_a_deleted_one() -> None:
     with parametrize.cached():
         for _ in range(50):
             layer = fused(ZeroDiagonal)
@@ -160,7 +160,7 @@ CHANGES: dict[str, Callable[[Any, Any], object]] = {
 
 @every
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_while_cached_what_is_done_to_the_layer_replaces_its_weight(
+def test_while_cached_a_change_of_the_layer_replaces_its_weight(
     change: Callable[[Any, Any], object], make: Callable[[], Parametrization]
 ) -> None:
     layer = fused(make)
@@ -200,12 +200,12 @@ def test_compiled_blocks_with_a_cache_of_their_own_compile_once() -> None:
     assert counter.graphs == 1
 
 
-def test_pickling_is_refused_with_what_to_do() -> None:
+def test_pickling_is_refused_with_advice() -> None:
     with pytest.raises(RuntimeError, match=r"cannot be pickled.* Save its state_dict\(\), or remove"):
         torch.save(fused(Diagonal), "/dev/null")
 
 
-def test_scripting_is_refused_with_what_to_do() -> None:
+def test_scripting_is_refused_with_advice() -> None:
     model = nn.Sequential(fused(Diagonal), nn.ReLU())
     with pytest.raises(
         RuntimeError, match=r"needs plain modules, .* Got ParametrizedLinear. .* torch.jit.script\(bake"

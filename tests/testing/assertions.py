@@ -1,4 +1,4 @@
-"""The assertions of a law, which of them an error comes from, and the law without one of them."""
+"""The assertions of a law, the assertion behind an error, and the law without an assertion."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEMANDS = ("require", "_require", "gradcheck", "gradgradcheck", "load_state_dict
 
 
 def assertions(law: Law) -> dict[int, str]:
-    """What a law asserts, by line."""
+    """The assertions of a law, by line."""
     return {node.lineno: ast.unparse(node) for node in _assertions(law)}
 
 
 def outcome(law: Law, subject: Subject) -> tuple[str, int]:
-    """What a law says, nothing if it holds, and the line of the assertion that says it, 0 if that is none."""
+    """The message of a law, empty if it holds, and the line of its failing assertion, or 0."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore")
@@ -40,7 +40,7 @@ def outcome(law: Law, subject: Subject) -> tuple[str, int]:
 
 
 def without(law: Law, line: int) -> Law:
-    """A copy of a law that passes over the assertion at a line."""
+    """A copy of a law without the assertion at a line."""
     module = sys.modules[law.__module__]
     tree = ast.fix_missing_locations(_PassOver(line).visit(_tree(law)))
     namespace = dict(vars(module))

@@ -34,13 +34,13 @@ class OneEntryOff(ZeroDiagonal):
     [Diagonal(), ZeroDiagonal(), NegExpDiagonal(), MaskedSparse(checkerboard((6, 5)))],
     ids=lambda p: type(p).__name__,
 )
-def test_the_four_hold_every_promise(parametrization: nn.Module) -> None:
+def test_the_four_constraints_pass_every_law(parametrization: nn.Module) -> None:
     outcome = check_parametrization(parametrization, weight((6, 5)))
     assert outcome == dict.fromkeys(LAWS, "held")
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 10.0, 1e4])
-def test_what_is_allowed_follows_the_scale_of_what_is_added(scale: float) -> None:
+def test_tolerances_follow_the_scale_of_the_terms(scale: float) -> None:
     checked = Subject(MaskedSparse(checkerboard((40, 30)), product="strips"), scale * weight((40, 30)))
     for law in ("linear_is_the_dense_product", "linear_works_under_vmap", "fused_layers_are_the_layers"):
         LAWS[law](checked)
@@ -69,7 +69,7 @@ def test_dtypes_and_tolerances_follow_the_scale(
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
 def test_a_weight_that_does_not_follow_the_dtype_is_caught_at_every_scale(scale: float) -> None:
     class Half(ZeroDiagonal):
-        """Half of itself in half precision."""
+        """Halves its weight in half precision."""
 
         @override
         def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_the_report_names_each_broken_promise_with_figures() -> None:
     assert "A member that is assigned moved in 25 of 30 entries, by at most 0.0" in report
 
 
-def test_what_is_checked_stays_as_it_was() -> None:
+def test_the_checked_objects_stay_unchanged() -> None:
     parametrization, given = ZeroDiagonal(), weight((4, 4))
     kept, state = given.clone(), torch.get_rng_state()
     check_parametrization(parametrization, given)
@@ -114,7 +114,7 @@ def test_what_is_checked_stays_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_weight_that_cannot_be_registered_on_is_said_once() -> None:
+def test_a_weight_that_cannot_be_registered_is_reported_once() -> None:
     with pytest.raises(AssertionError, match=r"NegExpDiagonal does not register on this weight: .*complex64"):
         check_parametrization(NegExpDiagonal(), weight((3, 3), torch.complex64))
 
@@ -136,12 +136,12 @@ def test_a_weight_without_entries_is_refused() -> None:
         check_parametrization(Diagonal(), torch.ones(0, 3))
 
 
-def test_an_error_that_is_no_broken_promise_is_named() -> None:
+def test_an_unexpected_error_is_named() -> None:
     with pytest.raises(AssertionError, match=r"func_transforms_work: .*\n    RuntimeError: vmap"):
         check_parametrization(LooksAtValues(), weight((3, 3)))
 
 
-def test_where_nothing_is_recorded_and_warnings_are_errors_it_works_too() -> None:
+def test_it_works_under_no_grad_and_with_warnings_as_errors() -> None:
     class Warns(ZeroDiagonal):
         @override
         def right_inverse(self, weight: Tensor) -> Tensor:

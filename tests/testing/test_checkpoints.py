@@ -1,4 +1,4 @@
-"""How much a checkpoint may hold, from both sides."""
+"""The limit on the size of a checkpoint, from both sides."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def test_twelve_bytes_for_each_number_and_no_more() -> None:
         checkpoint_is_compact(Subject(SavesStructure(ALLOWED + 1), weight((4, 3))))
 
 
-def test_what_is_no_tensor_counts_for_nothing() -> None:
+def test_only_tensors_count_as_size() -> None:
     checkpoint_is_compact(Subject(SavesAText(), weight((4, 3))))

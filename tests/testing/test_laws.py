@@ -10,13 +10,13 @@ from parametrizations.testing.check import LAWS
 from parametrizations.testing.requirements import Skipped
 from tests.cases import CASES
 
-# Tracing takes a second a case. It looks neither at the dtype nor at what happens to infeasible weights, nor at where
-# the entries of a mask are, so one real and one complex dtype are enough, and one mask of each kind.
+# Tracing takes a second per case. It does not depend on the dtype, on the treatment of infeasible weights, or on the
+# positions in a mask. One real and one complex dtype are enough, and one mask of each kind.
 TRACING = {"compiles", "exports", "fused_layers_compile", "fused_layers_export"}
 ALIKE = ("-project-", "-random-", "-magnitude-", "-triangular-")
 
 
-# How the places of a mask are kept matters to products, and to what moves, copies, saves and loads them.
+# The format of the positions matters to products, and to moving, copying, saving and loading.
 FORMS = ("MaskedSparse-structured-",)
 OF_FORMS = {"products", "checkpoints", "rest_of_pytorch"}
 
@@ -29,7 +29,7 @@ def is_tried(law: str, case: str) -> bool:
 
 
 def with_marks(law: str, case: str) -> object:
-    """A pair; tracing every shape and dtype takes longer than all the rest, so CI alone does more than one."""
+    """A pair with its marks. Tracing every shape and dtype is the slowest part, so only CI traces more than one."""
     slow = law in TRACING and not case.endswith("-square-float32")
     return pytest.param(law, case, id=f"{law}-{case}", marks=[pytest.mark.slow] if slow else [])
 

@@ -1,4 +1,4 @@
-"""What laws demand: where it holds, where it does not, and the figures."""
+"""The requirements of laws: passing, failing, and the figures in their messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def raising(error: Exception) -> Callable[[], None]:
     return action
 
 
-def test_what_holds_is_not_refused() -> None:
+def test_a_fulfilled_requirement_passes() -> None:
     require(True, "never said")
     with pytest.raises(Broken, match=r"^said$"):
         require(False, "said")
@@ -81,6 +81,6 @@ def test_a_refusal_of_inputs_is_a_runtime_error() -> None:
 
 
 @pytest.mark.parametrize("kinds", [[], [RuntimeError]])
-def test_no_refusal_is_broken(kinds: list[type[Exception]]) -> None:
+def test_a_missing_refusal_breaks_the_law(kinds: list[type[Exception]]) -> None:
     with pytest.raises(Broken, match=r"It raised nothing\."):
         require_raises(lambda: None, "It", *kinds)

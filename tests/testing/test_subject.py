@@ -1,4 +1,4 @@
-"""What the laws look at: layers, members, outsiders, inputs, gradients."""
+"""The subjects of laws: layers, members, outsiders, inputs, gradients."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_gradient_is_that_of_one_pass() -> None:
     assert doubled.item() == 72
 
 
-def test_an_outcome_has_a_gradient_for_what_is_not_used_too() -> None:
+def test_an_outcome_has_a_gradient_for_unused_tensors_too() -> None:
     output, used, unused = outcome_of(lambda one, other: one * 2, [torch.ones(2), torch.ones(3)])  # noqa: ARG005
     assert output.tolist() == [2, 2]
     assert used.tolist() == [8, 8]

@@ -1,4 +1,4 @@
-"""A short run of the campaign: ``python -m tools.campaign`` is the long one."""
+"""A short run of the campaign; ``python -m tools.campaign`` starts a long one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _wrong_bystander(session: Session) -> None:
 
 
 @pytest.mark.parametrize("break_it", [_wrong_weight, _wrong_class, _wrong_output, _wrong_bystander])
-def test_what_is_wrong_is_found(break_it: Any) -> None:
+def test_errors_are_found(break_it: Any) -> None:
     session = Session.of(PLAN)
     session.check()
     break_it(session)
@@ -55,7 +55,7 @@ def test_what_is_wrong_is_found(break_it: Any) -> None:
         session.check()
 
 
-def test_a_change_in_a_block_that_may_change_nothing_is_found() -> None:
+def test_a_change_in_a_block_that_must_not_change_is_found() -> None:
     session = Session.of(PLAN)
     with pytest.raises(AssertionError, match="something has changed"), session.unchanged():
         session.model.eval()
@@ -72,23 +72,23 @@ SATURATED = Plan(
 
 
 def _train_saturated() -> None:
-    """Scores of 744 in an attention whose backward pass cancels: a dense float32 gradient is 0.0001 to 0.02 off."""
+    """Train an attention with scores of 744. Its backward pass cancels: dense float32 is 0.0001 to 0.02 off."""
     drawn = [(OPERATIONS[0], 0)] * 3 + [(checkpoints.load_plain, 111), (attaching.register_some, 6605849)]
     run_sequence(SATURATED, drawn, Tally())
 
 
-def test_what_the_dense_formulas_round_by_is_measured_where_one_run_does_not_tell() -> None:
+def test_the_error_of_dense_formulas_is_measured_if_one_run_is_too_accurate() -> None:
     _train_saturated()
 
 
-def test_in_double_precision_neighbours_tell_what_cancels() -> None:
+def test_in_double_precision_neighbours_reveal_cancellation() -> None:
     blocks = (*SATURATED.blocks[:2], Block("pair", 5, False), Block("recurrent", 1, True))
     drawn = [(OPERATIONS[0], 0)] * 3 + [(checkpoints.load_plain, 111), (attaching.register_some, 6605849)]
     run_sequence(Plan(22, "float64", blocks, 0), drawn, Tally())
 
 
-def test_nothing_that_single_precision_does_tells_of_double_precision() -> None:
-    """A unit in the last place of what is stored moves a gradient of 54 by 2e-12; single precision told of 1e-14."""
+def test_single_precision_does_not_predict_errors_in_double_precision() -> None:
+    """A unit in the last place of the stored tensor moves a gradient of 54 by 2e-12. Float32 suggested 1e-14."""
     blocks = (Block("linear", 1, False), Block("linear", 1, False), Block("attention", 1, False))
     drawn = [
         *[(OPERATIONS[0], 0)] * 2,
@@ -100,14 +100,14 @@ def test_nothing_that_single_precision_does_tells_of_double_precision() -> None:
 
 
 def _answer_saturated() -> None:
-    """Sums of 1,400 in front of a `tanh`: a dense output in double precision is 4e-17 to 7e-14 off."""
+    """Apply `tanh` to sums of 1,400: a dense output in double precision is 4e-17 to 7e-14 off."""
     blocks = (Block("linear", 1, True), Block("branches", 1, False), Block("linear", 1, True))
     used = [OPERATIONS[0], OPERATIONS[0], checkpoints.load_plain, training.train, attaching.attach_with_torch]
     plan = Plan(46, "float64", (*blocks, Block("recurrent", 1, False)), 0)
     run_sequence(plan, list(zip(used, [0, 0, 0, 0, 417], strict=True)), Tally())
 
 
-def test_what_an_output_rounds_by_is_measured_too() -> None:
+def test_the_error_of_an_output_is_measured_too() -> None:
     _answer_saturated()
 
 

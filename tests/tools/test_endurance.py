@@ -27,7 +27,7 @@ def test_memory_stays_flat(make: Callable[[], Callable[[], object]], times: int)
 def test_a_leak_is_found() -> None:
     kept = []
     grown = growth(lambda: kept.append([torch.ones(WIDTH, WIDTH) for _ in range(10)]), 500)
-    assert grown.objects >= 4_000  # of 4,500: some hundred that other tests left may go meanwhile
+    assert grown.objects >= 4_000  # 4,500, less some hundred objects of other tests that may be collected meanwhile
     assert grown.megabytes == 0 or grown.megabytes > LEAST
 
 

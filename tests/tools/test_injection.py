@@ -14,7 +14,7 @@ from tools.injection import Injected, everything, fail_at, failures, held_by
 
 def test_each_line_before_the_commit_fails_once() -> None:
     model = register(nn.Sequential(nn.Linear(3, 3)), {"0.weight": Diagonal()})
-    bake(model)  # fills caches
+    bake(model)  # fill the caches
     lines = fail_at(0, lambda: bake(model))
     with pytest.raises(Injected):
         fail_at(lines, lambda: bake(model))

@@ -1,4 +1,4 @@
-"""Changes of a module, one at a time."""
+"""Mutants: one change of a module at a time."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Random use of the library, checked after each operation against dense formulas that know nothing of it."""
+"""Random use of the library, checked after each operation against independent dense formulas."""

@@ -1,7 +1,7 @@
 """``python -m tools.campaign --sequences 100000 --seed 0``: a long run, with counts and findings.
 
-Sequences are drawn in batches, each from one integer: the seed, the seed and one, and so on. A batch ends at its first
-failure, which is shrunk and printed with the command that runs it again.
+Sequences are drawn in batches. Each batch has its own integer: seed, seed + 1, and so on. A batch ends at its first
+failure, which is shrunk and printed with the command to reproduce it.
 """
 
 from __future__ import annotations

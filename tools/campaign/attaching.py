@@ -1,4 +1,4 @@
-"""Operations that attach constraints and take them off."""
+"""Operations that attach and remove constraints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def text_of(constraints: list[Constraint]) -> str:
 
 
 def draw(session: Session, random: Random, name: str) -> list[Constraint]:
-    """Constraints to register on top of the present ones, each class once."""
+    """Constraints to register on top of the present ones, at most one per class."""
     cell = session.reference.cells[name]
     there = [step.kind for step in cell.steps]
     constraints = chain(random, cell.weight().shape, cell.x.dtype, there)
@@ -36,7 +36,7 @@ def draw(session: Session, random: Random, name: str) -> list[Constraint]:
 
 
 def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
-    """Let the reference do what was attached."""
+    """Attach the same constraints to the reference."""
     cell, weight = session.reference.cells[name], session.reference.cells[name].weight().detach()
     made: Any = session.chain(name)
     steps = list(made)[-len(constraints) :]
@@ -44,7 +44,7 @@ def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
 
 
 def kinds(session: Session, plans: dict[str, list[Constraint]]) -> list[set[str]]:
-    """What there would be on each matrix that has a diagonal."""
+    """The kinds that each matrix with a diagonal would have."""
     cells = {name: session.reference.cells[name] for name in plans if session.reference.cells[name].weight().numel()}
     return [{s.kind for s in cell.steps} | {one.kind for one in plans[name]} for name, cell in cells.items()]
 
@@ -54,12 +54,12 @@ def have_to_clash(kinds: set[str]) -> bool:
 
 
 def may_clash(kinds: set[str]) -> bool:
-    """A mask need not keep the diagonal that has to be negative."""
+    """Whether a mask may hide a diagonal that must be negative."""
     return have_to_clash(kinds) or {"MaskedSparse", "NegExpDiagonal"} <= kinds
 
 
 def register_some(session: Session, random: Random) -> None:
-    """`register`, with the optimizer or without, on one to five matrices, and often a step."""
+    """`register` on one to five matrices, with or without the optimizer, and often take a step."""
     names = random.sample(session.matrices(), random.randint(1, min(5, len(session.matrices()))))
     plans = {name: draw(session, random, name) for name in names}
     keep = session.optimizer is not None and random.random() < 0.7
@@ -94,7 +94,7 @@ def attach_with_torch(session: Session, random: Random) -> None:
 
 
 def bake_copy(session: Session, random: Random) -> None:
-    """`bake`, which leaves the model alone; sometimes one goes on with the copy."""
+    """`bake` a copy; the model stays unchanged. Sometimes continue with the copy."""
     session.note("plain = bake(model)")
     with session.unchanged():
         plain = bake(session.model)
@@ -114,7 +114,7 @@ def bake_copy(session: Session, random: Random) -> None:
 
 
 def require_plain(session: Session, plain: nn.Module) -> None:
-    """The plain model has the names, the classes and the weights that it had, in their order, and the same output."""
+    """Check that the plain model has its original names, classes, weights, order and output."""
     expected = session.reference.plain
     assert [type(module) for module in plain.modules()] == [type(module) for module in expected.modules()]
     names, wanted = list(plain.state_dict()), list(expected.state_dict())
@@ -144,7 +144,7 @@ def bake_in_place(session: Session, random: Random) -> None:
 
 
 def remove_with_torch(session: Session, random: Random) -> None:
-    """PyTorch's `remove_parametrizations`, which leaves the weight that was computed."""
+    """PyTorch's `remove_parametrizations`, which keeps the computed weight."""
     name = session.pick(random, session.constrained())
     session.note(f"remove_parametrizations({name}, leave_parametrized=True)")
     weight = session.weight(name).detach().clone()
@@ -157,7 +157,7 @@ def remove_with_torch(session: Session, random: Random) -> None:
 
 
 def deep_copy(session: Session, random: Random) -> None:
-    """`copy.deepcopy`; one goes on with the copy or with the original, and the other has to stay."""
+    """`copy.deepcopy`: continue with the copy or the original; the other must stay unchanged."""
     swap = random.random() < 0.5
     session.note("twin = copy.deepcopy(model)" + ("; model, twin = twin, model" if swap else ""))
     session.model.zero_grad()
@@ -165,7 +165,7 @@ def deep_copy(session: Session, random: Random) -> None:
         with session.unchanged():
             twin = copy.deepcopy(session.model)
     except RuntimeError as error:
-        if "explicitly by the user" not in str(error):  # PyTorch's own: a recurrent layer that has run
+        if "explicitly by the user" not in str(error):  # PyTorch cannot copy a recurrent layer after a forward pass
             raise
         raise Skipped from error
     if swap:

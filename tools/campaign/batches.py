@@ -1,4 +1,4 @@
-"""Batches of sequences, each from one integer, in several processes."""
+"""Run batches of sequences in several processes; each batch is drawn from one integer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Outcome", "outcomes"]
 
 BATCH = 50
 Outcome = tuple[Tally, str | None]
-"""What was run, and the first failure, if there is one, with the command that runs it again."""
+"""The counts, and the first failure with the command to reproduce it, or None."""
 
 
 def _one_batch(size: int, seed: int) -> Outcome:
-    """The tally of a batch and its finding, None if there is none."""
+    """The tally of a batch, and its finding or None."""
     torch.set_num_threads(1)
     tally = Tally()
     try:
@@ -36,7 +36,7 @@ def _one_batch(size: int, seed: int) -> Outcome:
 
 
 def outcomes(sequences: int, seed: int, minutes: float, workers: int) -> Iterator[Outcome]:
-    """Batch after batch, until there are enough or the time is over."""
+    """Run batches until the number of sequences or the time limit is reached."""
     end = time.monotonic() + 60 * minutes
     size = min(BATCH, sequences)
     seeds = range(seed, seed + math.ceil(sequences / size))

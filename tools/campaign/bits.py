@@ -1,4 +1,4 @@
-"""Whether tensors are the same bit for bit, and whether they are as near as a dense product would be."""
+"""Compare tensors bit for bit, or to the accuracy of a dense product."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ __all__ = ["everything", "held", "near", "same"]
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit; NaN is the same as itself, and 0 not the same as -0."""
+    """Whether two tensors are equal bit for bit: NaN equals itself, and 0 differs from -0."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     return torch.equal(_bytes(one), _bytes(other))
 
 
 def near(actual: Tensor, plain: Tensor, exact: Tensor, measured: float = 0.0) -> bool:
-    """Whether a result is as good as that of dense products in its dtype.
+    """Whether a result is as accurate as dense products in its dtype.
 
     Args:
         actual: The result.
-        plain: The dense one in the same dtype.
-        exact: The dense one in double precision.
-        measured: How far dense results in this dtype have been seen to be off, if ``plain`` is off by less by luck.
+        plain: The dense result in the same dtype.
+        exact: The dense result in double precision.
+        measured: The largest error observed for dense results in this dtype; ``plain`` may be more accurate by luck.
     """
     if actual.shape != exact.shape or actual.dtype != plain.dtype:
         return False
     if not actual.numel() or not bool(plain.isfinite().all()):
         return True
-    # Nothing wider tells how much a double sum of terms around 1 cancels.
+    # A double sum of terms around 1 may cancel, and there is no wider dtype to measure it.
     scale = exact.abs().max().clamp(min=1.0 if plain.dtype == exact.dtype else 0.0)
     off = (plain.to(exact) - exact).abs().max().clamp(min=measured)
     allowed = 64 * torch.finfo(plain.dtype).eps * scale + 8 * off
@@ -42,7 +42,7 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def everything(model: nn.Module) -> list[Any]:
-    """What must not change: each module's class and attributes, and its tensors with their gradients."""
+    """A snapshot of each module's class and attributes, and its tensors with their gradients."""
     found: list[Any] = []
     for name, module in model.named_modules():
         found += [name, id(module), type(module), module.training, list(vars(module))]
@@ -60,7 +60,7 @@ def _extra(module: nn.Module) -> Any:
 
 
 def held(optimizer: torch.optim.Optimizer | None) -> list[Any]:
-    """What an optimizer holds, and for which parameters."""
+    """A snapshot of an optimizer's parameters and their state."""
     if optimizer is None:
         return []
     groups = [id(tensor) for group in optimizer.param_groups for tensor in group["params"]]
@@ -69,7 +69,7 @@ def held(optimizer: torch.optim.Optimizer | None) -> list[Any]:
 
 
 def _copy(value: Any) -> Any:
-    """Its bits, as something that compares."""
+    """The bits of a tensor, in a type that supports ``==``."""
     if not isinstance(value, Tensor):
         return value
     return str(value.dtype), tuple(value.shape), _bytes(value).numpy().tobytes()

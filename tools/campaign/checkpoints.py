@@ -1,4 +1,4 @@
-"""Operations on checkpoints: plain and constrained, converted, through a file."""
+"""Operations on plain and constrained checkpoints: converting, and saving to a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_checkpoint(session: Session, random: Random) -> None:
-    """`plain_state_dict`, of the model or of its checkpoint, in the plain model."""
+    """Load `plain_state_dict` of the model or of its checkpoint into the plain model."""
     given = random.random() < 0.5
     session.note(f"plain_state_dict(model{', model.state_dict()' if given else ''})")
     with session.unchanged():
@@ -45,7 +45,7 @@ def plain_checkpoint(session: Session, random: Random) -> None:
 
 
 def load_plain(session: Session, random: Random) -> None:
-    """A plain checkpoint loads into the constrained model; a weight outside the set is refused, and no other."""
+    """Load a plain checkpoint into the constrained model; only weights outside the set are refused."""
     cells = session.reference.cells
     drawn = {name: weight_for(cell, random) for name, cell in cells.items()}
     names = list(session.reference.plain.state_dict(keep_vars=True).items())
@@ -63,7 +63,7 @@ def load_plain(session: Session, random: Random) -> None:
 
 
 def load_into_another(session: Session, _: Random) -> None:
-    """A constrained checkpoint, through a file, in a model that starts from other weights and has other masks."""
+    """Load a constrained checkpoint from a file into a model with other weights and masks."""
     other = copy.deepcopy(session.reference.plain)
     rules: dict[str, list[Constraint]] = {}
     for name in session.constrained():
@@ -84,7 +84,7 @@ def load_into_another(session: Session, _: Random) -> None:
 
 
 def _alike(step: Step, rule: str) -> Constraint:
-    """A constraint of the same kind, with another mask; one that keeps the diagonal where that has to be negative."""
+    """A constraint of the same kind with another mask. The mask keeps a diagonal that must be negative."""
     option = 'on_infeasible="project"' if step.projects else 'on_infeasible="raise"'
     mask = f"masks.{rule}, " if step.kind == "MaskedSparse" else ""
     return Constraint(step.kind, f"{step.kind}({mask}{option})", step.projects)

@@ -1,4 +1,4 @@
-"""Random constraints: each as the text that makes it, and what it has to keep."""
+"""Random constraints: the source text of each, and the property that its mask must have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fits = Callable[[Tensor, Tensor], bool]
 
 @dataclass(frozen=True)
 class Constraint:
-    """What to attach: ``text`` makes it."""
+    """A constraint to attach, built by evaluating ``text``."""
 
     kind: str
     text: str
@@ -29,7 +29,7 @@ class Constraint:
     fits: Fits | None = None
 
     def step(self, made: Any, weight: Tensor) -> Step:
-        """What it has to be, given the object that was attached: a rule may draw its mask, but a right one."""
+        """The expected step for the attached object. A rule may draw any mask that has the required property."""
         mask = None
         if self.fits is not None:
             mask = made.mask
@@ -43,7 +43,7 @@ def make(constraint: Constraint) -> nn.Module:
 
 
 def chain(random: Random, shape: torch.Size, dtype: torch.dtype, there: list[str]) -> list[Constraint]:
-    """One or two constraints to register on top of the present ones; none if each class is there already."""
+    """One or two constraints to register on top of the present ones; an empty list if every class is present."""
     first = [] if there else ["Diagonal", "MaskedSparse", "MaskedSparse"]
     onto = ["ZeroDiagonal"] if dtype.is_complex else ["ZeroDiagonal", "NegExpDiagonal"]
     onto = [kind for kind in onto if kind not in there]

@@ -22,7 +22,7 @@ PAGE = 4096
 
 
 class Growth(NamedTuple):
-    """What is there more at the end than after the first tenth."""
+    """Growth between the first tenth of a run and its end."""
 
     objects: int
     megabytes: float
@@ -43,7 +43,7 @@ def constrain(made: nn.Sequential) -> nn.Sequential:
 
 
 def cycle() -> Callable[[], object]:
-    """Registering on a model and baking it in place, again and again."""
+    """Register on a model and bake it in place, repeatedly."""
     made = model()
     return lambda: bake(constrain(made), inplace=True)
 
@@ -62,7 +62,7 @@ def make_step() -> Callable[[], object]:
 
 
 def growth(call: Callable[[], object], times: int) -> Growth:
-    """How much more there is after so many calls than after a tenth of them."""
+    """Growth from a tenth of the calls to all of them."""
     for _ in range(times // 10):
         call()
     objects, memory = _objects(), _resident()
@@ -78,7 +78,7 @@ def _objects() -> int:
 
 
 def _resident() -> float:
-    """Megabytes of memory that the process holds; 0 where that cannot be asked for."""
+    """Resident memory of the process in megabytes; 0 on platforms that do not report it."""
     page = Path("/proc/self/statm")
     return int(page.read_text().split()[1]) * PAGE / 1e6 if page.exists() else 0.0
 

@@ -1,4 +1,4 @@
-"""What each constraint means, as dense formulas in plain PyTorch: nothing of the library is imported here."""
+"""Each constraint as a dense formula in plain PyTorch. This module does not import the library."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Step:
         return tuple(self.shape)
 
     def weight(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weight for what is stored, computed in the dtype of ``x`` as if it were stored in ``dtype``."""
+        """The weight for the stored tensor ``x``, computed in its dtype as if stored in ``dtype``."""
         if self.kind == "ZeroDiagonal":
             return torch.where(self.diagonal, 0, x)
         if self.kind == "NegExpDiagonal":
@@ -46,7 +46,7 @@ class Step:
         return torch.zeros(self.shape, dtype=x.dtype).masked_scatter(places, x)
 
     def project(self, weight: Tensor) -> Tensor:
-        """The member of the set that registering starts from."""
+        """Project a weight onto the set, as registration does."""
         if self.kind != "NegExpDiagonal":
             return torch.where(self._free(), weight, 0)
         least, largest = _limits(weight.dtype)
@@ -62,7 +62,7 @@ class Step:
         return bool(((size < least) | (size > largest)).any())
 
     def invert(self, weight: Tensor) -> Tensor:
-        """What is stored for a member of the set."""
+        """The stored tensor for a member of the set."""
         if self.kind == "Diagonal":
             return weight.diagonal().clone()
         if self.mask is not None:
@@ -72,7 +72,7 @@ class Step:
         return weight.clone()
 
     def _free(self) -> Tensor:
-        """Where a weight may be anything."""
+        """A mask of the unconstrained entries."""
         if self.mask is not None:
             return self.mask
         return self.diagonal if self.kind == "Diagonal" else ~self.diagonal

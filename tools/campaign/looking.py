@@ -1,4 +1,4 @@
-"""Operations that only look at a model or run it, and so change nothing."""
+"""Operations that read or run a model without changing it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_cache(session: Session, random: Random) -> None:
     input = session.input(random)
     with torch.no_grad(), session.unchanged():
         alone = []
-        for one in session.bystanders:  # in a block of its own, since a loop may take another product
+        for one in session.bystanders:  # in a separate block, since a loop may use another product
             with parametrize.cached():
                 alone.append(one.model(one.input))
         with parametrize.cached():
@@ -75,9 +75,9 @@ def _like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def in_autocast(session: Session, random: Random) -> None:
-    """bfloat16 autocast: the dtype of the plain layers, and what is as near."""
+    """bfloat16 autocast: the output has the dtype and the accuracy of the plain layers."""
     if session.reference.dtype == torch.float16:
-        raise Skipped  # PyTorch's layer_norm takes no bfloat16 beside float16
+        raise Skipped  # PyTorch's layer_norm does not mix bfloat16 and float16
     session.note("with torch.autocast('cpu', torch.bfloat16): model(input)")
     input = session.input(random)
     with torch.no_grad(), session.unchanged():
@@ -102,7 +102,7 @@ def in_inference_mode(session: Session, random: Random) -> None:
 
 
 def modes(session: Session, random: Random) -> None:
-    """``eval``, ``train`` and ``requires_grad_``, the same again at the end."""
+    """Switch ``eval``, ``train`` and ``requires_grad_``, then restore them."""
     session.note("model.eval(); model(input); model.train()")
     input = session.input(random)
     with torch.no_grad():

@@ -26,7 +26,7 @@ LARGE = st.integers(700, 1100)
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a model, from as many features to as many."""
+    """A part of a model; it keeps the number of features."""
 
     kind: str
     inner: int
@@ -35,7 +35,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """A model as data, to print and to shrink."""
+    """A description of a model that can be printed and shrunk."""
 
     width: int
     dtype: str
@@ -104,7 +104,7 @@ class Embedded(nn.Module):
 
 
 class Own(nn.Linear):
-    """Has a forward of its own."""
+    """Overrides ``forward``."""
 
     @override
     def forward(self, input: Tensor) -> Tensor:
@@ -141,8 +141,8 @@ def build(plan: Plan) -> nn.Module:
 
 @st.composite
 def plans(draw: st.DrawFn, sparing: bool = False) -> Plan:
-    """Models of up to four blocks; one in sixty has the sizes where strips and sparse products begin."""
-    large = not sparing and draw(st.integers(0, 59)) == 37  # hypothesis likes the ends
+    """Models of up to four blocks; one in sixty is large enough for strips and sparse products."""
+    large = not sparing and draw(st.integers(0, 59)) == 37  # hypothesis prefers the ends of a range
     width = draw(LARGE if large else WIDTHS)
     dtype = draw(st.sampled_from(list(DTYPES)))
     kinds = ANY if dtype == "complex64" or width == 0 or large else ANY + REAL

@@ -1,4 +1,4 @@
-"""The reference model: for each matrix what is stored and its constraints, and PyTorch's plain layers to multiply."""
+"""The reference model: the stored tensor and the constraints of each matrix, multiplied by PyTorch's plain layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Cell", "Reference", "double"]
 
 @dataclass
 class Cell:
-    """One parameter: what is stored, and the constraints on it in the order in which they are applied."""
+    """One parameter: the stored tensor, and its constraints in the order of application."""
 
     x: Tensor
     steps: list[Step] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Cell:
         return value
 
     def adopt(self, steps: Sequence[Step]) -> None:
-        """Put constraints on top; the weight that is there goes to the set through all the inverses."""
+        """Add constraints on top; the current weight is mapped through all the inverses."""
         weight = self.weight().detach()
         self.steps = [*self.steps, *steps]
         for step in reversed(self.steps):
@@ -39,7 +39,7 @@ class Cell:
         self.store(weight)
 
     def take(self, weight: Tensor) -> bool:
-        """Assign a weight; False, and nothing has changed, if a constraint refuses it."""
+        """Assign a weight. If a constraint refuses it, change nothing and return False."""
         for step in reversed(self.steps):
             weight = step.project(weight) if step.projects else weight
             if step.breaks(weight):
@@ -49,22 +49,22 @@ class Cell:
         return True
 
     def release(self, weight: Tensor) -> None:
-        """Take the constraints off: what is stored is the weight."""
+        """Remove the constraints: store the weight itself."""
         self.steps = []
         self.store(weight)
 
     def store(self, x: Tensor) -> None:
-        """Another tensor in the same leaf, as the model's parameters keep their identity."""
+        """Replace the data of the leaf; the model's parameters keep their identity, too."""
         self.x.grad = None
         self.x.data = x.detach().clone()
         self.rounded = any(step.kind == "NegExpDiagonal" for step in self.steps)
 
 
 class Reference:
-    """A plain model beside the constrained one.
+    """A plain twin of the constrained model.
 
     Args:
-        plain: A copy of the model before anything was registered; kept for its layers alone.
+        plain: A copy of the model before registration; only its layers are used.
     """
 
     def __init__(self, plain: nn.Module) -> None:
@@ -88,7 +88,7 @@ class Reference:
         return {name: cell.x for name, cell in self.cells.items()}
 
     def exact(self) -> dict[str, Tensor]:
-        """What is stored, in double precision, as leaves."""
+        """The stored tensors in double precision, as leaves."""
         return {name: double(cell.x).requires_grad_(cell.x.requires_grad) for name, cell in self.cells.items()}
 
     def convert(self, dtype: torch.dtype) -> None:
@@ -99,7 +99,7 @@ class Reference:
 
 @contextmanager
 def _placed(plain: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
-    """Let the plain layers multiply with these; `torch.func.functional_call` spoils a module with two names."""
+    """Let the plain layers use these weights; `torch.func.functional_call` changes a module with two names."""
     places = [(*name.rpartition(".")[::2], name) for name in weights]
     own = {name: plain.get_parameter(name) for name in weights}
     _place(plain, places, weights)

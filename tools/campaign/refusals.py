@@ -1,4 +1,4 @@
-"""Calls that are wrong on purpose: each raises, and then everything is bit for bit as it was."""
+"""Calls that are wrong on purpose: each raises and leaves everything unchanged, bit for bit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _with_nan(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _damaged(session: Session, _: str) -> Any:
-    """A checkpoint whose masks do not fit their values."""
+    """A checkpoint with masks that do not fit their values."""
     state = session.model.state_dict()
     keys = [key for key in state if key.endswith("_extra_state")]
     if not keys:
@@ -81,14 +81,14 @@ BAD: dict[str, Bad] = {
 
 
 class _Refusing(p.Parametrization):
-    """Takes no weight."""
+    """Refuses every weight."""
 
     def adopt(self, weight: torch.Tensor) -> None:
         raise ValueError(f"No weight, and not one of shape {tuple(weight.shape)}.")
 
 
 def refuse(session: Session, random: Random) -> None:
-    """One of the bad calls."""
+    """Make one of the wrong calls."""
     text = random.choice(list(BAD))
     name = session.pick(random, session.matrices())
     session.note(f"{text}, with name = {name!r}")

@@ -1,4 +1,4 @@
-"""What a run of the campaign found, in ``tests/RELIABILITY.md``."""
+"""Write the findings of a campaign into ``tests/RELIABILITY.md``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def counts(tally: Tally, findings: list[str]) -> str:
 
 
 def write(command: str, tally: Tally, findings: list[str]) -> None:
-    """Put a run in the place of the last one on the page."""
+    """Replace the last run on the page by this one."""
     cores = platform.machine()
     said = (
         f"`{command}`, {datetime.datetime.now(tz=datetime.UTC).date()}, torch {torch.__version__} on {cores} "

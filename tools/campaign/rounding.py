@@ -1,4 +1,4 @@
-"""How far dense results are off by rounding, measured where one run of them does not tell."""
+"""The rounding error of dense results, measured if a single run is not representative."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Run", "measured"]
 
 PROBES = 8
 Run = Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
-"""What dense formulas give for an input and what is stored: results by name."""
+"""Dense formulas: they map an input and the stored tensors to results by name."""
 
 
 def measured(run: Run, input: Tensor, stored: dict[str, Tensor]) -> dict[str, float]:
-    """How far dense results are off, at most, where what is stored is a unit in the last place away.
+    """The largest error of dense results after stored tensors are perturbed by a unit in the last place.
 
-    Where sums of large terms cancel, as in a saturated attention or before a `tanh`, one run may be off by a twentieth
-    of what the next one is. Nothing is wider than double precision, so there the distance from what is stored tells.
+    If sums of large terms cancel, as in a saturated attention or before a `tanh`, one run may have a twentieth of the
+    next run's error. No dtype is wider than double precision, so double results are compared with the unperturbed ones.
     """
     wide = input.dtype == torch.float64
     generator, most = torch.Generator().manual_seed(0), dict[str, float]()
@@ -38,12 +38,12 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _beside(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each number a unit in the last place up or down."""
+    """Move each number a unit in the last place up or down."""
     signs = torch.randint(0, 2, x.shape, generator=generator, dtype=torch.float64) * 2 - 1
     return (x.detach() * (1 + torch.finfo(x.dtype).eps * signs).to(x.dtype)).requires_grad_(x.requires_grad)
 
 
 def _apart(result: Tensor, exact: Tensor) -> float:
-    """The largest finite distance; a number that single precision does not hold tells nothing."""
+    """The largest finite distance. Numbers beyond the range of single precision are ignored."""
     distances: list[float] = (result.detach().to(exact) - exact.detach()).abs().flatten().tolist()
     return max(filter(math.isfinite, distances), default=0.0)

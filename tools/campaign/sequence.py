@@ -23,10 +23,10 @@ Operation = Callable[[Session, Random], None]
 
 
 def nothing(session: Session, random: Random) -> None:
-    """What hypothesis shrinks to."""
+    """Do nothing; hypothesis shrinks to this operation."""
 
 
-# The first is what a sequence shrinks to; one that is listed twice is drawn as often.
+# A sequence shrinks to the first operation. An operation listed twice is drawn twice as often.
 OPERATIONS: list[Operation] = [
     nothing,
     *[attaching.register_some] * 5,
@@ -59,7 +59,7 @@ OPERATIONS: list[Operation] = [
 
 @dataclass
 class Tally:
-    """What was run: sequences, and operations by name."""
+    """Counts of the sequences run, and of the operations by name."""
 
     sequences: int = 0
     operations: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class Tally:
 
 
 def run_sequence(plan: Plan, drawn: list[tuple[Operation, int]], tally: Tally) -> None:
-    """One sequence, checked after each operation; a failure carries the log."""
+    """Run one sequence and check it after each operation; a failure carries the log."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         warnings.filterwarnings("ignore", message="Complex modules are a new feature")
@@ -96,13 +96,13 @@ def _run(session: Session, operation: Operation, seed: int, tally: Tally) -> Non
 
 
 def run_batch(seed: int, size: int, tally: Tally, longest: int = 16, sparing: bool = False) -> None:
-    """As many sequences, all drawn from one integer; the first failure is shrunk and raised.
+    """Run sequences drawn from one integer; shrink and raise the first failure.
 
     Args:
-        seed: The integer.
-        size: How many.
-        tally: Counts what was run.
-        longest: The largest number of operations in one.
+        seed: The integer that all sequences are drawn from.
+        size: The number of sequences.
+        tally: Counts the sequences and operations.
+        longest: The largest number of operations in a sequence.
         sparing: Whether to leave out large models.
     """
     operation = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 2**32 - 1))

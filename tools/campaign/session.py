@@ -1,4 +1,4 @@
-"""One model in use: beside it its reference, its optimizers, and the models that nobody touches."""
+"""One model in use, with its reference, its optimizers, and models that must stay unchanged."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Session", "Skipped"]
 
 
 class Skipped(Exception):
-    """The operation does not apply to the model as it is."""
+    """The operation does not apply to the current model."""
 
 
 @dataclass
 class Bystander:
-    """A model that nobody touches, with its bits and its output."""
+    """A model that must stay unchanged, with its bits and its output."""
 
     model: nn.Module
     bits: list[Any]
@@ -38,7 +38,7 @@ class Bystander:
 
 @dataclass
 class Session:
-    """A model and all that is known about it."""
+    """A model and everything it is checked against."""
 
     plan: Plan
     model: Any
@@ -65,7 +65,7 @@ class Session:
         return torch.randn(shape, generator=generator, dtype=wide).to(self.reference.dtype)
 
     def module(self, name: str) -> tuple[Any, str]:
-        """The module that has a parameter, and the parameter's name in it."""
+        """The module that owns a parameter, and the parameter's local name."""
         path, _, tensor = name.rpartition(".")
         return self.model.get_submodule(path), tensor
 
@@ -80,12 +80,12 @@ class Session:
         return lists[tensor] if lists is not None and tensor in lists else None
 
     def stored(self, name: str) -> Tensor:
-        """The tensor that is trained."""
+        """The trained tensor."""
         chain = self.chain(name)
         return self.weight(name) if chain is None else chain.original
 
     def constrained(self, kinds: tuple[str, ...] = ()) -> list[str]:
-        """The names of what is constrained; of one of these kinds alone, if any are given."""
+        """The names of the constrained parameters, or of those with one of the given kinds."""
         cells = self.reference.cells.items()
         return [name for name, cell in cells if cell.steps and (not kinds or cell.steps[0].kind in kinds)]
 
@@ -101,14 +101,14 @@ class Session:
         self.optimizer = self.twin = None
 
     def leave_alone(self, model: nn.Module) -> None:
-        """Keep a model that nobody touches from now on; two at most."""
+        """Keep a model that must stay unchanged from now on; at most two are kept."""
         input = self.input(Random(0), rows=3)
         with torch.no_grad():
             self.bystanders = [*self.bystanders[-1:], Bystander(model, everything(model), input, model(input))]
 
     @contextmanager
     def unchanged(self, random_numbers: bool = True) -> Iterator[None]:
-        """Nothing about the model and its optimizer changes in the block, and no random number is drawn."""
+        """Check that the block changes neither the model nor its optimizer, and draws no random number."""
         before, numbers = (everything(self.model), held(self.optimizer)), torch.get_rng_state()
         yield
         assert (everything(self.model), held(self.optimizer)) == before, "something has changed"
@@ -116,7 +116,7 @@ class Session:
 
     @contextmanager
     def unchanged_if_refused(self, kind: type[Exception], message: str, *, allowed: bool) -> Iterator[None]:
-        """If a call in the block is refused, which has to be allowed, nothing has changed; the operation ends there."""
+        """If a call in the block is refused, check that it may be and changes nothing; then end the operation."""
         before, numbers = (everything(self.model), held(self.optimizer)), torch.get_rng_state()
         try:
             yield
@@ -128,7 +128,7 @@ class Session:
             raise Skipped from error
 
     def check(self) -> None:
-        """The model is what the reference is, and everything else is as it was."""
+        """Check that the model equals the reference, and that the other models are unchanged."""
         for name, cell in self.reference.cells.items():
             self._check_cell(name, cell)
         self._check_output()
@@ -143,7 +143,7 @@ class Session:
     def require_output(
         self, actual: Tensor, input: Tensor, words: str, stored: dict[str, Tensor] | None = None
     ) -> None:
-        """An output is as good as that of dense products, with what is stored or with other values."""
+        """Check that an output is as accurate as dense products with the stored or the given values."""
 
         def run(input: Tensor, stored: dict[str, Tensor]) -> dict[str, Tensor]:
             return {"output": self.reference.output(input, stored)}
@@ -180,7 +180,7 @@ class Session:
 
 
 def _require_rounded(name: str, stored: Tensor, expected: Tensor) -> None:
-    """Stored logarithms, to their own rounding and that of what they are taken of."""
+    """Compare stored logarithms, up to their rounding and that of their arguments."""
     assert (stored.shape, stored.dtype) == (expected.shape, expected.dtype), f"{name} stores {stored.shape}"
     apart = (stored - expected).abs()
     allowed = 8 * torch.finfo(stored.dtype).eps * (1 + expected.abs())

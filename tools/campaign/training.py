@@ -1,4 +1,4 @@
-"""Operations that train: forward, backward, and steps of optimizers, with a twin of each optimizer on the reference."""
+"""Operations that train: forward, backward, and optimizer steps, with a twin of each optimizer on the reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = ({"foreach": False}, {"foreach": True}, {"fused": True})
 
 
 def train(session: Session, random: Random) -> None:
-    """One to three steps; gradients as good as those of dense products, and steps bit for bit."""
+    """One to three steps: gradients are as accurate as dense ones, steps are equal bit for bit."""
     if session.optimizer is None or random.random() < 0.2:
         _make_optimizers(session, random)
     steps = random.randint(1, 3)
@@ -49,12 +49,12 @@ def _make_optimizers(session: Session, random: Random) -> None:
 
 
 def _can_fuse(name: str, dtype: torch.dtype) -> bool:
-    """PyTorch's fused SGD starts its momentum in half precision from what the memory held before."""
+    """Whether fused works: PyTorch's fused SGD starts momentum in half precision from uninitialised memory."""
     return not dtype.is_complex and (name != "SGD" or dtype.itemsize > 2)
 
 
 def _step(session: Session, random: Random) -> bool:
-    """One step; False where the loss or a gradient is not finite, and nothing is stepped."""
+    """Take one step. If the loss or a gradient is not finite, take none and return False."""
     assert session.optimizer is not None
     assert session.twin is not None
     cells = session.reference.cells
@@ -97,7 +97,7 @@ def _gradients(session: Session, weights: Tensor, input: Tensor, stored: dict[st
 
 
 def _require_same_state(session: Session) -> None:
-    """The optimizer holds for each parameter what its twin holds."""
+    """The optimizer and its twin have equal state for each parameter."""
     assert session.optimizer is not None
     assert session.twin is not None
     for name, cell in session.reference.cells.items():
@@ -108,7 +108,7 @@ def _require_same_state(session: Session) -> None:
 
 
 def drop_state(session: Session, names: list[str], *, kept: bool) -> None:
-    """Let the twin of the optimizer drop the state of what has changed, or make both anew at the next step."""
+    """Drop the changed parameters' state in the twin, or recreate both optimizers at the next step."""
     if not kept or session.twin is None:
         session.forget_optimizer()
         return

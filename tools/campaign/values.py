@@ -1,4 +1,4 @@
-"""Operations that change what is stored: assigning, converting, initialising."""
+"""Operations that change the stored tensors: assigning, converting, initialising."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST = 1e3
 
 
 def weight_for(cell: Cell, random: Random) -> tuple[Tensor, str]:
-    """A weight to assign, in the set or anywhere, and a word for it."""
+    """A weight to assign, inside the set or not, and its description."""
     seed = random.randrange(2**32)
     generator = torch.Generator().manual_seed(seed)
     wide = torch.complex64 if cell.x.is_complex() else torch.float32
@@ -40,7 +40,7 @@ def assign(session: Session, random: Random) -> None:
     if cell.take(weight):
         session.note(f"{name} = a weight {word}")
         setattr(module, tensor, weight)
-        weight.fill_(7)  # what is stored shares no memory with it
+        weight.fill_(7)  # the stored tensor shares no memory with it
     else:
         session.note(f"{name} = a weight {word}, which is refused")
         with session.unchanged(), pytest.raises(ValueError, match=r"needs .* Got a weight of shape .* Assign a weight"):
@@ -64,7 +64,7 @@ def convert(session: Session, random: Random) -> None:
 
 
 def reset(session: Session, random: Random) -> None:
-    """``reset_parameters`` of one layer: its weights are in the set and as large as the plain layer makes them."""
+    """``reset_parameters`` of one layer: its weights are in the set, with the scale of the plain initialisation."""
     modules = dict(session.reference.plain.named_modules())
     paths = [path for path, module in modules.items() if hasattr(module, "reset_parameters")]
     path = session.pick(random, paths)
@@ -91,7 +91,7 @@ def _require_initialised(name: str, stored: Tensor, cell: Cell, plain: nn.Module
 
 
 def freeze(session: Session, random: Random) -> None:
-    """``requires_grad_`` of one parameter, constrained or not: the other way round."""
+    """Toggle ``requires_grad`` of one parameter, constrained or not."""
     name = session.pick(random, list(session.reference.cells))
     trained = not session.stored(name).requires_grad
     session.note(f"what {name} stores: requires_grad_({trained})")
@@ -101,7 +101,7 @@ def freeze(session: Session, random: Random) -> None:
 
 
 def empty_and_load(session: Session, _: Random) -> None:
-    """``to_empty``, which loses every number and no mask, and a checkpoint that brings them back."""
+    """``to_empty`` loses every value but keeps the masks; a checkpoint restores the values."""
     session.note("saved = model.state_dict(); model.to_empty(device='cpu'); model.load_state_dict(saved)")
     saved = {key: value.clone() for key, value in session.model.state_dict().items()}
     session.model.zero_grad()

@@ -1,4 +1,4 @@
-"""For every assertion of every law a parametrization that it catches: the mistakes that people make."""
+"""For every assertion of every law, a parametrization with a likely mistake that it catches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BROKEN: Breakers = (
 
 
 def subject(law: str, index: int) -> Subject:
-    """What a law is shown to break it: the parametrization that is listed at the index, and a weight."""
+    """The subject that breaks a law: the parametrization at the index of its list, and a weight."""
     make, _ = BROKEN[law][index]
-    # What a checkpoint holds beside the numbers shows only where there are many.
+    # The overhead of a checkpoint is only visible with many numbers.
     return Subject(make(), weight((24, 23) if law == "checkpoint_is_compact" else (6, 5)))

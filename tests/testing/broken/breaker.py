@@ -1,4 +1,4 @@
-"""What the themes list: for each law the parametrizations that break it, and what the law says to each."""
+"""The type of the lists in this folder: for each law, parametrizations that break it and the law's messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What breaks the laws about checkpoints."""
+"""Parametrizations that break the laws about checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SavesAnObject(ZeroDiagonal):
 
 
 class SavesAText(ZeroDiagonal):
-    """What weights_only loads and safetensors, which has tensors alone, does not save."""
+    """Saves a string: ``weights_only`` loads it, but safetensors saves only tensors."""
 
     @override
     def get_extra_state(self) -> str:
@@ -64,7 +64,7 @@ class SavesAText(ZeroDiagonal):
 
 
 class SavesItself(UnsavedMask):
-    """What a checkpoint is given is what the weight is made with."""
+    """Saves its mask without a copy, so the checkpoint shares the mask's memory."""
 
     @override
     def get_extra_state(self) -> Tensor:
@@ -78,7 +78,7 @@ class SavesItself(UnsavedMask):
 
 
 class TakesAnything(SavesItself):
-    """A mask that does not fit is found out at the next step."""
+    """Accepts a mask that does not fit, which fails at the next step."""
 
     @override
     def get_extra_state(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What breaks the laws about gradients."""
+"""Parametrizations that break the laws about gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What breaks the laws about products and fused layers."""
+"""Parametrizations that break the laws about products and fused layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What breaks the laws about registering, assigning and taking off again."""
+"""Parametrizations that break the laws about registering, assigning and removing."""
 
 from __future__ import annotations
 

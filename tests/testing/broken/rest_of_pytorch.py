@@ -1,4 +1,4 @@
-"""What breaks the laws about dtypes, devices, transforms and compilers."""
+"""Parametrizations that break the laws about dtypes, devices, transforms and compilers."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class DetachesWhereCompiled(ZeroDiagonal):
 
 
 class PutsIntoPlaces(ZeroDiagonal):
-    """By an operation that PyTorch has no deterministic form of."""
+    """Uses an operation without a deterministic form in PyTorch."""
 
     @override
     def forward(self, x: Tensor) -> Tensor:

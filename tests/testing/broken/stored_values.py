@@ -1,4 +1,4 @@
-"""What breaks the laws about what is stored."""
+"""Parametrizations that break the laws about stored values."""
 
 from __future__ import annotations
 

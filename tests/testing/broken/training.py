@@ -1,4 +1,4 @@
-"""What breaks the laws about training."""
+"""Parametrizations that break the laws about training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CopiesForget(ZeroDiagonal):
 
 
 class CopiesShareTheirAverage(KeepsItsProjection):
-    """As a spectral norm does, it keeps a running figure of what it has seen."""
+    """Keeps a running statistic, like a spectral norm."""
 
     largest: Tensor
 
