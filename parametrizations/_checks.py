@@ -64,7 +64,7 @@ def outside(name: str, needs: str, weight: Tensor, excess: Tensor) -> str:
 
 
 def asked() -> str:
-    """The verb for the user's action; loading a checkpoint is not an assignment to PyTorch."""
+    """The first words of the advice: "Assign" after an assignment, otherwise "Load or pass"."""
     return "Assign" if is_assignment() else "Load or pass"
 
 

@@ -1341,9 +1341,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(masks.evolutionary(0.3))})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. evolutionary(0.3) moves a mask that is there. "
-            "Got a weight of shape (4, 4) without one. Register a mask first, such as "
-            "MaskedSparse(masks.random(density=0.1)), and move it with remask."
+            "register cannot attach MaskedSparse to '0.weight'. evolutionary(0.3) changes an existing mask. "
+            "Got a weight of shape (4, 4) without a mask. Register a mask first, such as "
+            "MaskedSparse(masks.random(density=0.1)), and then pass this rule to remask."
         ),
     ),
     "masks.rigl: negative": (

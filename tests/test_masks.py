@@ -488,7 +488,7 @@ def test_a_rule_for_several_weights_that_sees_one_gives_it_all() -> None:
 @pytest.mark.parametrize("rule", [masks.evolutionary(0.3), masks.rigl(0.3, {})], ids=repr)
 def test_rules_that_move_a_mask_need_one(rule: MaskRule) -> None:
     with pytest.raises(
-        ValueError, match=r"\(0.3\) moves a mask that is there. Got a weight of shape \(2, 3\) without one"
+        ValueError, match=r"\(0.3\) changes an existing mask. Got a weight of shape \(2, 3\) without a mask"
     ):
         rule(torch.ones(2, 3))
 

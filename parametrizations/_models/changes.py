@@ -27,13 +27,13 @@ class Changes:
         self._attributes: list[tuple[object, str, object]] = []
 
     def draft(self, container: Container) -> Container:
-        """A copy of a dictionary or list, to edit. `commit` gives its contents to the container."""
+        """A copy of a dictionary or list, to edit. `commit` puts its contents into the container."""
         shallow: Any = dict(container) if isinstance(container, dict) else list(container)
         draft: Container = self._drafts.setdefault(id(container), (container, shallow))[1]
         return draft
 
     def data(self, tensor: Tensor, data: Tensor, gradient: Tensor | None = None) -> None:
-        """Let a tensor have other data and another gradient, and keep its identity."""
+        """Record new data and a new gradient, or none, for a tensor. It stays the same object."""
         self._data[id(tensor)] = (tensor, data, gradient)
 
     def data_of(self, tensor: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Changes:
         return self._data[id(tensor)][1] if id(tensor) in self._data else tensor.data
 
     def attribute(self, owner: object, name: str, value: object) -> None:
-        """Set an attribute, past the ``__setattr__`` of the class, which may refuse."""
+        """Record an attribute. `commit` sets it without the ``__setattr__`` of the class, which may refuse."""
         self._attributes.append((owner, name, value))
 
     def commit(self) -> None:

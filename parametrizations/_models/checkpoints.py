@@ -186,7 +186,7 @@ def _plain_entries(
 
 
 def _foreign_entries(slot: Slot, state: dict[str, Any]) -> dict[str, Any]:
-    """The entries of the third-party parametrizations of a tensor that this library constrains, too."""
+    """The entries that remain for a tensor with third-party parametrizations: their stored tensors and their state."""
     if not slot.foreign:
         return {}
     weight, foreign = _weight(slot, state), slot.loaded(state).foreign

@@ -104,8 +104,9 @@ def entries_of(chain: nn.Module) -> Tensor | None:
         chain: The `ParametrizationList` of a tensor.
 
     Returns:
-        The values for the product of the first parametrization: its stored tensor, changed by each later
-        parametrization. None if one of these needs the whole weight or is third-party.
+        The input of the first parametrization's product: its stored tensor, after each later parametrization has
+        changed the entries. With later parametrizations, None if any is third-party, if the first does not store
+        entries of the weight, if a later one needs the whole weight, or in a trace.
     """
     x = _stored_in(chain)
     first, *others = children(chain).values()

@@ -45,7 +45,7 @@ class StepState:
                     self._replace(changes, own, name, value)
                 elif isinstance(value, Tensor):
                     if not value.is_meta and not torch.equal(value, own[name]):
-                        changes.data(own[name], value.data)
+                        changes.data(own[name], value.data, own[name].grad)
                 elif isinstance(value, list | dict) and _mark(value) != marks[name]:
                     draft: Any = changes.draft(own[name])
                     draft.clear()

@@ -140,8 +140,8 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int])
     return torch.sparse_csr_tensor(starts, columns, values, size, device=values.device, check_invariants=False)
 
 
-# If operations are recorded, the two products are opaque operators, since sparse tensors cannot be traced or faked. No
-# exported program contains them, because the dense product is exported.
+# If operations are recorded, the two products are opaque operators, since sparse tensors cannot be traced or faked.
+# Exported programs never contain these operators, because export uses the dense product.
 csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
 csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())
 

@@ -36,10 +36,10 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
 
 
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
-    """A copy of the matrix, ``(out, in)``, with ``diagonal``, ``(min(out, in),)``, on its main diagonal.
+    """A copy of a matrix ``(out, in)`` with another main diagonal, of shape ``(min(out, in),)``.
 
-    Exported programs use ``where`` instead of ``diagonal_scatter``. For ONNX torch 2.13 decomposes ``diagonal_scatter``
-    into an in-place copy, which its exporter then rejects; the older exporter does not support the operator.
+    Exported and traced programs use ``where`` instead of ``diagonal_scatter``, because ONNX exporters reject that.
+    The exporter of torch 2.13 decomposes it into an in-place copy and refuses that; the older one lacks the operator.
     """
     if not (torch.compiler.is_exporting() or is_traced()):
         return matrix.diagonal_scatter(diagonal)

@@ -85,13 +85,16 @@ def area_of(strips: Iterable[Window]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Piece(Kernel):
-    """Consecutive strips in one buffer, which is the stored tensor of this form.
+    """Consecutive strips of rows, multiplied from one buffer.
+
+    The buffer, ``(entries of all strips,)``, holds one strip after another, each in row-major order, with zeros at
+    entries that are not kept. The methods take it as ``values``; `filled` makes it from the kept entries.
 
     Args:
-        shape: ``(rows, in)``, for the rows of all strips of the piece.
-        windows: The strips, with rows counted from the first row of the piece.
+        shape: ``(rows, in)``, with the rows of all strips.
+        windows: The strips. Their rows count from the first row of the piece.
         count: The number of kept entries in these strips.
-        places: The index of each kept entry in the buffer, int64; None if the entries fill the buffer.
+        places: The index of each kept entry in the buffer, int64; None if every entry of the buffer is kept.
     """
 
     shape: torch.Size

@@ -100,7 +100,7 @@ UNFUSED = ("_step_supports_amp_scaling", False)
 
 
 def active_wrapper() -> DistributedDataParallel | None:
-    """The `DistributedDataParallel` of the running forward pass, which averages its gradients."""
+    """The `DistributedDataParallel` module of the running forward pass, or None. It will average the gradients."""
     active: Any = DistributedDataParallel._get_active_ddp_module
     wrapper: DistributedDataParallel | None = active()
     return wrapper

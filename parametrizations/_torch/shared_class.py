@@ -115,8 +115,8 @@ def _get(module: nn.Module, name: str) -> Any:
     chain = lists[name]
     if answered_from_cache() is None:
         return chain()  # a tensor, or the proxy of a tracer
-    # PyTorch's own key is the id of the registered module. With it, a deep copy would get the weight of the original, a
-    # new module could get the weight of a deleted one, and a compiler would compile again for each id.
+    # PyTorch's own key is the id of the registered module. With this key a deep copy would get the weight of the
+    # original. A new module could get the weight of a deleted one. A compiler would compile again for each id.
     return once((chain, _get), tuple(_stored(chain)), chain)
 
 
@@ -135,7 +135,7 @@ def _stored(chain: nn.Module) -> Iterator[Tensor]:
 def _set(module: nn.Module, name: str, value: Tensor) -> None:
     chain = chains(module).get(name)
     if chain is None:
-        module.__dict__[name] = value  # nn.Module calls the property only for plain attributes
+        module.__dict__[name] = value  # nn.Module stores parameters, buffers and modules without this setter
         return
     if any(is_sharded(tensor) for tensor in chain.parameters(recurse=False)):
         raise RuntimeError(
@@ -190,7 +190,7 @@ def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     twin = type(self).__new__(type(self))
     memo[id(self)] = twin
     plain: Any = plain_class(self)
-    state = plain.__getstate__(self)  # without the result of compile(), and without exclusions of the class
+    state = plain.__getstate__(self)  # leaves out the result of compile(); the class may leave out more
     spare_graphs(memo, state.values() if isinstance(state, dict) else [])
     plain.__setstate__(twin, copy.deepcopy(state, memo))
     for slot in copyreg._slotnames(type(self)):  # type: ignore[attr-defined]

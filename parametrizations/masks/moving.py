@@ -106,8 +106,8 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
 
 def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
     raise ValueError(
-        f"{name} moves a mask that is there. Got a weight of shape {tuple(weight.shape)} without one. Register a mask "
-        "first, such as MaskedSparse(masks.random(density=0.1)), and move it with remask."
+        f"{name} changes an existing mask. Got a weight of shape {tuple(weight.shape)} without a mask. Register a mask "
+        "first, such as MaskedSparse(masks.random(density=0.1)), and then pass this rule to remask."
     )
 
 

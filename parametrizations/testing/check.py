@@ -72,7 +72,9 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
             f"Got {kind_of(parametrization)} and {kind_of(weight)}. Pass (Diagonal(), weight)."
         )
     if not weight.numel():
-        raise ValueError(f"check_parametrization needs entries. Got shape {tuple(weight.shape)}. Pass e.g. 4 x 3.")
+        raise ValueError(
+            f"check_parametrization needs a non-empty weight. Got shape {tuple(weight.shape)}. Pass one of shape (4, 3)."
+        )
     subject = Subject(parametrization, weight)
     _require_registrable(subject)
     outcome = {name: _run(law, subject) for name, law in LAWS.items()}

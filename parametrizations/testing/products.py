@@ -78,7 +78,7 @@ def linear_refuses_what_a_layer_refuses(subject: Subject) -> None:
 
 
 def fused_layers_are_the_layers(subject: Subject) -> None:
-    """Fusing a layer changes neither its output nor its gradient nor its weight."""
+    """Fusing a layer changes neither its weight nor, up to rounding, its output and gradient."""
     layer, inputs = subject.layer(), subject.inputs(3)
     fused: Any = fuse(copy.deepcopy(layer))
     _require_same(layer, inputs, fused, fused, "fused")

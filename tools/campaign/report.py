@@ -13,7 +13,7 @@ from tools.campaign.sequence import Tally
 
 __all__ = ["PAGE", "counts", "write"]
 
-PAGE = Path(__file__).parent.parent / "RELIABILITY.md"
+PAGE = Path(__file__).parents[2] / "tests" / "RELIABILITY.md"
 BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
 
 
