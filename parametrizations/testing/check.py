@@ -73,7 +73,8 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         )
     if not weight.numel():
         raise ValueError(
-            f"check_parametrization needs a non-empty weight. Got shape {tuple(weight.shape)}. Pass one of shape (4, 3)."
+            f"check_parametrization needs a non-empty weight. Got shape {tuple(weight.shape)}. Pass e.g. one of "
+            "shape (4, 3)."
         )
     subject = Subject(parametrization, weight)
     _require_registrable(subject)

@@ -132,7 +132,7 @@ def test_a_module_and_a_tensor_are_both_needed() -> None:
 
 
 def test_a_weight_without_entries_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs a non-empty weight. Got shape \(0, 3\). Pass one of shape"):
+    with pytest.raises(ValueError, match=r"needs a non-empty weight. Got shape \(0, 3\). Pass e.g. one of shape"):
         check_parametrization(Diagonal(), torch.ones(0, 3))
 
 
