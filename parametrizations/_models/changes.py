@@ -45,7 +45,7 @@ class Changes:
         self._attributes.append((owner, name, value))
 
     def commit(self) -> None:
-        """Make all changes. These calls change nothing anywhere else."""
+        """Make all changes. `register`, `bake` and `remask` change the model only here."""
         for tensor, data, gradient in self._data.values():
             replace_data(tensor, data)
             tensor.grad = gradient

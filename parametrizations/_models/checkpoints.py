@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, plain_order
+from parametrizations._models.constrained import Slot, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable, inverted
 from parametrizations._models.sizes import require_room
 from parametrizations._models.step_state import inverted_beside
-from parametrizations._torch.chains import chains, given
+from parametrizations._torch.chains import given
 from parametrizations._torch.private import children, give_versions
 from parametrizations._torch.sharding import GATHER, is_sharded
 
@@ -105,15 +105,14 @@ def take_plain(
         arguments: Further arguments of a pre-hook. The last one is the list of error messages.
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
-    for tensor_name, chain in chains(module).items():
-        slot = Slot([f"{prefix}{tensor_name}"], module, tensor_name, chain)
-        if slot.name not in state_dict or given(chain, state_dict, f"{slot.prefix}."):
+    for slot in slots_of(module, prefix):
+        if slot.name not in state_dict or given(slot.chain, state_dict, f"{slot.prefix}."):
             continue
         try:
             state = _constrained_state(slot, state_dict.pop(slot.name), assigned)
         except (TypeError, ValueError, RuntimeError) as error:
             errors.append(f"While loading the plain {slot.name!r}: {error} The tensor stays as it was.")
-            state = chain.state_dict()
+            state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
 
 
@@ -134,7 +133,7 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
 
 def _constrained_modules(model: nn.Module, prefix: str = "") -> dict[str, dict[str, Slot]]:
     """The constrained tensors of each module with a constraint of this library, by the prefix of its entries."""
-    own = {name: Slot([f"{prefix}{name}"], model, name, chain) for name, chain in chains(model).items()}
+    own = {slot.tensor_name: slot for slot in slots_of(model, prefix)}
     found = {prefix: own} if any(slot.is_ours for slot in own.values()) else {}
     for name, child in children(model).items():
         if child is not None and not (own and name == "parametrizations"):

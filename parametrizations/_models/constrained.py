@@ -18,8 +18,18 @@ from parametrizations._torch.owners import others_with
 from parametrizations._torch.private import buffers, children, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["ATTACHED", "ORDER", "Slot", "constrained", "full_name", "identity", "plain_order"]
-__all__ += ["slots", "tied_names"]
+__all__ = [
+    "ATTACHED",
+    "ORDER",
+    "Slot",
+    "constrained",
+    "full_name",
+    "identity",
+    "plain_order",
+    "slots",
+    "slots_of",
+    "tied_names",
+]
 
 ATTACHED = "attached_by_register"
 """Attribute of a `ParametrizationList`: the indices of the parametrizations that `register` attached."""
@@ -173,6 +183,11 @@ def slots(model: nn.Module) -> list[Slot]:
 def constrained(model: nn.Module) -> list[Slot]:
     """The constrained tensors of a model."""
     return [slot for slot in slots(model) if slot.parametrizations is not None]
+
+
+def slots_of(module: nn.Module, prefix: str = "") -> list[Slot]:
+    """The constrained tensors of one module, without its children; ``prefix`` starts their names."""
+    return [Slot([f"{prefix}{name}"], module, name, chain) for name, chain in chains(module).items()]
 
 
 def full_name(prefix: str, name: str) -> str:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot
+from parametrizations._models.constrained import Slot, slots_of
 from parametrizations._models.sizes import require_room
 from parametrizations._models.step_state import inverted_beside
-from parametrizations._torch.chains import chains, originals
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations._torch.selection import Selection
 from parametrizations.parametrization import Parametrization
@@ -35,7 +34,7 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
         plain: Its class without constraints.
         reset: The initialisation of the plain class.
     """
-    slots = [Slot([name], module, name, chain) for name, chain in chains(module).items()]
+    slots = slots_of(module)
     states = _generator_states(slots)
     with torch.inference_mode(False):  # the values outlive the block
         try:
@@ -52,7 +51,7 @@ def _initialize(
 ) -> None:
     """Let the plain module initialise new tensors in place of the constrained ones, and store their values."""
     filled = {slot: _fresh(room) for slot, room in rooms.items()}
-    with _plain(module, plain, {slot.tensor_name: tensor for slot, tensor in filled.items()}):
+    with _plain(module, plain, filled):
         reset(module)
         for slot in rooms:
             store = parameters(module) if slot.tensor_name in parameters(module) else buffers(module)
@@ -69,19 +68,18 @@ def _initialize(
 
 
 @contextmanager
-def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[str, nn.Parameter]) -> Iterator[None]:
+def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[Slot, nn.Parameter]) -> Iterator[None]:
     """Make a module plain inside the block, with the given tensors. After an error everything else is restored, too."""
     constrained, held = type(module), children(module)
     order, lists = list(held), held["parametrizations"]
     stores: list[dict[str, Any]] = [vars(module), parameters(module), buffers(module), held]
     before = [dict(store) for store in stores]
-    stored = {name: next(iter(originals(chain).values())) for name, chain in chains(module).items()}
     try:
         del held["parametrizations"]
         module.__class__ = plain
-        for name, tensor in tensors.items():
-            store = stores[1] if isinstance(stored[name], nn.Parameter) else stores[2]
-            store[name] = tensor
+        for slot, tensor in tensors.items():
+            store = stores[1] if isinstance(slot.first_stored, nn.Parameter) else stores[2]
+            store[slot.tensor_name] = tensor
         yield
     except BaseException:
         for store, contents in zip(stores, before, strict=True):
@@ -90,8 +88,8 @@ def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[str, nn.Para
         raise
     finally:
         module.__class__ = constrained
-        for name, store in itertools.product(tensors, stores[1:3]):
-            store.pop(name, None)
+        for slot, store in itertools.product(tensors, stores[1:3]):
+            store.pop(slot.tensor_name, None)
         held["parametrizations"] = lists
         for name in [name for name in order if name in held]:
             held[name] = held.pop(name)

@@ -98,7 +98,7 @@ def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> 
     """Require state with one number for each stored entry, or with a single number.
 
     Raises:
-        ValueError: If the optimizer has such state for the tensor of that name.
+        ValueError: If the optimizer has other state for the tensor of that name.
     """
     if isinstance(optimizer, LBFGS):
         raise ValueError(

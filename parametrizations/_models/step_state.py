@@ -28,7 +28,7 @@ class StepState:
     def __init__(self, slot: Slot, twin: Slot) -> None:
         pairs = [
             pair
-            for step, other in zip(slot.steps, twin.steps, strict=False)
+            for step, other in zip(slot.steps, twin.steps, strict=True)
             if not isinstance(step, Parametrization)
             for pair in zip(step.modules(), other.modules(), strict=True)
         ]
