@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,7 @@ from parametrizations._models.inference import leave_inference
 from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._models.matching import constrained_by
 from parametrizations._models.optimizers import renew, require_optimizer
-from parametrizations._models.sizes import require_room
+from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.chains import spare_graphs
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
 from parametrizations._torch.sharding import GATHER, is_sharded
@@ -117,7 +117,8 @@ def _copy(model: Model) -> Model:
     return copy.deepcopy(model, memo)
 
 
-def _require_bakeable(chosen: Iterable[Slot]) -> None:
+def _require_bakeable(chosen: Sequence[Slot]) -> None:
+    require_present(chosen, "bake")
     for slot in chosen:
         if any(map(is_sharded, slot.stored.values())) or not can_share(slot.module):
             raise ValueError(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, plain_order, slots_of
+from parametrizations._models.constrained import Slot, constrained, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable, inverted
-from parametrizations._models.sizes import require_room
+from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import given
 from parametrizations._torch.private import children, give_versions
@@ -62,6 +62,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     entries: Mapping[str, Any] = model.state_dict() if state_dict is None else state_dict
     _require_gathered(entries)
     if state_dict is None:
+        require_present(constrained(model), "plain_state_dict")
         return _plain(model, entries)
     _require_all_known(model, entries)
     plain = _plain(model, entries)
@@ -120,6 +121,7 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
     """The state of a chain for a weight."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
+    require_present([slot], "load_state_dict")
     if not assigned:
         weight = weight.to(slot.first_stored.dtype)
     changes = Changes()

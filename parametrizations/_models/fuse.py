@@ -10,6 +10,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from parametrizations._models.layer import become_constrained, entries_of, has_fused_forward
 from parametrizations._products.choice import Explanation
 from parametrizations._torch.chains import chains, originals, steps
+from parametrizations._torch.private import is_claimed
 from parametrizations._torch.shared_class import can_share
 from parametrizations.parametrization import Parametrization
 
@@ -108,6 +109,8 @@ def explain(layer: nn.Module) -> Explanation:
         return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         return Explanation("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
+    if is_claimed(chain):
+        return Explanation("dense", "a hook, or another forward, takes part when the weight is computed")
     first = steps(chain)[0]
     if not isinstance(first, Parametrization):
         return Explanation("dense", "the constraint is third-party")

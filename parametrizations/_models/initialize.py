@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots_of
-from parametrizations._models.sizes import require_room
+from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations._torch.selection import Selection
@@ -35,6 +35,7 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
         reset: The initialisation of the plain class.
     """
     slots = slots_of(module)
+    require_present(slots, f"{plain.__name__}.reset_parameters")
     states = _generator_states(slots)
     with torch.inference_mode(False):  # the values outlive the block
         try:

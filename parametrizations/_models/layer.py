@@ -21,6 +21,7 @@ from parametrizations._torch.private import (
     answered_from_cache,
     children,
     is_autocast_anywhere,
+    is_claimed,
     is_traced,
     load_hooks,
     parameters,
@@ -84,12 +85,13 @@ def _fused_forward(self: Any, input: Tensor) -> Tensor:
 
 def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
     """For several parametrizations, third-party ones, or inside `parametrize.cached`."""
-    owner: Any = children(children(self)["parametrizations"]).get("weight")  # type: ignore[arg-type]
+    lists: Any = children(self).get("parametrizations")
+    owner: Any = None if lists is None else children(lists).get("weight")
     first = None if owner is None or not owner.is_tensor else children(owner)["0"]
     if not isinstance(first, Parametrization):  # an attribute `linear` of another class may have another meaning
         return F.linear(input, self.weight, bias)
     if answered_from_cache() is None:
-        entries, weight = entries_of(owner), None
+        entries, weight = _operand(owner), None
     else:
         entries, weight = once(owner, _stored_in(owner), lambda: _built(owner, first), is_autocast_anywhere())
     if entries is not None:
@@ -117,6 +119,11 @@ def entries_of(chain: nn.Module) -> Tensor | None:
     return _through(x, first, others)
 
 
+def _operand(chain: nn.Module) -> Tensor | None:
+    """The `entries_of` a chain for its product. None if the weight has to be computed by a call of the chain."""
+    return None if is_claimed(chain) else entries_of(chain)
+
+
 def _through(x: Tensor, first: Parametrization, others: Iterable[nn.Module | None]) -> Tensor | None:
     places = first.places(x)
     entries: Tensor | None = x
@@ -137,7 +144,7 @@ def _stored_in(chain: nn.Module) -> Tensor:
 
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:
     """The operand of the product in a loop: the entries, or the dense weight, since one copy serves all steps."""
-    x = entries_of(owner)
+    x = _operand(owner)
     if x is None:
         return None, owner()
     return (None, first(x)) if _is_built(first, x) else (x, None)

@@ -19,6 +19,7 @@ from parametrizations._models.constrained import Slot, identity, slots, tied_nam
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
+from parametrizations._models.sizes import require_present
 from parametrizations._torch.chains import chains
 from parametrizations._torch.private import children
 from parametrizations._torch.sharding import is_sharded
@@ -104,6 +105,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
         partial(_no_match, model, every),
         "Narrow one of them, or give a sequence of parametrizations.",
     )
+    require_present([slot for slot, _ in plan], "register")
     tied = tied_names(every) if plan else {}
     for slot, steps in plan:
         _require_different_classes(slot, steps)

@@ -17,7 +17,7 @@ from parametrizations._models.constrained import Slot, identity, slots, tied_nam
 from parametrizations._models.matching import matches, naming, refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.ranks import require_same_masks, wrapper_in
-from parametrizations._models.sizes import require_room
+from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.sharding import GATHER, is_sharded
@@ -119,6 +119,7 @@ def _plan(model: nn.Module, rules: MaskRules) -> Plan:
         partial(_no_match, masked, every),
         "Narrow one of them.",
     )
+    require_present([slot for slot, _ in plan], "remask")
     tied = tied_names(every) if plan else {}
     for slot, _ in plan:
         _require_movable(slot, tied)

@@ -1,4 +1,4 @@
-"""Whether dense weights fit into the memory."""
+"""Whether the values of weights are there, and whether the dense weights fit into the memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,29 @@ import torch
 
 from parametrizations._models.constrained import Slot
 
-__all__ = ["require_room"]
+__all__ = ["require_present", "require_room"]
+
+
+def require_present(slots: Iterable[Slot], caller: str) -> None:
+    """Refuse tensors that accelerate has moved to the CPU memory or to the disk.
+
+    They are on the meta device, and a hook of the module loads the data for each forward pass.
+
+    Args:
+        slots: Constrained or plain tensors.
+        caller: The call that needs their values.
+
+    Raises:
+        ValueError: If there is such a tensor.
+    """
+    for slot in slots:
+        holder = slot.parametrizations or slot.module
+        if hasattr(holder, "_hf_hook") and any(tensor.is_meta for tensor in slot.stored.values()):
+            raise ValueError(
+                f"{caller} needs the values of {slot.name!r}. Got a tensor that accelerate has offloaded. Remove its "
+                "hooks first, accelerate.hooks.remove_hook_from_submodules(model), and offload the model again "
+                "afterwards."
+            )
 
 
 def require_room(slots: Iterable[Slot], caller: str) -> None:

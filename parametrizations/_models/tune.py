@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from parametrizations._models.constrained import constrained
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import has_fused_forward
+from parametrizations._models.sizes import require_present
 from parametrizations._models.tables import Table
 from parametrizations._products.operands import AUTOCAST
 from parametrizations._torch.chains import chain_of
@@ -87,6 +88,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     if not isinstance(model, nn.Module):
         raise TypeError(f"tune needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     weights = [slot for slot in constrained(model) if slot.tensor_name == "weight"]
+    require_present(weights, "tune")
     layers = {slot.name: slot.module for slot in weights if has_fused_forward(slot.module)}
     with torch.random.fork_rng({tensor.device for tensor in model.parameters() if tensor.is_cuda}), uncompiled():
         calls = _calls(model, layers, inputs, named)

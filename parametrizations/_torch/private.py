@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
+from torch.nn.modules import module as modules
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 
 __all__ = [
     "LBFGS_SIZE",
@@ -29,6 +31,7 @@ __all__ = [
     "give_versions",
     "hooks_of",
     "is_autocast_anywhere",
+    "is_claimed",
     "is_legacy_batched",
     "is_placeholder",
     "is_traced",
@@ -52,15 +55,54 @@ def parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
-def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
-    """The only parametrization of a tensor and its stored parameter, or None for either.
+GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
+    modules._global_forward_pre_hooks,
+    modules._global_forward_hooks,
+    modules._global_backward_pre_hooks,
+    modules._global_backward_hooks,
+)
+"""The hooks of all modules."""
 
-    This is one function, since separate queries take as long as a small layer.
+
+def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
+    """The only parametrization of a tensor and its stored parameter; None for both if a call would run other code, too.
+
+    This is one function without loops, since separate queries take as long as a small layer. `is_claimed` explains it.
     """
-    chain = module._modules["parametrizations"]._modules.get(name)  # type: ignore[union-attr]
-    if chain is None or len(chain._modules) != 1:
+    lists = module._modules.get("parametrizations")  # a wrapper may call the old `forward` of a baked layer
+    chain = None if lists is None else lists._modules.get(name)
+    if type(chain) is not ParametrizationList or len(chain._modules) != 1:
         return None, None
-    return chain._modules["0"], chain._parameters.get("original")
+    step = chain._modules["0"]
+    own, its = chain.__dict__, step.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return None, None
+    if its["_forward_hooks"] or its["_forward_pre_hooks"] or its["_backward_hooks"] or its["_backward_pre_hooks"]:
+        return None, None
+    if "forward" in own or "forward" in its or any(GLOBAL_HOOKS):
+        return None, None
+    return step, chain._parameters.get("original")
+
+
+def is_claimed(chain: nn.Module) -> bool:
+    """Whether a call of a `ParametrizationList` would run more than the ``forward`` of its parametrizations.
+
+    That is a hook, or a ``forward`` that was replaced, as accelerate does to offload tensors. A product that only reads
+    the stored tensor would skip it. Hooks of this library do not count, since they only observe.
+    """
+    if type(chain) is not ParametrizationList or any(GLOBAL_HOOKS):
+        return True
+    parts = [vars(part) for part in (chain, *chain._modules.values()) if part is not None]
+    found = [hook for part in parts for kind in CALL_HOOKS for hook in part[kind].values()]
+    return any("forward" in part for part in parts) or any(not _is_own(hook) for hook in found)
+
+
+CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""The attributes of a module with the hooks that a call runs."""
+
+
+def _is_own(hook: object) -> bool:
+    return getattr(hook, "__module__", "").startswith("parametrizations.")
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:
