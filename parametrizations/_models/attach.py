@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,14 +25,34 @@ from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["attach"]
+__all__ = ["Call", "attach"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The context of one call of `register`.
+
+    Args:
+        changes: The changes of the model.
+        replaced: The tensors that replace stored tensors, by the ``id`` of the old one.
+        optimizer: The optimizer of the model, or None.
+        contents: The modules and tensors of the model by their ``id``. Copies of parametrizations refer to the same.
+        used_once: The third-party parametrizations for a single tensor, by their ``id``. They are attached themselves.
+    """
+
+    changes: Changes
+    replaced: Mapping[int, Tensor]
+    optimizer: Optimizer | None
+    contents: Mapping[int, object]
+    used_once: Set[int]
 
 
 class _Host(nn.Module):
     """A temporary module with the chain of one tensor, to which PyTorch attaches further parametrizations."""
 
-    def __init__(self, name: str, chain: ParametrizationList) -> None:
+    def __init__(self, name: str, chain: ParametrizationList, *, training: bool) -> None:
         super().__init__()
+        self.training = training
         self.parametrizations = nn.ModuleDict({name: chain})
 
     def __getattr__(self, name: str) -> Any:
@@ -39,23 +60,15 @@ class _Host(nn.Module):
         return super().__getattr__(name) if chain is None else chain()
 
 
-def attach(
-    changes: Changes,
-    slot: Slot,
-    steps: Sequence[nn.Module],
-    replaced: Mapping[int, Tensor],
-    optimizer: Optimizer | None,
-) -> None:
-    """Build the chain of one tensor with copies of the new steps, and collect the changes of the model.
-
-    ``replaced`` has the tensors that replace stored tensors, by the ``id`` of the old one.
-    """
+def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
+    """Build the chain of one tensor with copies of the new steps, and collect the changes of the model."""
+    changes = call.changes
     with naming("register", f"copy the parametrizations of {slot.name!r}"):
         weight = slot.materialised()
         twin = None if slot.parametrizations is None else slot.copied()
-    state = None if twin is None else StepState(slot, twin)
-    built = _built(slot, twin, steps, weight)
-    old = [replaced.get(id(tensor), tensor) for tensor in slot.stored.values()]
+    state = None if twin is None else StepState(slot.steps, twin.steps)
+    built = _built(call, slot, twin, steps, weight)
+    old = [call.replaced.get(id(tensor), tensor) for tensor in slot.stored.values()]
     if built.chain.is_tensor or twin is not None:
         for tensor, new in zip(old, built.stored.values(), strict=True):
             changes.data(tensor, new.data)
@@ -67,15 +80,19 @@ def attach(
     lists = changes.draft(children(changes.draft(children(slot.module))["parametrizations"]))
     kind = constrained_class(slot.module, lists, fused=True)
     changes.attribute(slot.module, "__class__", kind)
-    renew(changes, optimizer, old, trained)
+    renew(changes, call.optimizer, old, trained)
 
 
-def _built(slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Tensor) -> Slot:
-    """The slot with copies of the new steps."""
+def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Tensor) -> Slot:
+    """The slot with the new steps. The copies of those used once are replaced by the originals."""
+    originals: dict[str, tuple[nn.Module, StepState]] = {}
     for step in steps:
         with naming("register", f"attach {_described(slot, step, twin)}"):
-            new = copy.deepcopy(step)
-            new.train(slot.module.training)
+            new = _copied(call, step)
+            if id(step) in call.used_once:
+                originals[str(len(twin.steps) if twin else 0)] = step, StepState([step], [new])
+            for part in [part for part in new.modules() if id(part) not in call.contents]:
+                part.training = slot.module.training
             if isinstance(new, Parametrization):
                 new._require_matrix(weight)
             chain = _first(slot, new, weight) if twin is None else _further(slot, twin, new, weight)
@@ -84,7 +101,18 @@ def _built(slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Te
     known: list[int] = getattr(twin.chain, ATTACHED, [])
     setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
     require_agreement(twin, weight)
-    return twin
+    for index, (step, state) in originals.items():
+        state.collect(call.changes)
+        set_owner(step, twin.chain)
+        children(twin.chain)[index] = step
+    return Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
+
+
+def _copied(call: Call, step: nn.Module) -> nn.Module:
+    """A copy that refers to the same modules and tensors of the model."""
+    if isinstance(step, Parametrization) and step._is_own:
+        return copy.deepcopy(step)
+    return copy.deepcopy(step, {key: one for key, one in call.contents.items() if one is not step})
 
 
 def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
@@ -99,7 +127,8 @@ def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
 
 def _further(slot: Slot, twin: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
     """The chain with one more step."""
-    register_parametrization(_Host(slot.tensor_name, twin.chain), slot.tensor_name, step)
+    host = _Host(slot.tensor_name, twin.chain, training=slot.module.training)
+    register_parametrization(host, slot.tensor_name, step)
     built = Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
     try:  # PyTorch does not invert the earlier steps
         for name, stored in built.inverted(weight.clone(), project=True).items():

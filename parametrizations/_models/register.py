@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -13,9 +14,10 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from parametrizations._checks import kind_of
-from parametrizations._models.attach import attach
+from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
+from parametrizations._models.held import require_held_once
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
@@ -42,10 +44,13 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
     Each match gets its own copy of the parametrization. Copies share mask rules and the generators in them, and a rule
-    such as `masks.erdos_renyi` sees all of its weights together. The present weight is adopted, as by PyTorch's
-    `register_parametrization`. Its gradient is dropped, because the stored tensor may have another shape and meaning.
-    An `nn.Linear` then uses the product that `explain` reports. Plain checkpoints of the model still load
-    (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a layer initialises the stored tensor.
+    such as `masks.erdos_renyi` sees all of its weights together. A third-party parametrization for a single tensor is
+    attached itself. Copies refer to the same modules and tensors of the model as the original.
+
+    The present weight is adopted, as by PyTorch's `register_parametrization`. Its gradient is dropped, because the
+    stored tensor may have another shape and meaning. An `nn.Linear` then uses the product that `explain` reports. Plain
+    checkpoints of the model still load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a
+    layer initialises the stored tensor.
     Call ``backward`` on earlier losses first: their graphs refer to the old parameters.
 
     Args:
@@ -64,9 +69,9 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a pattern matches nothing, or two match one parameter; if a parameter is tied (it has two
-            owners), pruned, sharded over processes, or not initialised yet; if the parametrization refuses the weight;
-            if a tensor would have two constraints of the same class, or constraints that undo one another; or if the
-            optimizer has none of the parameters.
+            owners), also held by another attribute of a module, pruned, sharded over processes, offloaded, or not
+            initialised yet; if the parametrization refuses the weight; if a tensor would have two constraints of the
+            same class, or constraints that undo one another; or if the optimizer has none of the parameters.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -80,8 +85,9 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
     changes = Changes()
     with torch.inference_mode(False):
         replaced = leave_inference(changes, model, optimizer)
+        call = Call(changes, replaced, optimizer, _contents(model), _used_once(plan))
         for slot, steps in _with_individual_rules(plan):
-            attach(changes, slot, steps, replaced, optimizer)
+            attach(call, slot, steps)
         changes.commit()
     return model
 
@@ -110,6 +116,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
     for slot, steps in plan:
         _require_different_classes(slot, steps)
         _require_attachable(slot, tied)
+    require_held_once(model, [slot for slot, _ in plan])
     return plan
 
 
@@ -200,6 +207,17 @@ def _require_plain_class(slot: Slot) -> None:
             f"register needs a module with the class that register_parametrization gives for {slot.name!r}. "
             f"Got {kind}. Register before fully_shard and other functions that change the class."
         )
+
+
+def _contents(model: nn.Module) -> dict[int, object]:
+    """The modules and tensors of a model by their ``id``."""
+    return {id(one): one for one in (*model.modules(), *model.parameters(), *model.buffers())}
+
+
+def _used_once(plan: Plan) -> set[int]:
+    """The third-party parametrizations for a single tensor, by their ``id``."""
+    uses = Counter(id(step) for _, steps in plan for step in steps if not isinstance(step, Parametrization))
+    return {step for step, count in uses.items() if count == 1}
 
 
 def _with_individual_rules(plan: Plan) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,14 +22,14 @@ class StepState:
     """The state of copied parametrizations before their inverses run.
 
     Args:
-        slot: The tensor of the model.
-        twin: A copy of the slot.
+        steps: Parametrizations.
+        copies: Their copies.
     """
 
-    def __init__(self, slot: Slot, twin: Slot) -> None:
+    def __init__(self, steps: Sequence[nn.Module], copies: Sequence[nn.Module]) -> None:
         pairs = [
             pair
-            for step, other in zip(slot.steps, twin.steps, strict=True)
+            for step, other in zip(steps, copies, strict=True)
             if not isinstance(step, Parametrization)
             for pair in zip(step.modules(), other.modules(), strict=True)
         ]
@@ -63,7 +64,7 @@ def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bo
     if all(isinstance(step, Parametrization) for step in slot.steps):
         return slot.inverted(weight, project=project)
     twin = slot.copied()
-    state = StepState(slot, twin)
+    state = StepState(slot.steps, twin.steps)
     stored = twin.inverted(weight, project=project)
     state.collect(changes)
     return stored

@@ -36,6 +36,7 @@ __all__ = [
     "is_placeholder",
     "is_traced",
     "load_hooks",
+    "own_attributes",
     "parameters",
     "recurrent_names",
     "share_memory",
@@ -108,6 +109,12 @@ def _is_own(hook: object) -> bool:
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:
     """The buffers of a module itself."""
     return module._buffers
+
+
+def own_attributes(module: nn.Module) -> dict[str, object]:
+    """The attributes of a module besides those that PyTorch keeps: parameters, buffers, children, recurrent weights."""
+    kept = {"_parameters", "_buffers", "_modules"} | ({"_flat_weights"} if isinstance(module, nn.RNNBase) else set())
+    return {name: value for name, value in vars(module).items() if name not in kept}
 
 
 def load_hooks(module: nn.Module) -> dict[Any, Any]:
