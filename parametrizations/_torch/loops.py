@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from parametrizations._torch.private import answered_from_cache, contents, is_traced
+from parametrizations._torch.private import answered_from_cache, clear_cache, contents, is_traced
 from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["forget", "once"]
@@ -24,7 +24,8 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
 
     It is computed again if the grad mode differs, or if a stored tensor was replaced, frozen, unfrozen or changed in
     place. PyTorch's version counter shows changes in place, except the step of a fused optimizer, which is not noticed.
-    Under a compiler or a tracer nothing is memoised, since a recorded value must not be used outside.
+    Under a compiler or a tracer nothing is memoised, since a recorded value must not be used outside; nor in code that
+    activation checkpointing runs twice.
 
     Args:
         owner: The key. Each key has one result.
@@ -50,6 +51,4 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
 
 def forget() -> None:
     """Clear all memoised results, since one tensor may be part of several results."""
-    cache = answered_from_cache()
-    if cache:
-        cache.clear()
+    clear_cache()

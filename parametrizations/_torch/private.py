@@ -24,6 +24,7 @@ __all__ = [
     "as_own",
     "buffers",
     "children",
+    "clear_cache",
     "contents",
     "dispatch_modes",
     "flat_weights",
@@ -156,8 +157,26 @@ def active_wrapper() -> DistributedDataParallel | None:
 
 
 def answered_from_cache() -> dict[Any, Tensor | None] | None:
-    """The cache of `parametrize.cached`, or None outside of such a block. The caller chooses the keys."""
-    return parametrize._cache if parametrize._cache_enabled else None
+    """The cache of `parametrize.cached`, or None outside of such a block. The caller chooses the keys.
+
+    Activation checkpointing runs a part of the forward pass again during the backward pass, which is usually outside of
+    the block. Both runs must save the same tensors, so neither uses the cache. Nor does compiled code.
+    """
+    if not parametrize._cache_enabled or torch.compiler.is_compiling() or _is_run_twice():
+        return None
+    return parametrize._cache
+
+
+def _is_run_twice() -> bool:
+    """Whether `torch.utils.checkpoint` will run the current code again, or whether a backward pass does."""
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    by_checkpoint = hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
+    return by_checkpoint or torch._C._current_graph_task_id() != -1
+
+
+def clear_cache() -> None:
+    """Clear the cache of `parametrize.cached`."""
+    parametrize._cache.clear()
 
 
 def is_placeholder(entry: object) -> bool:

@@ -6,7 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import cached, register_parametrization
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, fuse, masks, register
@@ -254,6 +255,40 @@ def test_a_weight_that_was_read_is_recomputed_after_a_step(steps: Steps) -> None
             after = layer.weight
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, layer.weight.detach())
+
+
+def checkpointed(reentrant: bool, part: Callable[[Tensor], Tensor], x: Tensor) -> Any:
+    return checkpoint(part, x, use_reentrant=reentrant)
+
+
+PLACES = ["around", "inside", "both", "around the backward pass, too"]
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("read", [False, True], ids=["by the layer", "by name"])
+@every
+def test_activation_checkpointing_gives_the_same_gradients(
+    steps: Steps, read: bool, place: str, reentrant: bool
+) -> None:
+    layer = fused(steps)
+    stored = layer.get_parameter(STORED)
+
+    def part(x: Tensor) -> Tensor:
+        with cached() if place in ("inside", "both") else nullcontext():
+            for _ in range(3):
+                x = torch.tanh(F.linear(x, layer.weight, layer.bias) if read else layer(x))
+        return x
+
+    x = torch.linspace(-1, 1, 2 * N, dtype=torch.float64).view(2, N).requires_grad_()
+    expected = torch.autograd.grad(part(part(layer(x))).sum(), (x, stored))
+    with cached() if place != "inside" else nullcontext():
+        output = checkpointed(reentrant, part, checkpointed(reentrant, part, layer(x)))
+        if place == PLACES[-1]:
+            output.sum().backward()
+    if place != PLACES[-1]:
+        output.sum().backward()
+    torch.testing.assert_close((x.grad, stored.grad), expected)
 
 
 def test_the_step_of_a_fused_optimizer_is_not_noticed_as_in_pytorch() -> None:
