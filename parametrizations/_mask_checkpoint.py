@@ -75,6 +75,8 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
     if sparse is None:
         return
     values_key, mask_key = f"{prefix}original", f"{prefix}{name}._extra_state"
+    if _is_averaged(state_dict.get(mask_key), sparse):
+        state_dict[mask_key] = sparse.get_extra_state()
     there = given(owner, state_dict, prefix)
     if values_key in state_dict.keys() - there.keys() and _keeps(sparse, there.get(mask_key)):
         state_dict[mask_key] = sparse.get_extra_state()
@@ -100,6 +102,17 @@ def _masked(owner: ParametrizationList) -> tuple[str, Any]:
         if has_mask and (name == "0" or (owner.is_tensor and owner.original.shape == part.stored_shape)):
             return name, part
     return "", None
+
+
+def _is_averaged(state: Any, sparse: Any) -> bool:
+    """Whether this is the present mask in floating-point numbers, as in an average of several checkpoints.
+
+    float32 has exact integers up to 2^24, so the positions must not be rounded.
+    """
+    if not isinstance(state, Tensor) or not state.is_floating_point():
+        return False
+    own = sparse.get_extra_state()
+    return state.shape == own.shape and torch.equal(state.to(own.device, torch.float64), own.double())
 
 
 def _keeps(sparse: Any, state: Any) -> bool:
@@ -151,12 +164,15 @@ def _resize(values: Tensor, count: int, key: str) -> None:
 
 def _integers(state: object) -> Tensor:
     """The state, refused unless it is a 1-D tensor of integers."""
-    kind = type(state).__name__
+    kind, averaged = type(state).__name__, False
     if isinstance(state, Tensor):
         if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) >= 2:
             return state
-        kind = f"{state.dtype} of shape {tuple(state.shape)}"
+        kind, averaged = f"{state.dtype} of shape {tuple(state.shape)}", state.is_floating_point()
+    advice = "Restore the checkpoint: masks are saved unchanged."
+    if averaged:
+        advice = "Average only the floating-point entries of checkpoints, which must all have the mask of this model."
     raise ValueError(
         f"MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the positions. "
-        f"Got {kind}. Restore the checkpoint: masks are saved unchanged, not averaged or converted."
+        f"Got {kind}. {advice}"
     )

@@ -1043,8 +1043,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the "
-            "positions. Got torch.float32 of shape (4,). Restore the checkpoint: masks are saved unchanged,"
-            " not averaged or converted. The layer at 'parametrizations.weight.' stays as it was."
+            "positions. Got torch.float32 of shape (4,). Average only the floating-point entries of checkpoints, which "
+            "must all have the mask of this model. The layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
     "load_state_dict: a mask that is text": (
@@ -1052,8 +1052,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the "
-            "positions. Got str. Restore the checkpoint: masks are saved unchanged, not averaged or "
-            "converted. The layer at 'parametrizations.weight.' stays as it was."
+            "positions. Got str. Restore the checkpoint: masks are saved unchanged. "
+            "The layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
     "load_state_dict: values without their mask": (

@@ -563,6 +563,40 @@ def test_averaging_a_model_with_its_buffers_leaves_the_mask() -> None:
     assert average.module.parametrizations.weight[0].contains(average.module.weight)
 
 
+def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of every entry, as federated averaging computes it."""
+    return {key: torch.stack([state[key].float() for state in states]).mean(0) for key in states[0]}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_an_average_of_checkpoints_with_one_mask_loads(count: int) -> None:
+    layers = [sparse() for _ in range(count)]
+    mean = torch.stack([layer.weight.detach() for layer in layers]).mean(0)
+    layers[0].load_state_dict(mean_of([layer.state_dict() for layer in layers]))
+    torch.testing.assert_close(layers[0].weight, mean)
+    assert torch.equal(mask_of(layers[0]), checkerboard(SHAPE))
+    for state in (layers[0].state_dict(), mean_of([layers[0].state_dict()])):
+        torch.testing.assert_close(plain_state_dict(layers[1], state)["weight"], mean)
+
+
+@pytest.mark.parametrize("other", [~checkerboard(SHAPE), checkerboard(SHAPE).roll(1, 0)], ids=["swapped", "rolled"])
+def test_an_average_of_checkpoints_with_different_masks_is_refused(other: Tensor) -> None:
+    layer = sparse()
+    before = layer.weight.detach()
+    with pytest.raises(RuntimeError, match="Average only the floating-point entries of checkpoints"):
+        layer.load_state_dict(mean_of([layer.state_dict(), sparse(other).state_dict()]))
+    assert torch.equal(layer.weight, before)
+    assert torch.equal(mask_of(layer), checkerboard(SHAPE))
+
+
+def test_positions_that_an_average_has_rounded_are_refused() -> None:
+    mask = torch.zeros(1, 2**24 + 8, dtype=torch.bool)
+    mask[0, 2**24 + 1] = True
+    layer = constrained(MaskedSparse(mask), mask.float())
+    with pytest.raises(RuntimeError, match="Average only the floating-point entries"):
+        layer.load_state_dict(mean_of([layer.state_dict()] * 2))
+
+
 def test_half_and_back_leaves_the_mask() -> None:
     layer = sparse().half().bfloat16().type(torch.float64).float()
     assert layer.parametrizations.weight[0].positions.dtype is torch.int32

@@ -101,11 +101,24 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
     known: list[int] = getattr(twin.chain, ATTACHED, [])
     setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
     require_agreement(twin, weight)
+    _require_padding(twin, weight)
     for index, (step, state) in originals.items():
         state.collect(call.changes)
         set_owner(step, twin.chain)
         children(twin.chain)[index] = step
     return Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
+
+
+def _require_padding(slot: Slot, weight: Tensor) -> None:
+    """Refuse a constraint that changes the padding row of an embedding: it has no gradient, and is zero."""
+    module, kinds = slot.module, ", then ".join(type(step).__name__ for step in slot.steps)
+    if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or module.padding_idx is None or weight.is_meta:
+        return
+    if not bool(weight[module.padding_idx].any()) and bool(slot.materialised()[module.padding_idx].any()):
+        raise ValueError(
+            f"register needs constraints that keep the padding row of {slot.name!r} at zero. Got {kinds}, which "
+            f"changes row {module.padding_idx}. Set padding_idx=None, or choose a constraint with zeros in that row."
+        )
 
 
 def _copied(call: Call, step: nn.Module) -> nn.Module:

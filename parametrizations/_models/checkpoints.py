@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -96,7 +97,8 @@ def take_plain(
     """Replace each plain weight in a state dict by its stored tensor, so that PyTorch can load it: a pre-hook.
 
     A weight outside the set follows ``on_infeasible``. If it is refused, the layer keeps its state, and
-    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change.
+    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. If a weight has both forms, the
+    plain one counts if the other has the values of the model, as after ``model.state_dict() | plain``.
 
     Args:
         module: The module to load.
@@ -107,14 +109,35 @@ def take_plain(
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for slot in slots_of(module, prefix):
-        if slot.name not in state_dict or given(slot.chain, state_dict, f"{slot.prefix}."):
+        if slot.name not in state_dict:
             continue
+        weight, found = state_dict.pop(slot.name), given(slot.chain, state_dict, f"{slot.prefix}.")
         try:
-            state = _constrained_state(slot, state_dict.pop(slot.name), assigned)
+            if found and _gives(slot, found, weight):
+                continue
+            _require_unchanged(slot, found)
+            state = _constrained_state(slot, weight, assigned)
         except (TypeError, ValueError, RuntimeError) as error:
             errors.append(f"While loading the plain {slot.name!r}: {error} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
+
+
+def _gives(slot: Slot, found: Mapping[str, Any], weight: object) -> bool:
+    """Whether the constrained entries of a checkpoint give its plain weight."""
+    state = {key.removeprefix(f"{slot.prefix}."): value for key, value in found.items()}
+    given_weight = slot.materialised(slot.chain.state_dict() | state)
+    return isinstance(weight, Tensor) and torch.equal(given_weight, weight.to(given_weight))
+
+
+def _require_unchanged(slot: Slot, found: Mapping[str, Any]) -> None:
+    """Refuse constrained entries that differ from the model, beside a plain weight."""
+    own = {f"{slot.prefix}.{key}": value for key, value in slot.chain.state_dict().items()}
+    if any(key not in own or not torch.equal(value, own[key]) for key, value in found.items()):
+        raise ValueError(
+            "load_state_dict needs one form of a weight. Got a plain and a constrained one that differ. Remove the "
+            f"entry {slot.name!r}, or those that start with '{slot.prefix}.'."
+        )
 
 
 def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, Any]:

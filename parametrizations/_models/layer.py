@@ -70,6 +70,8 @@ def _members(base: type[nn.Module]) -> dict[str, object]:
     # The second initialisation is nn.MultiheadAttention's.
     resets = [name for name in ("reset_parameters", "_reset_parameters") if hasattr(base, name)]
     members: dict[str, object] = {name: _initializer(base, getattr(base, name)) for name in resets}
+    if base._save_to_state_dict is not nn.Module._save_to_state_dict:
+        members["_save_to_state_dict"] = _saver(base._save_to_state_dict)
     return members | {"_load_from_state_dict": _loader(base._load_from_state_dict)}
 
 
@@ -164,6 +166,17 @@ def _loader(load: Callable[..., None]) -> Callable[..., None]:
             del hooks[take_plain]
 
     return load_plain_too
+
+
+def _saver(save: Callable[..., None]) -> Callable[..., None]:
+    """Leaves out the computed tensors that a class saves by itself. Their stored tensors are saved."""
+
+    def save_without_computed(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        save(self, destination, prefix, keep_vars)
+        for name in chains(self):
+            destination.pop(f"{prefix}{name}", None)
+
+    return save_without_computed
 
 
 def _initializer(base: type[nn.Module], reset: Callable[..., None]) -> Callable[..., None]:

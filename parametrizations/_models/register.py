@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import NoReturn, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from parametrizations._checks import kind_of
 from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, identity, slots, tied_names
-from parametrizations._models.held import require_held_once
+from parametrizations._models.constrained import Slot, slots, tied_names
+from parametrizations._models.eligible import require_eligible, require_unpruned
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
-from parametrizations._models.sizes import require_present
-from parametrizations._torch.chains import chains
-from parametrizations._torch.private import children
-from parametrizations._torch.sharding import is_sharded
-from parametrizations._torch.shared_class import can_share
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept
 from parametrizations.masks.rule import individual
@@ -70,8 +63,9 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
         TypeError: If an argument has the wrong type.
         ValueError: If a pattern matches nothing, or two match one parameter; if a parameter is tied (it has two
             owners), also held by another attribute of a module, pruned, sharded over processes, offloaded, or not
-            initialised yet; if the parametrization refuses the weight; if a tensor would have two constraints of the
-            same class, or constraints that undo one another; or if the optimizer has none of the parameters.
+            initialised yet; if its module cannot use a computed tensor; if the parametrization refuses the weight; if a
+            tensor would have two constraints of the same class, or constraints that undo one another; or if the
+            optimizer has none of the parameters.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -103,7 +97,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
     every = slots(model)
     for pattern in rules:
         require_pattern("register", pattern)
-        _require_unpruned(model, pattern)
+        require_unpruned(model, pattern)
     plan = with_values(
         "register",
         every,
@@ -111,12 +105,9 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
         partial(_no_match, model, every),
         "Narrow one of them, or give a sequence of parametrizations.",
     )
-    require_present([slot for slot, _ in plan], "register")
-    tied = tied_names(every) if plan else {}
     for slot, steps in plan:
         _require_different_classes(slot, steps)
-        _require_attachable(slot, tied)
-    require_held_once(model, [slot for slot, _ in plan])
+    require_eligible(model, [slot for slot, _ in plan], tied_names(every) if plan else {})
     return plan
 
 
@@ -141,20 +132,6 @@ def _no_match(model: nn.Module, every: Sequence[Slot], pattern: str) -> NoReturn
     refuse_no_match("register", "parameter", pattern, every)
 
 
-def _require_unpruned(model: nn.Module, pattern: str) -> None:
-    """Refuse a pattern for a pruned tensor, since it would match another parameter, or none."""
-    parameters = dict(model.named_parameters())
-    for name in [name.removesuffix("_mask") for name, _ in model.named_buffers() if name.endswith("_mask")]:
-        if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
-            layer, _, tensor_name = name.rpartition(".")
-            raise ValueError(
-                f"register needs a parameter for {pattern!r}. Got one computed by torch.nn.utils.prune. "
-                f"Make it a parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
-                "with model as given here. To constrain the parameter before pruning, use its own name, with _orig at "
-                "the end."
-            )
-
-
 def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
     """Refuse a second constraint of a class, whatever its options; third-party parametrizations may be stacked."""
     kinds = [type(step) for step in slot.steps if isinstance(step, Parametrization)]
@@ -166,47 +143,6 @@ def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
                 f"Pass it once, or, to replace an earlier one, bake first.{mask}"
             )
         kinds.append(kind)
-
-
-def _require_attachable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
-    for tensor in slot.stored.values():
-        owners = tied.get(identity(tensor))
-        if owners is not None:
-            raise ValueError(
-                f"register needs an untied parameter. Got one tensor for {', '.join(map(repr, owners))}. Untie them "
-                "first, or constrain another parameter."
-            )
-        if is_lazy(tensor) or is_sharded(tensor):
-            raise ValueError(
-                f"register needs an initialised, unsharded tensor at {slot.name!r}. "
-                f"Got a {type(tensor).__name__}. Run a batch through a lazy model first; register before "
-                "fully_shard."
-            )
-    _require_plain_class(slot)
-
-
-def _require_plain_class(slot: Slot) -> None:
-    kind = type(slot.module).__name__
-    if isinstance(slot.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        raise ValueError(
-            f"register needs a module other than a container for {slot.name!r}. Got {kind}, with the "
-            "parametrizations as one more child. Move the parameter to another module."
-        )
-    if isinstance(slot.module, torch.jit.ScriptModule):
-        raise ValueError(
-            f"register needs a Python module for {slot.name!r}. Got a scripted or traced one. Register before, and "
-            "script or trace a baked copy."
-        )
-    if children(slot.module).get("parametrizations") is not None and not chains(slot.module):
-        raise ValueError(
-            f"register needs a module without a child named 'parametrizations' for {slot.name!r}. Got {kind}. "
-            "PyTorch keeps its own list under this name: rename the child."
-        )
-    if not can_share(slot.module):
-        raise ValueError(
-            f"register needs a module with the class that register_parametrization gives for {slot.name!r}. "
-            f"Got {kind}. Register before fully_shard and other functions that change the class."
-        )
 
 
 def _contents(model: nn.Module) -> dict[int, object]:

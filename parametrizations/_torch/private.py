@@ -5,6 +5,7 @@ The tests fail if a release changes the meaning of a name, and if another file u
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.modules import module as modules
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import _named_member_accessor as swapping
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -35,6 +37,7 @@ __all__ = [
     "is_claimed",
     "is_legacy_batched",
     "is_placeholder",
+    "is_swapped",
     "is_traced",
     "load_hooks",
     "own_attributes",
@@ -192,6 +195,14 @@ def contents(tensor: Tensor) -> tuple[int, int, bool]:
     """
     version = 0 if tensor.is_inference() else tensor._version
     return version, 0 if are_transforms_active() else tensor.data_ptr(), tensor.requires_grad
+
+
+def is_swapped() -> bool:
+    """Whether `torch.func.functional_call` is replacing a tensor of a module."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code is not swapping.swap_tensor.__code__:
+        frame = frame.f_back
+    return frame.f_code is swapping.swap_tensor.__code__
 
 
 def is_traced() -> bool:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import copyreg
 import weakref
+from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ from typing_extensions import override
 
 from parametrizations._torch.chains import chains, spare_graphs
 from parametrizations._torch.loops import forget, once
-from parametrizations._torch.private import answered_from_cache, buffers, children, parameters
+from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
 from parametrizations._torch.sharding import is_sharded
 
 __all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class"]
@@ -74,8 +75,11 @@ def shared_class(plain: type[nn.Module], names: Iterable[str], extend: Extend) -
     return found
 
 
-class _Shared(type):
-    """The metaclass: changes that PyTorch makes for one module do not affect the others."""
+class _Shared(ABCMeta):
+    """The metaclass: changes that PyTorch makes for one module do not affect the others.
+
+    Like `ABCMeta`, it may be combined with abstract base classes, as meta-learning libraries do.
+    """
 
     @override
     def __delattr__(cls, name: str) -> None:
@@ -103,7 +107,7 @@ def _make(base: Any, names: frozenset[str], extend: Extend) -> type:
     members |= extend(base)
     members |= {name: _forgetting(members.get(name) or getattr(base, name)) for name in _CHANGES if hasattr(base, name)}
     own = type(base)
-    metaclass = _Shared if own is type else type(f"Shared{own.__name__}", (_Shared, own), {})
+    metaclass = _Shared if own in (type, ABCMeta) else type(f"Shared{own.__name__}", (_Shared, own), {})
     made: type = metaclass(f"Parametrized{base.__name__}", (base,), members)
     return made
 
@@ -141,6 +145,11 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
         raise RuntimeError(
             f"Assigning {name!r} needs an unsharded stored tensor. Got one sharded over processes. "
             "Assign before fully_shard, or load a gathered checkpoint."
+        )
+    if is_swapped():
+        raise RuntimeError(
+            f"functional_call needs the name of a stored tensor. Got {name!r}, which is computed. Pass a value for "
+            f"'parametrizations.{name}.original' to constrain it, or call a baked copy to use it as it is."
         )
     forget()
     chain.right_inverse(value)

@@ -429,8 +429,29 @@ def test_missing_keys_of_a_partial_checkpoint_are_still_reported() -> None:
     assert not found.unexpected_keys
     assert not any(key.startswith("1.parametrizations") for key in found.missing_keys)
     assert "0.parametrizations.weight.original" in found.missing_keys
-    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "1.weight"'):
-        model.load_state_dict(model.state_dict() | {"1.weight": torch.eye(4)})
+
+
+def test_a_plain_weight_replaces_the_entries_of_the_model() -> None:
+    model, changed = registered(), torch.diag(torch.arange(4.0))
+    model.load_state_dict(model.state_dict() | {"1.weight": changed})
+    assert torch.equal(model[1].weight, changed)
+
+
+def test_a_plain_weight_that_agrees_with_the_constrained_entries_is_left_out() -> None:
+    model, other = registered(), registered()
+    other[2]["inner"].load_state_dict(model[2]["inner"].state_dict())
+    both = model.state_dict() | {"1.weight": model[1].weight.detach()}
+    other.load_state_dict(both)
+    assert torch.equal(other[1].weight, model[1].weight)
+
+
+def test_two_different_forms_of_a_weight_are_refused() -> None:
+    model, other = registered(), registered()
+    other[2]["inner"].load_state_dict(model[2]["inner"].state_dict())
+    before = other[1].weight.detach()
+    with pytest.raises(RuntimeError, match=r"needs one form of a weight.*Remove the entry '1.weight', or those that"):
+        other.load_state_dict(model.state_dict() | {"1.weight": torch.eye(4)})
+    assert torch.equal(other[1].weight, before)
 
 
 @pytest.mark.parametrize("convert", [plain_state_dict, lambda model: model.state_dict()], ids=["plain", "constrained"])

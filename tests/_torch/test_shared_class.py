@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 from typing_extensions import override
@@ -113,6 +114,28 @@ def test_an_abc_layer_works() -> None:
     torch.testing.assert_close(layer(INPUTS), dense_output(layer))
     remove_parametrizations(layer, "weight")
     assert type(layer) is Abstract
+
+
+def test_a_class_may_be_derived_from_a_constrained_one_and_an_abstract_one() -> None:
+    layer = fused(Diagonal)
+    layer.__class__ = type(layer.__class__)("Both", (type(layer), ABC), {})  # as the library higher does
+    torch.testing.assert_close(layer(INPUTS), dense_output(layer))
+
+
+@every
+def test_a_functional_call_with_the_name_of_the_weight_is_refused(make: Callable[[], Parametrization]) -> None:
+    model: Any = nn.Sequential(fused(make))
+    expected, before = model(INPUTS), copy.deepcopy(model.state_dict())
+    value = model[0].weight.detach().requires_grad_()
+    with pytest.raises(RuntimeError) as error:
+        functional_call(model, {"0.weight": value}, INPUTS)
+    assert "Pass a value for 'parametrizations.weight.original'" in str(error.value.__cause__ or error.value)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(model(INPUTS), expected)
+    stored = model[0].parametrizations.weight.original.detach().requires_grad_()
+    output = functional_call(model, {"0.parametrizations.weight.original": stored}, INPUTS)
+    torch.testing.assert_close(output, expected)
+    assert torch.autograd.grad(output.sum(), stored)[0].any()
 
 
 def test_a_deep_copy_keeps_slots_and_uses_its_own_weight_while_cached() -> None:

@@ -1,0 +1,143 @@
+"""Which parameters `register` can constrain: checks before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from parametrizations._models.constrained import Slot, full_name, identity
+from parametrizations._models.sizes import require_present
+from parametrizations._torch.chains import chains
+from parametrizations._torch.private import children, own_attributes
+from parametrizations._torch.sharding import is_sharded
+from parametrizations._torch.shared_class import can_share
+
+__all__ = ["require_eligible", "require_unpruned"]
+
+DEPTH = 2
+"""Levels of containers in an attribute that are searched."""
+
+
+def require_eligible(model: nn.Module, slots: Sequence[Slot], tied: Mapping[object, Sequence[str]]) -> None:
+    """Refuse parameters that cannot be constrained, or that their module could not use.
+
+    Raises:
+        ValueError: The message names the parameter, the reason and a remedy.
+    """
+    require_present(slots, "register")
+    for slot in slots:
+        _require_untied_and_present(slot, tied)
+        _require_plain_class(slot)
+        _require_computed_tensors_work(slot)
+    _require_held_once(model, slots)
+
+
+def require_unpruned(model: nn.Module, pattern: str) -> None:
+    """Refuse a pattern for a pruned tensor, since it would match another parameter, or none."""
+    parameters = dict(model.named_parameters())
+    for name in [name.removesuffix("_mask") for name, _ in model.named_buffers() if name.endswith("_mask")]:
+        if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
+            layer, _, tensor_name = name.rpartition(".")
+            raise ValueError(
+                f"register needs a parameter for {pattern!r}. Got one computed by torch.nn.utils.prune. "
+                f"Make it a parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
+                "with model as given here. To constrain the parameter before pruning, use its own name, with _orig at "
+                "the end."
+            )
+
+
+def _require_untied_and_present(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
+    for tensor in slot.stored.values():
+        owners = tied.get(identity(tensor))
+        if owners is not None:
+            raise ValueError(
+                f"register needs an untied parameter. Got one tensor for {', '.join(map(repr, owners))}. Untie them "
+                "first, or constrain another parameter."
+            )
+        if is_lazy(tensor) or is_sharded(tensor):
+            raise ValueError(
+                f"register needs an initialised, unsharded tensor at {slot.name!r}. "
+                f"Got a {type(tensor).__name__}. Run a batch through a lazy model first; register before "
+                "fully_shard."
+            )
+
+
+def _require_plain_class(slot: Slot) -> None:
+    kind = type(slot.module).__name__
+    if isinstance(slot.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise ValueError(
+            f"register needs a module other than a container for {slot.name!r}. Got {kind}, with the "
+            "parametrizations as one more child. Move the parameter to another module."
+        )
+    if isinstance(slot.module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"register needs a Python module for {slot.name!r}. Got a scripted or traced one. Register before, and "
+            "script or trace a baked copy."
+        )
+    if children(slot.module).get("parametrizations") is not None and not chains(slot.module):
+        raise ValueError(
+            f"register needs a module without a child named 'parametrizations' for {slot.name!r}. Got {kind}. "
+            "PyTorch keeps its own list under this name: rename the child."
+        )
+    if not can_share(slot.module):
+        raise ValueError(
+            f"register needs a module with the class that register_parametrization gives for {slot.name!r}. "
+            f"Got {kind}. Register before fully_shard and other functions that change the class."
+        )
+
+
+def _require_computed_tensors_work(slot: Slot) -> None:
+    """Refuse modules of PyTorch that write into their weight, or that make parameters of computed tensors."""
+    module, kind = slot.module, type(slot.module).__name__
+    if isinstance(module, nn.ParameterList | nn.ParameterDict):
+        raise ValueError(
+            f"register needs a module that uses its parameters itself for {slot.name!r}. Got {kind}, whose slices and "
+            "copies make new parameters of computed tensors, without gradients. Give each parameter a module of its "
+            "own, in an nn.ModuleList or nn.ModuleDict."
+        )
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and slot.tensor_name == "weight":
+        if module.max_norm is not None:
+            raise ValueError(
+                f"register needs an embedding that only reads {slot.name!r}. Got {kind} with max_norm, which writes "
+                "normalised rows into the weight. Set max_norm=None, and divide rows by their norm in a later "
+                "parametrization."
+            )
+        if module.sparse:
+            raise ValueError(
+                f"register needs an embedding with dense gradients for {slot.name!r}. Got {kind} with sparse=True; no "
+                "parametrization takes sparse gradients. Set sparse=False."
+            )
+
+
+def _require_held_once(model: nn.Module, slots: Sequence[Slot]) -> None:
+    """Refuse plain parameters that an attribute of a module refers to, too.
+
+    Registering changes the attribute of the owner alone. Code that reads the other attribute would use the stored
+    tensor without the constraint. Attributes are searched, with the dictionaries, lists, tuples and sets in them.
+    Optimizers, closures and other objects are not searched.
+
+    Raises:
+        ValueError: If there is such a parameter. The message names the attribute.
+    """
+    wanted = {id(slot.first_stored): slot for slot in slots if slot.parametrizations is None}
+    for prefix, module in model.named_modules():
+        for name, value in own_attributes(module).items():
+            for tensor in _tensors(value, DEPTH):
+                if id(tensor) in wanted:
+                    raise ValueError(
+                        f"register needs a parameter that only its owner holds, for {wanted[id(tensor)].name!r}. Got "
+                        f"one that {full_name(prefix, name)!r} of {type(module).__name__} refers to, too. Read the "
+                        "parameter from its owner instead, or register before the other reference is made."
+                    )
+
+
+def _tensors(value: object, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, dict | list | tuple | set | frozenset):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part, depth - 1)
