@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from parametrizations import masks
 from parametrizations._products.operands import index_dtype
 from parametrizations._torch.arrays import from_array, is_array
 from parametrizations.masks import MaskRule
@@ -39,9 +41,17 @@ def as_rule(mask: object) -> MaskRule:
     if isinstance(mask, MaskRule):
         return mask
     if not callable(mask):
+        rule = "masks.magnitude(density=0.1)" if isinstance(mask, float) else "one of parametrizations.masks"
         raise TypeError(
-            "MaskedSparse needs a boolean tensor or a mask rule. "
-            f"Got {type(mask).__name__}. See parametrizations.masks for rules."
+            f"MaskedSparse needs a boolean tensor or a mask rule. Got {type(mask).__name__}. "
+            f"Pass a rule, such as {rule}."
+        )
+    if inspect.isfunction(mask) and mask.__module__.startswith(masks.__name__):
+        options = inspect.signature(mask).parameters
+        needed = "..." if any(option.default is option.empty for option in options.values()) else ""
+        raise TypeError(
+            f"MaskedSparse needs a mask rule. Got the function masks.{mask.__name__}, which makes one. "
+            f"Write masks.{mask.__name__}({'density=0.1' if 'density' in options else needed})."
         )
     return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
 

@@ -11,6 +11,7 @@ from parametrizations._products.dense import with_diagonal
 from parametrizations._products.diagonal import diagonal_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
+from parametrizations._torch.memory import require_memory
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["Diagonal"]
@@ -60,7 +61,9 @@ class Diagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        return with_diagonal(x.new_zeros(self._require_stored(x)), x)
+        shape = self._require_stored(x)
+        require_memory("Diagonal", shape.numel(), x)
+        return with_diagonal(x.new_zeros(shape), x)
 
     @override
     def explain(self, x: Tensor) -> Explanation:

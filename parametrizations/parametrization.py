@@ -209,6 +209,11 @@ class Parametrization(nn.Module):
             vars(self).update(before)  # the object stays unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
                 raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
+            if isinstance(error, RuntimeError):
+                raise ValueError(
+                    f"{type(self).__name__} cannot start from a weight of shape {tuple(weight.shape)}. Its project or "
+                    f"invert failed ({error}). Override adopt(weight) to refuse the shapes that it does not support."
+                ) from error
             raise
         if (owner := asking_list()) is not None:
             self._owners.add(owner)

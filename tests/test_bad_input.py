@@ -229,8 +229,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"*": Diagonal()})',
         ValueError,
         (
-            "register cannot attach Diagonal to '0.bias'. Diagonal needs a weight with 2 dimensions. Got 1, "
-            "of shape (4,). Register it on a matrix, such as nn.Linear's weight."
+            "register needs weights with 2 dimensions for '*'. Got '0.bias' of shape (4,). Narrow the pattern to the "
+            "matrices among its matches: '0.weight', '2.weight'."
         ),
     ),
     "register: a kernel of a convolution": (
@@ -506,12 +506,18 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "MaskedSparse: a number": (
         "MaskedSparse(0.1)",
         TypeError,
-        ("MaskedSparse needs a boolean tensor or a mask rule. Got float. See parametrizations.masks for rules."),
+        (
+            "MaskedSparse needs a boolean tensor or a mask rule. Got float. Pass a rule, such as "
+            "masks.magnitude(density=0.1)."
+        ),
     ),
     "MaskedSparse: a list": (
         "MaskedSparse([[True, False]])",
         TypeError,
-        ("MaskedSparse needs a boolean tensor or a mask rule. Got list. See parametrizations.masks for rules."),
+        (
+            "MaskedSparse needs a boolean tensor or a mask rule. Got list. Pass a rule, such as one of "
+            "parametrizations.masks."
+        ),
     ),
     "MaskedSparse: floats": (
         "MaskedSparse(torch.ones(4, 4))",
@@ -1228,7 +1234,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "remask cannot make a mask for 'weight'. MaskedSparse needs a boolean tensor or a mask rule. Got "
-            "float. See parametrizations.masks for rules."
+            "float. Pass a rule, such as masks.magnitude(density=0.1)."
         ),
     ),
     "remask: no match": (

@@ -37,7 +37,7 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
         return
     with torch.inference_mode(False), torch.no_grad():
         passed = _passed(slot.copied())
-        fault = _outside(passed) or _moving([step for step, _, _ in passed], weight)
+        fault = _outside(passed) or _moving([step for step, _, _ in passed], weight) or _empty(slot, weight)
     if fault is not None:
         kinds = ", then ".join(type(step).__name__ for step in slot.steps)
         raise ValueError(
@@ -81,6 +81,15 @@ def _moving(parts: Sequence[nn.Module], weight: Tensor) -> str | None:
                 if moved is not None:
                     return f"{moved:.3g} away from a common member of their sets"
     return None
+
+
+def _empty(slot: Slot, weight: Tensor) -> str | None:
+    """Whether the sets have only the zero weight in common, as those of `Diagonal` and `ZeroDiagonal`."""
+    own = [step for step in slot.steps if isinstance(step, Parametrization)]
+    if len(own) < len(slot.steps) or not own[0].stored_shape.numel():  # an empty mask keeps nothing on purpose
+        return None
+    members = list(_members(own, torch.full_like(weight, -2)))
+    return "0 in every entry, since their sets have no other in common" if members and not members[0].any() else None
 
 
 def _members(parts: Sequence[nn.Module], value: Tensor) -> Iterator[Tensor]:

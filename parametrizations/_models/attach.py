@@ -18,6 +18,7 @@ from parametrizations._models.inverses import Unreachable
 from parametrizations._models.layer import constrained_class
 from parametrizations._models.matching import naming
 from parametrizations._models.optimizers import renew
+from parametrizations._models.sizes import require_room
 from parametrizations._models.step_state import StepState
 from parametrizations._torch.chains import chains
 from parametrizations._torch.owners import set_owner
@@ -63,6 +64,8 @@ class _Host(nn.Module):
 def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
     """Build the chain of one tensor with copies of the new steps, and collect the changes of the model."""
     changes = call.changes
+    if slot.parametrizations is not None:
+        require_room([slot], "register", "Attach all constraints in one call, on the meta device.")
     with naming("register", f"copy the parametrizations of {slot.name!r}"):
         weight = slot.materialised()
         twin = None if slot.parametrizations is None else slot.copied()

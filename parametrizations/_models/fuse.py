@@ -10,7 +10,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from parametrizations._models.layer import become_constrained, entries_of, has_fused_forward
 from parametrizations._products.choice import Explanation
 from parametrizations._torch.chains import chains, originals, steps
-from parametrizations._torch.private import is_claimed
+from parametrizations._torch.private import buffers, is_claimed, parameters
 from parametrizations._torch.shared_class import can_share
 from parametrizations.parametrization import Parametrization
 
@@ -104,6 +104,8 @@ def explain(layer: nn.Module) -> Explanation:
         raise TypeError(f"explain needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
     chain = chains(layer).get("weight")
     if chain is None:
+        if "weight" not in parameters(layer) and "weight" not in buffers(layer):
+            return Explanation("dense", f"{type(layer).__name__} has no weight: pass one of its layers, or use summary")
         return Explanation("dense", "the weight has no constraint")
     if not has_fused_forward(layer):
         return Explanation("dense", "the layer is not fused")

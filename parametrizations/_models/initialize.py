@@ -21,6 +21,8 @@ from parametrizations.parametrization import Parametrization
 
 __all__ = ["initialize"]
 
+ADVICE = "Initialise the stored tensor itself: layer.parametrizations.weight.original."
+
 
 def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
     """Initialise a constrained module as its plain class does.
@@ -34,14 +36,15 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
         plain: Its class without constraints.
         reset: The initialisation of the plain class.
     """
-    slots = slots_of(module)
-    require_present(slots, f"{plain.__name__}.reset_parameters")
+    slots, caller = slots_of(module), f"{plain.__name__}.reset_parameters"
+    require_present(slots, caller)
+    require_room([slot for slot in slots if not _is_selected(slot)], caller, ADVICE)
     states = _generator_states(slots)
     with torch.inference_mode(False):  # the values outlive the block
         try:
             _initialize(module, plain, reset, {slot: _room(slot) for slot in slots})
         except NotImplementedError:  # not entry-wise
-            require_room(slots, f"{plain.__name__}.reset_parameters")
+            require_room(slots, caller, ADVICE)
             for set_state, state in states:
                 set_state(state)
             _initialize(module, plain, reset, {slot: _dense_room(slot) for slot in slots})
@@ -107,10 +110,15 @@ def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], 
 
 def _room(slot: Slot) -> Tensor:
     """The tensor to initialise: the entries in the stored tensor, if this is enough."""
-    first = slot.steps[0]
-    if len(slot.steps) == 1 and isinstance(first, Parametrization) and first.selects:
+    if _is_selected(slot):
         return Selection(slot.first_stored.detach().clone(), slot.shape)
     return _dense_room(slot)
+
+
+def _is_selected(slot: Slot) -> bool:
+    """Whether the stored tensor holds entries of the weight unchanged."""
+    first = slot.steps[0]
+    return len(slot.steps) == 1 and isinstance(first, Parametrization) and first.selects
 
 
 def _dense_room(slot: Slot) -> Tensor:

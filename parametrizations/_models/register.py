@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from parametrizations._checks import kind_of
@@ -17,7 +18,7 @@ from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
 from parametrizations._models.eligible import require_eligible, require_unpruned
 from parametrizations._models.inference import leave_inference
-from parametrizations._models.matching import refuse_no_match, require_pattern, with_values
+from parametrizations._models.matching import matches, refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept
@@ -107,6 +108,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
     )
     for slot, steps in plan:
         _require_different_classes(slot, steps)
+    _require_matrices(rules, plan)
     require_eligible(model, [slot for slot, _ in plan], tied_names(every) if plan else {})
     return plan
 
@@ -130,6 +132,26 @@ def _no_match(model: nn.Module, every: Sequence[Slot], pattern: str) -> NoReturn
             f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
     refuse_no_match("register", "parameter", pattern, every)
+
+
+def _require_matrices(rules: Rules, plan: Plan) -> None:
+    """Refuse a pattern that also matches weights with other than 2 dimensions, and list the matrices."""
+    own = [slot for slot, steps in plan if any(isinstance(step, Parametrization) for step in steps)]
+    for pattern in rules:
+        found = matches(pattern, own)
+        others = [slot for slot in found if not _may_be_matrix(slot) and pattern not in slot.names]
+        if others:
+            matrices = [slot.name for slot in found if _may_be_matrix(slot)]
+            shape = tuple(others[0].first_stored.shape)
+            raise ValueError(
+                f"register needs weights with 2 dimensions for {pattern!r}. Got {others[0].name!r} of shape "
+                f"{shape}. Narrow the pattern to the matrices among its "
+                f"matches: {', '.join(map(repr, matrices[:4])) or 'none'}{', ...' * (len(matrices) > 4)}."
+            )
+
+
+def _may_be_matrix(slot: Slot) -> bool:
+    return slot.parametrizations is not None or is_lazy(slot.first_stored) or slot.first_stored.dim() == 2
 
 
 def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import torch
 
 from parametrizations._models.constrained import Slot
+from parametrizations._torch.memory import memory_of, shown
 
 __all__ = ["require_present", "require_room"]
+
+KEEP = "Keep the layer constrained, and save its state_dict()."
 
 
 def require_present(slots: Iterable[Slot], caller: str) -> None:
@@ -34,12 +36,13 @@ def require_present(slots: Iterable[Slot], caller: str) -> None:
             )
 
 
-def require_room(slots: Iterable[Slot], caller: str) -> None:
+def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:
     """Require that the dense weights fit into the memory of their device.
 
     Args:
         slots: The constrained tensors. Only those that store fewer numbers than the weight has count.
         caller: The call that needs the weights.
+        advice: The end of the error message.
 
     Raises:
         ValueError: If they do not fit. The message names the largest and its size.
@@ -50,27 +53,10 @@ def require_room(slots: Iterable[Slot], caller: str) -> None:
             stored = slot.first_stored
             sizes.setdefault(stored.device, {})[slot.name] = slot.shape.numel() * stored.element_size()
     for device, needed in sizes.items():
-        room, largest = _memory(device), max(needed, key=needed.__getitem__)
+        room, largest = memory_of(device), max(needed, key=needed.__getitem__)
         if room is not None and sum(needed.values()) > room:
             raise ValueError(
-                f"{caller} needs {_shown(sum(needed.values()))} for dense weights on {device}, "
-                f"{_shown(needed[largest])} of them for {largest!r}. Got a machine with {_shown(room)}. "
-                "Keep the layer constrained, and save its state_dict()."
+                f"{caller} needs {shown(sum(needed.values()))} for dense weights on {device}, "
+                f"{shown(needed[largest])} of them for {largest!r}. Got a machine with {shown(room)}. "
+                f"{advice}"
             )
-
-
-def _memory(device: torch.device) -> int | None:
-    """The memory of a device in bytes; None if it is unknown."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if device.type != "cpu" or not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _shown(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

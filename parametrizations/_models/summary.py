@@ -34,6 +34,7 @@ class Summary(Table):
     """Rows, printed as a table in terminals and notebooks."""
 
     head = Row._fields
+    empty = "No parametrized tensors. Constrain some: register(model, {name: constraint})."
     rows: tuple[Row, ...]
 
 

@@ -22,6 +22,7 @@ from parametrizations._models.tables import Table
 from parametrizations._products.operands import AUTOCAST
 from parametrizations._torch.chains import chain_of
 from parametrizations._torch.loops import forget
+from parametrizations._torch.memory import fits
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, buffers, hooks_of, parameters
 from parametrizations._torch.uncompiled import uncompiled
 from parametrizations.parametrization import Parametrization
@@ -49,6 +50,7 @@ class Tuning(Table):
     """Rows, printed as a table in terminals and notebooks."""
 
     head = Tuned._fields
+    empty = "No layer takes the product of a constraint. Constrain some: register(model, {name: constraint})."
     rows: tuple[Tuned, ...]
 
 
@@ -145,6 +147,8 @@ def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, A
     with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
         states: dict[str, dict[str, Any]] = {}
         for product in ("dense", *first.products) if isinstance(first, Parametrization) else ():
+            if product == "dense" and not fits(first._known_shape.numel(), call.input):
+                continue
             first.product = product  # can take longer than a step, so each form is made once
             if explain(layer).product == product:
                 states[product] = dict(vars(first))

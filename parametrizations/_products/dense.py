@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from parametrizations._torch.memory import LARGE, require_memory
 from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import is_recorded, may_look_at_values
 
@@ -25,6 +26,8 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
         places: The positions, ``(n,)``, int64, all different.
         size: The number of entries of the result.
     """
+    if size > LARGE:
+        require_memory("MaskedSparse", size, values)
     zeros = values.new_zeros(size)
     if is_traced() or values.numel() < MANY:
         return zeros.scatter(0, places, values)

@@ -118,10 +118,24 @@ def _get(module: nn.Module, name: str) -> Any:
         return _get_plain(module, name)
     chain = lists[name]
     if answered_from_cache() is None:
-        return chain()  # a tensor, or the proxy of a tracer
+        return _computed(chain)  # a tensor, or the proxy of a tracer
     # PyTorch's own key is the id of the registered module. With this key a deep copy would get the weight of the
     # original. A new module could get the weight of a deleted one. A compiler would compile again for each id.
-    return once((chain, _get), tuple(_stored(chain)), chain)
+    return once((chain, _get), tuple(_stored(chain)), lambda: _computed(chain))
+
+
+def _computed(chain: Any) -> Any:
+    try:
+        return chain()
+    except TypeError as error:
+        if not chain.unsafe:
+            raise
+        kinds = ", then ".join(type(step).__name__ for step in chain)
+        raise RuntimeError(
+            f"A weight needs parametrizations that can follow one another. Got {kinds}, attached with unsafe=True "
+            f"({error}). weight_norm and orthogonal need to come first: delete the last one, "
+            "del layer.parametrizations.weight[-1], and attach it before the constraints."
+        ) from error
 
 
 def _get_plain(module: nn.Module, name: str) -> Any:
@@ -159,6 +173,11 @@ def _parameter_setter(base: type[nn.Module]) -> Callable[..., None]:
     """A method that `nn.Module` calls for an assigned `nn.Parameter`, before it looks for a property."""
 
     def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if name.endswith("_orig") and name.removesuffix("_orig") in chains(self):
+            raise TypeError(
+                f"torch.nn.utils.prune needs a parameter. Got {name.removesuffix('_orig')!r}, which is computed. "
+                "Give the layer a mask instead, MaskedSparse(masks.magnitude(density=...)), or bake it first."
+            )
         if param is not None and name in chains(self):
             _set(self, name, param.detach())
         else:

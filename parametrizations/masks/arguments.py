@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from numbers import Integral, Real
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "by_name",
     "check_density",
     "check_fraction",
+    "count_of",
     "home",
     "integers",
     "keep",
@@ -17,6 +22,10 @@ __all__ = [
     "require_kept",
     "require_values",
 ]
+
+
+Options = ParamSpec("Options")
+Rule = TypeVar("Rule")
 
 
 def home(weight: Tensor) -> torch.device:
@@ -46,6 +55,27 @@ def check_density(name: str, density: object) -> float:
     if not 0 < value <= 1:
         raise ValueError(f"{name} needs a density above 0 and at most 1. Got {density}. 0.1 keeps a tenth.")
     return value
+
+
+def count_of(density: float, entries: int) -> int:
+    """The number of kept entries, of a weight or of several weights together: ``round(density * entries)``."""
+    return round(density * entries)
+
+
+def by_name(rule: Callable[Options, Rule]) -> Callable[Options, Rule]:
+    """Name the keyword in the error for a density that is given by position."""
+
+    @functools.wraps(rule)
+    def checked(*arguments: Options.args, **named: Options.kwargs) -> Rule:
+        if arguments:
+            name = rule.__name__
+            raise TypeError(
+                f"{name} needs its density by name. Got {arguments[0]!r} without one. Write {name}(density=...), the "
+                "share of the entries to keep."
+            )
+        return rule(*arguments, **named)
+
+    return checked
 
 
 def check_fraction(name: str, fraction: object) -> float:

@@ -8,15 +8,16 @@ import torch
 from torch import Generator, Tensor
 
 from parametrizations._products.operands import index_dtype
-from parametrizations.masks.arguments import check_density, keep, require_generator
+from parametrizations.masks.arguments import by_name, check_density, count_of, keep, require_generator
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 
 __all__ = ["drawn", "random"]
 
 
+@by_name
 def random(*, density: float, generator: Generator | None = None) -> MaskRule:
-    """Keep entries sampled uniformly at random, exactly ``round(density * out * in)`` of them.
+    """Keep entries sampled uniformly at random, exactly ``round(density * entries)`` of them.
 
     Args:
         density: The share of the entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
@@ -55,9 +56,9 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
 
 
 def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:
-    return keep(weight, drawn(round(density * weight.numel()), weight.numel(), generator))
+    return keep(weight, drawn(count_of(density, weight.numel()), weight.numel(), generator))
 
 
 def _redraw(density: float, generator: Generator | None, kept: Kept) -> Tensor:
     entries = kept.shape.numel()
-    return drawn(round(density * entries), entries, generator)
+    return drawn(count_of(density, entries), entries, generator)

@@ -8,7 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import check_density, integers, keep, require_kept, require_values
+from parametrizations.masks.arguments import (
+    by_name,
+    check_density,
+    count_of,
+    integers,
+    keep,
+    require_kept,
+    require_values,
+)
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.move import Swap, Swapped
 from parametrizations.masks.rule import MaskRule
@@ -19,8 +27,9 @@ SAMPLED = 4096
 """The size of the sample that estimates the threshold between the largest entries and the others."""
 
 
+@by_name
 def magnitude(*, density: float) -> MaskRule:
-    """Keep the entries of largest absolute value, exactly ``round(density * out * in)`` of them.
+    """Keep the entries of largest absolute value, exactly ``round(density * entries)`` of them.
 
     The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
     for Efficient Neural Networks*, 2015, arXiv 1506.02626. Needs the weight's values, so not for meta.
@@ -67,12 +76,12 @@ def n_of_m(n: int, m: int) -> MaskRule:
 
 def _magnitude(density: float, weight: Tensor) -> Tensor:
     require_values("magnitude", weight)
-    kept = weight.abs().flatten().topk(round(density * weight.numel()), sorted=False)
+    kept = weight.abs().flatten().topk(count_of(density, weight.numel()), sorted=False)
     return keep(weight, kept.indices)
 
 
 def _prune(density: float, kept: Kept) -> Swapped:
-    name, count, none = f"magnitude({density})", round(density * kept.shape.numel()), kept.places[:0]
+    name, count, none = f"magnitude({density})", count_of(density, kept.shape.numel()), kept.places[:0]
     require_kept(name, count, kept.count)
     return Swapped(largest(name, kept, count), none, none)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import check_density, keep, require_kept, require_values
+from parametrizations.masks.arguments import by_name, check_density, count_of, keep, require_kept, require_values
 from parametrizations.masks.chance import random
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
@@ -34,6 +34,7 @@ class RuleOfDensity(Protocol):
     def __call__(self, *, density: float) -> MaskRule: ...
 
 
+@by_name
 def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
     """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
 
@@ -69,6 +70,7 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
     return _spread(f"erdos_renyi({density}, {kind})", partial(_by_sides, density), rule)
 
 
+@by_name
 def global_magnitude(*, density: float) -> MaskRule:
     """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
 
@@ -117,7 +119,7 @@ def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list
 def _by_sides(density: float, weights: Sequence[Kept]) -> list[int]:
     """In proportion to ``out + in``; the surplus of a full layer goes to the others."""
     sizes, sides = [kept.shape.numel() for kept in weights], [sum(kept.shape) for kept in weights]
-    left = total = round(density * sum(sizes))
+    left = total = count_of(density, sum(sizes))
     wanted, waiting = [0.0] * len(sizes), sum(sides)
     for place in sorted(range(len(sizes)), key=lambda place: sizes[place] / max(sides[place], 1)):
         each = left / max(waiting, 1)
@@ -140,7 +142,7 @@ def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
     """The number of entries of each weight among the largest of all."""
     for kept in weights:
         require_values(name, kept.values)
-    entries = round(density * sum(kept.shape.numel() for kept in weights))
+    entries = count_of(density, sum(kept.shape.numel() for kept in weights))
     there = [kept.count for kept in weights]
     require_kept(name, entries, sum(there))
     sizes = torch.cat([kept.values.abs().to(weights[0].values.device) for kept in weights])

@@ -160,7 +160,7 @@ def test_a_failure_at_any_step_changes_nothing() -> None:
         ({"0.wieght": Diagonal()}, ValueError, r"'0.wieght'. Got no match among 5 names. .* close: '0.weight'"),
         ({"nothing": Diagonal()}, ValueError, r"Got no match .* Names that are close: '0.weight', '0.bias'"),
         ({"0.weight": Diagonal(), "0.w*": ZeroDiagonal()}, ValueError, r"two for '0.weight': '0.weight' and '0.w\*'"),
-        ({"*": Diagonal()}, ValueError, r"cannot attach Diagonal to '0.bias'. Diagonal needs a weight with 2 dim"),
+        ({"*": Diagonal()}, ValueError, r"2 dimensions for '\*'. Got '0.bias' of shape \(\d,\). Narrow"),
         (
             {"0.weight": Diagonal},
             TypeError,
@@ -717,7 +717,7 @@ def test_compatible_constraints_around_third_party_steps_are_attached(
     [
         [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
         [Diagonal(), NegExpDiagonal()],
-        [Diagonal(), ZeroDiagonal()],
+        [MaskedSparse(masks.lower_triangular()), ZeroDiagonal()],
         [ZeroDiagonal(), FurtherZeroDiagonal()],
     ],
 )
@@ -728,6 +728,21 @@ def test_two_compatible_constraints_start_from_any_weight(
     made.weight.data.mul_(scale)
     register(made, {"weight": chain})
     assert summary(made).rows[0].holds
+
+
+@pytest.mark.parametrize("first", [Diagonal, lambda: MaskedSparse(masks.banded(0, 0))], ids=["Diagonal", "mask"])
+@pytest.mark.parametrize("start", [nn.init.normal_, nn.init.zeros_])
+def test_constraints_that_leave_only_zero_are_refused(first: Any, start: Any) -> None:
+    made = nn.Linear(4, 4)
+    start(made.weight)
+    with pytest.raises(ValueError, match=r"hold together.*weight is 0 in every entry"):
+        register(made, {"weight": [first(), ZeroDiagonal()]})
+    assert type(made) is nn.Linear
+
+
+def test_a_mask_that_keeps_nothing_may_be_followed() -> None:
+    made = register(nn.Linear(3, 3), {"weight": [MaskedSparse(torch.zeros(3, 3).bool()), ZeroDiagonal()]})
+    assert not made.weight.any()
 
 
 def test_on_top_of_a_third_party_step_a_member_may_move() -> None:

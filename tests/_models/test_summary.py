@@ -39,7 +39,8 @@ def test_it_prints_as_a_table_and_as_a_page() -> None:
     assert str(made) == repr(made) == f"{head}\nweight  ZeroDiagonal  (2, 3)  6       6      yes    dense"
     assert "<th>constraint</th>" in made._repr_html_()
     assert "<td>ZeroDiagonal</td>" in made._repr_html_()
-    assert str(summary(nn.Linear(2, 2))).startswith("name")
+    assert summary(nn.Linear(2, 2))._repr_html_().startswith("No parametrized tensors.")
+    assert str(summary(nn.Linear(2, 2))).startswith("No parametrized tensors.")
 
 
 def test_broken_constraints_are_reported() -> None:

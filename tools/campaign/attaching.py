@@ -50,12 +50,13 @@ def kinds(session: Session, plans: dict[str, list[Constraint]]) -> list[set[str]
 
 
 def have_to_clash(kinds: set[str]) -> bool:
-    return {"ZeroDiagonal", "NegExpDiagonal"} <= kinds
+    return {"ZeroDiagonal", "NegExpDiagonal"} <= kinds or kinds == {"Diagonal", "ZeroDiagonal"}
 
 
 def may_clash(kinds: set[str]) -> bool:
-    """Whether a mask may hide a diagonal that must be negative."""
-    return have_to_clash(kinds) or {"MaskedSparse", "NegExpDiagonal"} <= kinds
+    """Whether a mask may hide a diagonal that must be negative, or keep no other entries than the diagonal."""
+    first, later = {"Diagonal", "MaskedSparse"}, {"ZeroDiagonal", "NegExpDiagonal"}
+    return have_to_clash(kinds) or not (kinds.isdisjoint(first) or kinds.isdisjoint(later))
 
 
 def register_some(session: Session, random: Random) -> None:

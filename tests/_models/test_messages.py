@@ -1,0 +1,162 @@
+"""Errors that name the remedy: weights too large to be dense, and typical mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations as of_torch
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
+
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    Parametrization,
+    ZeroDiagonal,
+    bake,
+    explain,
+    masks,
+    plain_state_dict,
+    register,
+    summary,
+    tune,
+)
+from parametrizations._products import dense
+from parametrizations._torch import memory
+from tests.layers import every, fused
+
+MILLION = 2**20  # a dense weight of this width takes 4.4 TB
+
+
+def million(*steps: nn.Module) -> Any:
+    with torch.device("meta"):
+        layer = nn.Linear(MILLION, MILLION, bias=False)
+    return register(layer, {"weight": steps}).to_empty(device="cpu")
+
+
+TOO_LARGE: dict[str, tuple[Callable[[Any], object], str]] = {
+    "its weight": (lambda layer: layer.weight, "Diagonal needs 4.4 TB for the dense weight.*Call the layer"),
+    "bake": (bake, "bake needs 4.4 TB.*Keep the layer constrained"),
+    "plain_state_dict": (plain_state_dict, "plain_state_dict needs 4.4 TB.*Keep the layer constrained"),
+    "register": (
+        lambda layer: register(layer, {"weight": NegExpDiagonal()}),
+        "register needs 4.4 TB.*Attach all constraints in one call, on the meta device",
+    ),
+    "reset_parameters": (
+        lambda _: million(Diagonal(), NegExpDiagonal()).reset_parameters(),
+        "Linear.reset_parameters needs 4.4 TB.*Initialise the stored tensor itself",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), TOO_LARGE.values(), ids=TOO_LARGE)
+def test_a_weight_that_does_not_fit_is_refused_before_it_is_allocated(
+    call: Callable[[Any], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        call(million(Diagonal()))
+
+
+def test_the_dense_product_of_a_weight_that_does_not_fit_is_refused() -> None:
+    layer = million(Diagonal(product="dense"))
+    with pytest.raises(ValueError, match=r"Diagonal needs 4.4 TB"):
+        layer(torch.ones(1, MILLION))
+    layer.parametrizations.weight[0].product = "auto"
+    assert layer(torch.ones(1, MILLION)).shape == (1, MILLION)
+
+
+def test_a_mask_on_a_weight_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = register(nn.Linear(64, 64), {"weight": MaskedSparse(masks.block_diagonal(8), product="strips")})
+    monkeypatch.setattr(dense, "LARGE", 2**10)
+    monkeypatch.setattr(memory, "LARGE", 2**10)
+    monkeypatch.setattr(memory, "memory_of", lambda _: 2**10)
+    layer(torch.ones(1, 64))
+    with pytest.raises(ValueError, match=r"MaskedSparse needs 16.4 kB for the dense weight.*machine with 1.02 kB"):
+        _ = layer.weight
+
+
+def test_tune_leaves_out_a_dense_product_that_does_not_fit() -> None:
+    (row,) = tune(million(Diagonal()), torch.ones(1, MILLION)).rows
+    assert row.chosen == "elementwise"
+    assert not row.milliseconds
+
+
+pruning: Any = prune  # without types
+PRUNE: dict[str, Callable[[nn.Module], object]] = {
+    "l1": lambda layer: pruning.l1_unstructured(layer, "weight", 0.5),
+    "structured": lambda layer: pruning.random_structured(layer, "weight", 0.5, dim=0),
+    "a given mask": lambda layer: pruning.custom_from_mask(layer, "weight", torch.ones(4, 6)),
+    "global": lambda layer: pruning.global_unstructured([(layer, "weight")], prune.L1Unstructured, amount=0.3),
+}
+
+
+@pytest.mark.parametrize("call", PRUNE.values(), ids=PRUNE)
+@every
+def test_pruning_a_computed_weight_names_the_alternatives(
+    make: Callable[[], Parametrization], call: Callable[[nn.Module], object]
+) -> None:
+    layer = fused(make)
+    before = layer.weight.detach()
+    with pytest.raises(TypeError, match=r"prune needs a parameter. Got 'weight', which is computed.*bake it first"):
+        call(layer)
+    assert torch.equal(layer.weight, before)
+    assert not hasattr(layer, "weight_mask")
+
+
+@pytest.mark.parametrize("module", [nn.Sequential(nn.Linear(2, 2)), nn.ReLU(), nn.LSTM(2, 2)])
+def test_explain_says_that_there_is_no_weight(module: nn.Module) -> None:
+    product, why = explain(module)
+    assert product == "dense"
+    assert why == f"{type(module).__name__} has no weight: pass one of its layers, or use summary"
+
+
+@every
+@pytest.mark.parametrize("later", [of_torch.weight_norm, of_torch.orthogonal])
+def test_a_parametrization_that_must_come_first_is_named(make: Callable[[], Parametrization], later: Any) -> None:
+    layer = fused(make)
+    expected = layer.weight.detach()
+    later(layer)
+    reads: list[Callable[[], object]] = [lambda: layer.weight, lambda: layer(torch.ones(1, 6))]
+    for read in reads:
+        with pytest.raises(RuntimeError, match="need to come first: delete the last one, del layer"):
+            read()
+    del layer.parametrizations.weight[-1]
+    assert torch.equal(layer.weight, expected)
+
+
+class Symmetric(Parametrization):
+    needs = "the weight to equal its transpose"
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.triu() + x.triu(1).mT
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return (weight - weight.mT).abs()
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return self.forward(weight)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_a_constraint_that_fails_on_a_shape_is_named(by_torch: bool) -> None:
+    layer = nn.Linear(3, 4)
+    attach: Any = register_parametrization if by_torch else lambda layer, name, step: register(layer, {name: step})
+    with pytest.raises(ValueError, match=r"Symmetric cannot start from a weight of shape \(4, 3\).*Override adopt"):
+        attach(layer, "weight", Symmetric())
+    assert type(layer) is nn.Linear
+
+
+def test_a_pattern_that_meets_a_vector_lists_the_matrices() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"Got '1.weight' of shape \(4,\). Narrow .* matches: '0.weight', '3.weight'"):
+        register(model, {"*.weight": ZeroDiagonal()})
+    assert not summary(model).rows
