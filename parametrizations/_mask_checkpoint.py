@@ -109,7 +109,7 @@ def _is_averaged(state: Any, sparse: Any) -> bool:
 
     float32 has exact integers up to 2^24, so the positions must not be rounded.
     """
-    if not isinstance(state, Tensor) or not state.is_floating_point():
+    if not isinstance(state, Tensor) or not state.is_floating_point() or state.is_meta:
         return False
     own = sparse.get_extra_state()
     return state.shape == own.shape and torch.equal(state.to(own.device, torch.float64), own.double())

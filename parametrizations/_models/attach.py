@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import ATTACHED, ORDER, Slot, plain_order
+from parametrizations._models.constrained import ATTACHED, ORDER, REFERS, Slot, plain_order
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.layer import constrained_class
 from parametrizations._models.matching import naming
@@ -38,14 +39,26 @@ class Call:
         replaced: The tensors that replace stored tensors, by the ``id`` of the old one.
         optimizer: The optimizer of the model, or None.
         contents: The modules and tensors of the model by their ``id``. Copies of parametrizations refer to the same.
-        used_once: The third-party parametrizations for a single tensor, by their ``id``. They are attached themselves.
+        unshared: The third-party parametrizations for a single tensor, by their ``id``. They are attached themselves.
     """
 
     changes: Changes
     replaced: Mapping[int, Tensor]
     optimizer: Optimizer | None
     contents: Mapping[int, object]
-    used_once: Set[int]
+    unshared: Set[int]
+
+
+class _Shared(dict[int, object]):
+    """The memo of `copy.deepcopy` for copies that refer to the same objects. It notices whether they do."""
+
+    has_references = False
+
+    @override
+    def get(self, key: int, default: object = None) -> object:
+        found = super().get(key, default)
+        self.has_references |= id(found) == key
+        return found
 
 
 class _Host(nn.Module):
@@ -83,19 +96,24 @@ def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
     lists = changes.draft(children(changes.draft(children(slot.module))["parametrizations"]))
     kind = constrained_class(slot.module, lists, fused=True)
     changes.attribute(slot.module, "__class__", kind)
+    own = {id(tensor) for tensor in old}  # the parameters of other modules keep their place in the optimizer
+    trained = {name: one for name, one in trained.items() if id(one) in own or id(one) not in call.contents}
     renew(changes, call.optimizer, old, trained)
 
 
 def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Tensor) -> Slot:
-    """The slot with the new steps. The copies of those used once are replaced by the originals."""
-    originals: dict[str, tuple[nn.Module, StepState]] = {}
+    """The slot with the new steps. Third-party ones are built as copies, and replaced in the end."""
+    replaced: dict[str, tuple[nn.Module, StepState]] = {}
+    has_references = False
     for step in steps:
         with naming("register", f"attach {_described(slot, step, twin)}"):
-            new = _copied(call, step)
-            if id(step) in call.used_once:
-                originals[str(len(twin.steps) if twin else 0)] = step, StepState([step], [new])
-            for part in [part for part in new.modules() if id(part) not in call.contents]:
-                part.training = slot.module.training
+            final, refers = _final(call, step)
+            has_references |= refers
+            new = final if isinstance(step, Parametrization) else copy.deepcopy(step)
+            if new is not final:
+                replaced[str(len(twin.steps) if twin else 0)] = final, StepState([final], [new])
+            for part, own in zip(new.modules(), final.modules(), strict=True):
+                part.training = part.training if id(own) in call.contents else slot.module.training
             if isinstance(new, Parametrization):
                 new._require_matrix(weight)
             chain = _first(slot, new, weight) if twin is None else _further(slot, twin, new, weight)
@@ -103,12 +121,13 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
     assert twin is not None
     known: list[int] = getattr(twin.chain, ATTACHED, [])
     setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
+    setattr(twin.chain, REFERS, has_references or getattr(twin.chain, REFERS, False))
     require_agreement(twin, weight)
     _require_padding(twin, weight)
-    for index, (step, state) in originals.items():
+    for index, (final, state) in replaced.items():
         state.collect(call.changes)
-        set_owner(step, twin.chain)
-        children(twin.chain)[index] = step
+        set_owner(final, twin.chain)
+        children(twin.chain)[index] = final
     return Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
 
 
@@ -124,11 +143,13 @@ def _require_padding(slot: Slot, weight: Tensor) -> None:
         )
 
 
-def _copied(call: Call, step: nn.Module) -> nn.Module:
-    """A copy that refers to the same modules and tensors of the model."""
+def _final(call: Call, step: nn.Module) -> tuple[nn.Module, bool]:
+    """The step that the model gets, and whether it refers to other modules or tensors of the model."""
     if isinstance(step, Parametrization) and step._is_own:
-        return copy.deepcopy(step)
-    return copy.deepcopy(step, {key: one for key, one in call.contents.items() if one is not step})
+        return copy.deepcopy(step), False
+    shared = _Shared({key: one for key, one in call.contents.items() if one is not step})
+    twin = copy.deepcopy(step, shared)
+    return step if id(step) in call.unshared else twin, shared.has_references
 
 
 def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
@@ -185,7 +206,8 @@ def _collect_further(changes: Changes, slot: Slot, built: Slot, old: Sequence[Te
     for step in new.values():
         set_owner(step, slot.chain)
     changes.draft(children(slot.chain)).update(new)
-    changes.attribute(slot.chain, ATTACHED, getattr(built.chain, ATTACHED))
+    for name in (ATTACHED, REFERS):
+        changes.attribute(slot.chain, name, getattr(built.chain, name))
     trained = {f"{slot.prefix}.{key}": tensor for key, tensor in zip(slot.stored, old, strict=True)}
     for key, step in new.items():
         trained |= step.named_parameters(f"{slot.prefix}.{key}")

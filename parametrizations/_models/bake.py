@@ -85,6 +85,7 @@ def bake(
         raise ValueError(
             "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out."
         )
+    require_present(chosen, "bake", model)
     _require_bakeable(chosen)
     with torch.inference_mode(False):  # the baked model outlives the block
         names = {slot.name for slot in chosen}
@@ -98,16 +99,27 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> 
     changes = Changes()
     replaced = leave_inference(changes, model, optimizer)
     every = slots(model)
-    tied = tied_names(every)
+    tied, kept = tied_names(every), _kept(every, names)
     for slot in [slot for slot in every if slot.name in names]:
         tensor = _plain_tensor(changes, slot, tied, replaced)
         _restore(changes, slot, tensor)
         gone: list[Tensor] = []
         shared: list[Tensor] = []  # other layers use them
-        for old in slot.trained.values():
+        for old in [old for old in slot.trained.values() if id(old) not in kept]:
             (shared if identity(old) in tied else gone).append(replaced.get(id(old), old))
         renew(changes, optimizer, gone, {slot.name: tensor}, shared)
     return changes
+
+
+def _kept(every: Sequence[Slot], names: Set[str]) -> set[int]:
+    """The parameters that the model keeps, also if a baked parametrization refers to them, by their ``id``."""
+    kept: set[int] = set()
+    for slot in every:
+        if slot.parametrizations is None:
+            kept |= {id(tensor) for tensor in slot.stored.values()}
+        elif slot.name not in names:
+            kept |= {id(tensor) for tensor in slot.trained.values()} - {id(tensor) for tensor in slot.stored.values()}
+    return kept
 
 
 def _copy(model: Model) -> Model:
@@ -118,7 +130,6 @@ def _copy(model: Model) -> Model:
 
 
 def _require_bakeable(chosen: Sequence[Slot]) -> None:
-    require_present(chosen, "bake")
     for slot in chosen:
         if any(map(is_sharded, slot.stored.values())) or not can_share(slot.module):
             raise ValueError(

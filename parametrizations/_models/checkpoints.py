@@ -63,9 +63,10 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     entries: Mapping[str, Any] = model.state_dict() if state_dict is None else state_dict
     _require_gathered(entries)
     if state_dict is None:
-        require_present(constrained(model), "plain_state_dict")
+        require_present(constrained(model), "plain_state_dict", model)
         return _plain(model, entries)
     _require_all_known(model, entries)
+    _require_no_references(model)
     plain = _plain(model, entries)
     _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
     return plain
@@ -109,16 +110,18 @@ def take_plain(
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for slot in slots_of(module, prefix):
-        if slot.name not in state_dict:
-            continue
-        weight, found = state_dict.pop(slot.name), given(slot.chain, state_dict, f"{slot.prefix}.")
+        found, is_plain = given(slot.chain, state_dict, f"{slot.prefix}."), slot.name in state_dict
+        weight = state_dict.pop(slot.name, None)
         try:
-            if found and _gives(slot, found, weight):
+            if found or is_plain:
+                require_present([slot], "load_state_dict")
+            if not is_plain or (found and _gives(slot, found, weight)):
                 continue
             _require_unchanged(slot, found)
             state = _constrained_state(slot, weight, assigned)
         except (TypeError, ValueError, RuntimeError) as error:
-            errors.append(f"While loading the plain {slot.name!r}: {error} The tensor stays as it was.")
+            form = "plain " if is_plain else ""
+            errors.append(f"While loading the {form}{slot.name!r}: {error} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
 
@@ -133,18 +136,30 @@ def _gives(slot: Slot, found: Mapping[str, Any], weight: object) -> bool:
 def _require_unchanged(slot: Slot, found: Mapping[str, Any]) -> None:
     """Refuse constrained entries that differ from the model, beside a plain weight."""
     own = {f"{slot.prefix}.{key}": value for key, value in slot.chain.state_dict().items()}
-    if any(key not in own or not torch.equal(value, own[key]) for key, value in found.items()):
+    if any(key not in own or not _same(value, own[key]) for key, value in found.items()):
         raise ValueError(
             "load_state_dict needs one form of a weight. Got a plain and a constrained one that differ. Remove the "
             f"entry {slot.name!r}, or those that start with '{slot.prefix}.'."
         )
 
 
+def _same(one: object, other: object) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return torch.equal(one, other) if both else bool(one == other)  # type: ignore[arg-type]
+
+
+def _kinds(slot: Slot) -> str:
+    return ", then ".join(type(step).__name__ for step in slot.steps)
+
+
 def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, Any]:
     """The state of a chain for a weight."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
-    require_present([slot], "load_state_dict")
+    if slot.refers_to_model:
+        raise ValueError(
+            f"{_kinds(slot)} refers to other modules, which may be loaded later. Load the constrained checkpoint."
+        )
     if not assigned:
         weight = weight.to(slot.first_stored.dtype)
     changes = Changes()
@@ -236,6 +251,16 @@ def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
             f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {slot.name!r}: {error} "
             "Convert it with its own model."
         ) from error
+
+
+def _require_no_references(model: nn.Module) -> None:
+    for slot in constrained(model):
+        if slot.refers_to_model:
+            raise ValueError(
+                f"plain_state_dict needs tensors that depend on their own entries. Got {slot.name!r} with "
+                f"{_kinds(slot)}, which refers to other modules. Load the checkpoint into the model first, and call "
+                "plain_state_dict(model)."
+            )
 
 
 def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from parametrizations.parametrization import Parametrization
 __all__ = [
     "ATTACHED",
     "ORDER",
+    "REFERS",
     "Slot",
     "constrained",
     "full_name",
@@ -33,6 +34,9 @@ __all__ = [
 
 ATTACHED = "attached_by_register"
 """Attribute of a `ParametrizationList`: the indices of the parametrizations that `register` attached."""
+
+REFERS = "refers_to_the_model"
+"""Attribute of a `ParametrizationList`: whether a parametrization refers to other modules or tensors of the model."""
 
 ORDER = "plain_order"
 """Attribute of ``module.parametrizations``: the names of the module's tensors in their original order."""
@@ -110,6 +114,12 @@ class Slot:
             for index, step in enumerate(self.steps)
             if index not in attached and not isinstance(step, Parametrization)
         )
+
+    @property
+    def refers_to_model(self) -> bool:
+        """Whether a step attached by `register` refers to other modules or tensors of the model."""
+        refers: bool = getattr(self.parametrizations, REFERS, False)
+        return refers
 
     @property
     def is_ours(self) -> bool:

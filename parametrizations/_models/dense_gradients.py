@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from parametrizations._models.constrained import Slot
 from parametrizations._models.layer import has_fused_forward
 from parametrizations._models.matching import constrained_by
+from parametrizations._models.sizes import require_present
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
@@ -116,6 +117,7 @@ def dense_gradients(
     if not isinstance(model, nn.Module):
         raise TypeError(f"dense_gradients needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     slots = constrained_by("dense_gradients", model, patterns)
+    require_present(slots, "dense_gradients", model)
     with uncompiled(), ExitStack() as stack:
         yield {slot.name: _Watch(slot, stack).gradient for slot in slots}
 

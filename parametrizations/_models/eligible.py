@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from parametrizations._models.constrained import Slot, full_name, identity
 from parametrizations._models.sizes import require_present
 from parametrizations._torch.chains import chains
-from parametrizations._torch.private import children, own_attributes
+from parametrizations._torch.private import buffers, children, own_attributes, parameters
 from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 
@@ -22,18 +23,28 @@ DEPTH = 2
 """Levels of containers in an attribute that are searched."""
 
 
-def require_eligible(model: nn.Module, slots: Sequence[Slot], tied: Mapping[object, Sequence[str]]) -> None:
+def require_eligible(
+    model: nn.Module, plan: Sequence[tuple[Slot, Sequence[nn.Module]]], tied: Mapping[object, Sequence[str]]
+) -> None:
     """Refuse parameters that cannot be constrained, or that their module could not use.
+
+    Args:
+        model: The model.
+        plan: The tensors, and the parametrizations to attach to each.
+        tied: The names of the owners of each tied tensor.
 
     Raises:
         ValueError: The message names the parameter, the reason and a remedy.
     """
-    require_present(slots, "register")
-    for slot in slots:
+    slots = [slot for slot, _ in plan]
+    require_present(slots, "register", model)
+    for slot, steps in plan:
         _require_untied_and_present(slot, tied)
         _require_plain_class(slot)
         _require_computed_tensors_work(slot)
-    _require_held_once(model, slots)
+        _require_no_cycle(slot, steps)
+    parts = [*model.named_modules(), *(part for _, steps in plan for step in steps for part in _named_parts(step))]
+    _require_held_once(parts, slots)
 
 
 def require_unpruned(model: nn.Module, pattern: str) -> None:
@@ -113,31 +124,46 @@ def _require_computed_tensors_work(slot: Slot) -> None:
             )
 
 
-def _require_held_once(model: nn.Module, slots: Sequence[Slot]) -> None:
-    """Refuse plain parameters that an attribute of a module refers to, too.
+def _require_no_cycle(slot: Slot, steps: Sequence[nn.Module]) -> None:
+    for step in steps:
+        if any(part is slot.module for part in step.modules()):
+            raise ValueError(
+                f"register needs a parametrization that does not contain the module of {slot.name!r}. Got "
+                f"{type(step).__name__}, with {type(slot.module).__name__} as a child. Keep the reference in a list."
+            )
+
+
+def _named_parts(step: nn.Module) -> list[tuple[str, nn.Module]]:
+    return list(step.named_modules(prefix=type(step).__name__))
+
+
+def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[Slot]) -> None:
+    """Refuse plain parameters that a module or a parametrization refers to, too.
 
     Registering changes the attribute of the owner alone. Code that reads the other attribute would use the stored
-    tensor without the constraint. Attributes are searched, with the dictionaries, lists, tuples and sets in them.
-    Optimizers, closures and other objects are not searched.
+    tensor without the constraint. Parameters, buffers and other attributes are searched, with the dictionaries, lists,
+    tuples and sets in them. Optimizers, closures and other objects are not searched.
 
     Raises:
         ValueError: If there is such a parameter. The message names the attribute.
     """
     wanted = {id(slot.first_stored): slot for slot in slots if slot.parametrizations is None}
-    for prefix, module in model.named_modules():
-        for name, value in own_attributes(module).items():
+    for prefix, module in parts:
+        for name, value in (*parameters(module).items(), *buffers(module).items(), *own_attributes(module).items()):
             for tensor in _tensors(value, DEPTH):
-                if id(tensor) in wanted:
+                slot = wanted.get(id(tensor))
+                if slot is not None and not (module is slot.module and value is tensor and name == slot.tensor_name):
                     raise ValueError(
-                        f"register needs a parameter that only its owner holds, for {wanted[id(tensor)].name!r}. Got "
-                        f"one that {full_name(prefix, name)!r} of {type(module).__name__} refers to, too. Read the "
-                        "parameter from its owner instead, or register before the other reference is made."
+                        f"register needs a parameter that only its owner holds, for {slot.name!r}. Got one that "
+                        f"{full_name(prefix, name)!r} of {type(module).__name__} refers to, too. Read the parameter "
+                        "from its owner instead, or register before the other reference is made, and before "
+                        "DistributedDataParallel wraps the model."
                     )
 
 
 def _tensors(value: object, depth: int) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif depth and isinstance(value, dict | list | tuple | set | frozenset):
-        for part in value.values() if isinstance(value, dict) else value:
+    elif depth and isinstance(value, dict | list | tuple | set | frozenset | deque):
+        for part in dict.values(value) if isinstance(value, dict) else list(value):
             yield from _tensors(part, depth - 1)

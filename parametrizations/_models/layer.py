@@ -70,7 +70,7 @@ def _members(base: type[nn.Module]) -> dict[str, object]:
     # The second initialisation is nn.MultiheadAttention's.
     resets = [name for name in ("reset_parameters", "_reset_parameters") if hasattr(base, name)]
     members: dict[str, object] = {name: _initializer(base, getattr(base, name)) for name in resets}
-    if base._save_to_state_dict is not nn.Module._save_to_state_dict:
+    if base._save_to_state_dict is not nn.Module._save_to_state_dict and _loads_by_torch(base._load_from_state_dict):
         members["_save_to_state_dict"] = _saver(base._save_to_state_dict)
     return members | {"_load_from_state_dict": _loader(base._load_from_state_dict)}
 
@@ -166,6 +166,12 @@ def _loader(load: Callable[..., None]) -> Callable[..., None]:
             del hooks[take_plain]
 
     return load_plain_too
+
+
+def _loads_by_torch(load: Any) -> bool:
+    """Whether a loader is, or calls, the loader of `nn.Module`. Others may need the entries that their class saves."""
+    code = getattr(load, "__code__", None)
+    return load is nn.Module._load_from_state_dict or (code is not None and "_load_from_state_dict" in code.co_names)
 
 
 def _saver(save: Callable[..., None]) -> Callable[..., None]:

@@ -20,6 +20,7 @@ from parametrizations._models.eligible import require_eligible, require_unpruned
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import matches, refuse_no_match, require_pattern, with_values
 from parametrizations._models.optimizers import require_optimizer
+from parametrizations._torch.owners import is_attached
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept
 from parametrizations.masks.rule import individual
@@ -80,7 +81,7 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
     changes = Changes()
     with torch.inference_mode(False):
         replaced = leave_inference(changes, model, optimizer)
-        call = Call(changes, replaced, optimizer, _contents(model), _used_once(plan))
+        call = Call(changes, replaced, optimizer, _contents(model), _unshared(plan))
         for slot, steps in _with_individual_rules(plan):
             attach(call, slot, steps)
         changes.commit()
@@ -109,7 +110,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
     for slot, steps in plan:
         _require_different_classes(slot, steps)
     _require_matrices(rules, plan)
-    require_eligible(model, [slot for slot, _ in plan], tied_names(every) if plan else {})
+    require_eligible(model, plan, tied_names(every) if plan else {})
     return plan
 
 
@@ -172,10 +173,10 @@ def _contents(model: nn.Module) -> dict[int, object]:
     return {id(one): one for one in (*model.modules(), *model.parameters(), *model.buffers())}
 
 
-def _used_once(plan: Plan) -> set[int]:
-    """The third-party parametrizations for a single tensor, by their ``id``."""
-    uses = Counter(id(step) for _, steps in plan for step in steps if not isinstance(step, Parametrization))
-    return {step for step, count in uses.items() if count == 1}
+def _unshared(plan: Plan) -> set[int]:
+    """The third-party parametrizations for a single tensor that no other tensor has, by their ``id``."""
+    uses = Counter(step for _, steps in plan for step in steps if not isinstance(step, Parametrization))
+    return {id(step) for step, count in uses.items() if count == 1 and not is_attached(step)}
 
 
 def _with_individual_rules(plan: Plan) -> Plan:

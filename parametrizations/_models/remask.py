@@ -119,7 +119,7 @@ def _plan(model: nn.Module, rules: MaskRules) -> Plan:
         partial(_no_match, masked, every),
         "Narrow one of them.",
     )
-    require_present([slot for slot, _ in plan], "remask")
+    require_present([slot for slot, _ in plan], "remask", model)
     tied = tied_names(every) if plan else {}
     for slot, _ in plan:
         _require_movable(slot, tied)

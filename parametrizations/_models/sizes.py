@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from parametrizations._models.constrained import Slot
 from parametrizations._torch.memory import memory_of, shown
@@ -14,7 +15,7 @@ __all__ = ["require_present", "require_room"]
 KEEP = "Keep the layer constrained, and save its state_dict()."
 
 
-def require_present(slots: Iterable[Slot], caller: str) -> None:
+def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None = None) -> None:
     """Refuse tensors that accelerate has moved to the CPU memory or to the disk.
 
     They are on the meta device, and a hook of the module loads the data for each forward pass.
@@ -22,18 +23,24 @@ def require_present(slots: Iterable[Slot], caller: str) -> None:
     Args:
         slots: Constrained or plain tensors.
         caller: The call that needs their values.
+        model: The model, since a hook of a parent may load the data of its children.
 
     Raises:
         ValueError: If there is such a tensor.
     """
     for slot in slots:
-        holder = slot.parametrizations or slot.module
-        if hasattr(holder, "_hf_hook") and any(tensor.is_meta for tensor in slot.stored.values()):
+        if not any(tensor.is_meta for tensor in slot.stored.values()):
+            continue
+        if any(hasattr(holder, "_hf_hook") for holder in (slot.parametrizations or slot.module, *_parts(model))):
             raise ValueError(
                 f"{caller} needs the values of {slot.name!r}. Got a tensor that accelerate has offloaded. Remove its "
                 "hooks first, accelerate.hooks.remove_hook_from_submodules(model), and offload the model again "
                 "afterwards."
             )
+
+
+def _parts(model: nn.Module | None) -> Iterable[nn.Module]:
+    return () if model is None else model.modules()
 
 
 def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:

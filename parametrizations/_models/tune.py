@@ -90,7 +90,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     if not isinstance(model, nn.Module):
         raise TypeError(f"tune needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     weights = [slot for slot in constrained(model) if slot.tensor_name == "weight"]
-    require_present(weights, "tune")
+    require_present(weights, "tune", model)
     layers = {slot.name: slot.module for slot in weights if has_fused_forward(slot.module)}
     with torch.random.fork_rng({tensor.device for tensor in model.parameters() if tensor.is_cuda}), uncompiled():
         calls = _calls(model, layers, inputs, named)

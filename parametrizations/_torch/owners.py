@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any, Self
 from weakref import WeakSet
 
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from parametrizations._torch.chains import steps
 
-__all__ = ["Owners", "others_with", "set_owner"]
+__all__ = ["Owners", "is_attached", "others_with", "set_owner"]
 
 
 class Owners(WeakSet[ParametrizationList]):
@@ -43,6 +44,16 @@ def set_owner(step: nn.Module, chain: ParametrizationList) -> None:
     for part in step.modules():
         for owners in _owners_of(part):
             owners.add(chain)
+
+
+def is_attached(step: nn.Module) -> bool:
+    """Whether any list of this process contains a third-party parametrization, which has no `Owners`."""
+    stores = [one for one in gc.get_referrers(step) if isinstance(one, dict)]
+    holders = gc.get_referrers(*stores) if stores else []
+    lists = [one for one in holders if isinstance(one, ParametrizationList)]
+    attributes = [one for one in holders if isinstance(one, dict) and "is_tensor" in one and "unsafe" in one]
+    held = [part for one in (*map(vars, lists), *attributes) for part in one["_modules"].values()]
+    return any(part is step for part in held)
 
 
 def _owners_of(part: nn.Module) -> list[Owners]:

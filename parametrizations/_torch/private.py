@@ -93,21 +93,24 @@ def is_claimed(chain: nn.Module) -> bool:
     """Whether a call of a `ParametrizationList` would run more than the ``forward`` of its parametrizations.
 
     That is a hook, or a ``forward`` that was replaced, as accelerate does to offload tensors. A product that only reads
-    the stored tensor would skip it. Hooks of this library do not count, since they only observe.
+    the stored tensor would skip it. Hooks of this library, and PyTorch's own hooks on all modules, do not count, since
+    they only observe.
     """
-    if type(chain) is not ParametrizationList or any(GLOBAL_HOOKS):
+    if type(chain) is not ParametrizationList:
         return True
     parts = [vars(part) for part in (chain, *chain._modules.values()) if part is not None]
     found = [hook for part in parts for kind in CALL_HOOKS for hook in part[kind].values()]
-    return any("forward" in part for part in parts) or any(not _is_own(hook) for hook in found)
+    if any("forward" in part for part in parts) or not all(_is_from("parametrizations.", hook) for hook in found):
+        return True
+    return not all(_is_from("torch.", hook) for hooks in GLOBAL_HOOKS for hook in hooks.values())
 
 
 CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """The attributes of a module with the hooks that a call runs."""
 
 
-def _is_own(hook: object) -> bool:
-    return getattr(hook, "__module__", "").startswith("parametrizations.")
+def _is_from(package: str, hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(package)
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:

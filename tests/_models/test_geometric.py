@@ -70,6 +70,25 @@ def test_a_layer_that_saves_itself_loads_both_kinds_of_checkpoints(make: Callabl
     assert torch.equal(plain[0].weight, model[0].weight)
 
 
+class Loading(Saving):
+    """A layer that also loads its weight itself."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+        with torch.no_grad():
+            self.weight.copy_(state_dict[f"{prefix}weight"])
+            self.bias.copy_(state_dict[f"{prefix}bias"])
+
+
+@every
+def test_a_layer_that_loads_itself_loads_its_own_checkpoint(make: Callable[[], Parametrization]) -> None:
+    model: Any = register(nn.Sequential(Loading(4, 4)), {"0.weight": make()})
+    expected = model[0].weight.detach()
+    state = copy.deepcopy(model.state_dict())
+    model[0].reset_parameters()
+    model.load_state_dict(state)
+    assert torch.equal(model[0].weight, expected)
+
+
 class Graph(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 from torch.nn.utils.parametrize import ParametrizationList, cached
+from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from parametrizations import NegExpDiagonal, Parametrization, bake, dense_gradients, explain, register
@@ -109,6 +110,14 @@ def test_the_hooks_of_dense_gradients_leave_the_product(
         assert explain(layer) == before
         monkeypatch.setattr(type(layer.parametrizations.weight[0]), "forward", None)
         torch.testing.assert_close(layer(INPUTS), expected)
+
+
+@every
+def test_the_hooks_of_a_flop_counter_leave_the_product(make: Callable[[], Parametrization]) -> None:
+    layer = fused(make)
+    before = explain(layer)
+    with FlopCounterMode(display=False):
+        assert explain(layer) == before
 
 
 @of_the_compiler

@@ -99,6 +99,32 @@ def test_a_call_that_needs_the_values_says_so(offload: Offload, call: str, tmp_p
     torch.testing.assert_close(model(INPUT), expected)
 
 
+def test_a_model_whose_blocks_are_loaded_as_a_whole_says_so() -> None:
+    model = nn.Sequential(constrained())
+    expected = model(INPUT)
+    cpu_offload(model, execution_device=CPU, preload_module_classes=["Sequential"])
+    for call in (
+        bake,
+        plain_state_dict,
+        lambda model: register(model, {"0.1.weight": MaskedSparse(masks.banded(1, 1))}),
+    ):
+        with pytest.raises(ValueError, match="that accelerate has offloaded"):
+            call(model)
+    torch.testing.assert_close(model(INPUT), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_a_constrained_checkpoint_does_not_load_into_an_offloaded_model() -> None:
+    model, other = constrained(), constrained()
+    with torch.no_grad():
+        other[3].parametrizations.weight.original.mul_(2)
+    expected = model(INPUT)
+    cpu_offload(model, execution_device=CPU)
+    with pytest.raises(RuntimeError, match=r"load_state_dict needs the values of '3.weight'"):
+        model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(model(INPUT), expected)
+
+
 @every_offload
 def test_an_offloaded_plain_model_cannot_be_constrained(offload: Offload, tmp_path: Path) -> None:
     model = plain()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _Orthogonal
+from torch.nn.utils.parametrizations import _Orthogonal, orthogonal
 from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
@@ -32,6 +34,7 @@ HELD: dict[str, Any] = {
     "a tuple": lambda w: (None, w),
     "a set": lambda w: {w},
     "a dictionary of lists": lambda w: {"all": [0, w]},
+    "a deque": lambda w: deque([w]),
 }
 
 
@@ -47,6 +50,24 @@ def test_a_parameter_that_another_attribute_holds_is_refused(hold: Any, elsewher
     assert type(cell) is Cell
     del vars(model[holder])["held"]
     register(model, {"cell.w": ZeroDiagonal()})
+
+
+def test_a_parameter_that_is_also_a_buffer_is_refused() -> None:
+    model = nn.ModuleDict({"cell": Cell(), "other": Cell()})
+    model["other"].register_buffer("same", model["cell"].w)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"only its owner holds, for 'cell.w'.*'other.same' of Cell"):
+        register(model, {"cell.w": ZeroDiagonal()})
+
+
+def test_a_dictionary_with_other_values_is_not_evaluated() -> None:
+    class Lazy(dict[str, Tensor]):
+        @override
+        def values(self) -> Any:
+            raise AssertionError("evaluated")
+
+    model = Cell()
+    model.held = Lazy()
+    assert not register(model, {"w": ZeroDiagonal()}).w.diagonal().any()
 
 
 def test_other_references_are_accepted() -> None:
@@ -193,6 +214,122 @@ def test_an_error_leaves_a_third_party_object_as_it_was() -> None:
     assert step.training
     assert not step.largest
     assert type(model[0]) is nn.Linear
+
+
+class Generated(nn.Module):
+    """A weight plus a matrix that another module of the model computes, as a hypernetwork does."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def added(self) -> Tensor:
+        row: Tensor = self.generator(torch.ones(2, 3)).mean(0)
+        return row.outer(torch.ones(3))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.added()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight - self.added()
+
+
+def hypernetwork(generator: nn.Module | None = None) -> Any:
+    layers = {name: nn.Linear(3, 3) for name in ("first", "second")}
+    return nn.ModuleDict({"generator": generator or nn.Linear(3, 3), **layers})
+
+
+def made(constrain: Callable[[nn.Module], nn.Module]) -> Any:
+    return constrain(nn.Linear(3, 3))
+
+
+def holds(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
+    return any(one is parameter for group in optimizer.param_groups for one in group["params"])
+
+
+def test_an_object_that_another_tensor_has_is_copied() -> None:
+    model, other = hypernetwork(), hypernetwork()
+    step = made(orthogonal).parametrizations.weight[0]
+    register(model, {"first.weight": step})
+    before = model["first"].weight.detach()
+    register(model, {"second.weight": step})
+    register(other, {"first.weight": step})
+    assert torch.equal(model["first"].weight, before)
+    used = made(orthogonal)
+    before = used.weight.detach()
+    register(other, {"second.weight": used.parametrizations.weight[0]})
+    assert torch.equal(used.weight, before)
+
+
+def test_a_generator_stays_in_the_optimizer_after_baking() -> None:
+    model = register(hypernetwork(), {})
+    register(model, {"first.weight": Generated(model["generator"]), "second.weight": Generated(model["generator"])})
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    (model["first"].weight.sum() + model["second"].weight.sum()).backward()
+    optimizer.step()
+    for pattern in ("first.weight", "second.weight"):
+        bake(model, pattern, inplace=True, optimizer=optimizer)
+        assert holds(optimizer, model["generator"].weight)
+        assert optimizer.state[model["generator"].weight]
+        assert holds(optimizer, model.get_parameter(pattern))
+    assert len(optimizer.param_groups[0]["params"]) == 6
+
+
+@pytest.mark.parametrize("on_top", [False, True], ids=["first", "on top"])
+def test_a_generator_outside_the_optimizer_stays_outside(on_top: bool) -> None:
+    model = hypernetwork()
+    if on_top:
+        register(model, {"first.weight": nn.Identity()})
+    optimizer = torch.optim.SGD(model["first"].parameters(), 0.1)
+    register(model, {"first.weight": Generated(model["generator"])}, optimizer=optimizer)
+    assert not holds(optimizer, model["generator"].weight)
+    assert len(optimizer.param_groups[0]["params"]) == 2
+
+
+def test_a_plain_checkpoint_does_not_load_through_a_reference() -> None:
+    model, other = hypernetwork(), hypernetwork()
+    register(other, {"first.weight": Generated(other["generator"])})
+    before = other["first"].parametrizations.weight.original.detach().clone()
+    with pytest.raises(RuntimeError, match=r"Generated refers to other modules.*Load the constrained checkpoint"):
+        other.load_state_dict(model.state_dict())
+    assert torch.equal(other["first"].parametrizations.weight.original, before)
+    with pytest.raises(ValueError, match=r"Generated, which refers to other modules. Load the checkpoint into"):
+        plain_state_dict(other, other.state_dict())
+    model.load_state_dict(plain_state_dict(other))
+    assert torch.equal(model["first"].weight, other["first"].weight)
+
+
+def test_a_reference_to_a_constrained_parameter_is_refused() -> None:
+    for rules in (
+        lambda model: {"first.weight": Scaled(model["second"].weight), "second.weight": ZeroDiagonal()},
+        lambda model: {"second.weight": ZeroDiagonal(), "first.weight": Scaled(model["second"].weight)},
+        lambda model: {"second.weight": Scaled(model["second"].weight)},
+    ):
+        model = hypernetwork()
+        with pytest.raises(ValueError, match=r"only its owner holds, for 'second.weight'.*'Scaled.scale' of Scaled"):
+            register(model, rules(model))
+    register(model, {"first.weight": Scaled(model["second"].weight)})
+    with pytest.raises(ValueError, match=r"'first.parametrizations.weight.0.scale' of Scaled"):
+        register(model, {"second.weight": ZeroDiagonal()})
+
+
+def test_a_parametrization_that_contains_its_own_layer_is_refused() -> None:
+    model = hypernetwork()
+    with pytest.raises(
+        ValueError, match=r"does not contain the module of 'first.weight'.*Keep the reference in"
+    ):
+        register(model, {"first.weight": Generated(model["first"])})
+    with pytest.raises(ValueError, match="does not contain the module"):
+        register(model, {"first.weight": Generated(model)})
+
+
+def test_an_error_leaves_the_buffers_of_a_referenced_module() -> None:
+    generator = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model = hypernetwork(generator)
+    with pytest.raises(ValueError, match="needs a weight with 2 dimensions"):
+        register(model, {"first.weight": Generated(generator), "second.bias": ZeroDiagonal()})
+    assert not generator[1].num_batches_tracked
 
 
 def test_the_state_of_the_attached_object_is_that_of_pytorch() -> None:
