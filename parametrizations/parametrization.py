@@ -89,6 +89,8 @@ class Parametrization(nn.Module):
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
     products: tuple[Product, ...] = ()
     """The products that ``linear`` offers in addition to ``"dense"``: the further values of ``product``."""
+    kinks: tuple[float, ...] = ()
+    """The values of stored entries at which ``forward`` has no derivative, such as 0 for `abs`."""
     selects: bool = False
     """Whether ``x`` holds entries of the weight unchanged, so that filling ``x`` initialises them."""
 

@@ -14,12 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from parametrizations import MaskedSparse, masks, register
+from parametrizations import MaskedSparse, masks, register, remask
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks import moving as moving_rules
 from parametrizations.masks import values as value_rules
 
+pruning: Any = prune  # without types
 SIZES = st.integers(1, 12)
 DENSITIES = st.floats(0.01, 1.0)
 
@@ -82,6 +84,24 @@ def test_block_diagonal_keeps_groups_apart(blocks: int, rows: int, columns: int)
     assert torch.equal(mask, i == j)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64])
+def test_nonzero_finds_the_mask_of_a_pruned_weight(dtype: torch.dtype) -> None:
+    layer = nn.Linear(6, 4, dtype=dtype)
+    mask = torch.rand(4, 6) < 0.4
+    pruning.remove(pruning.custom_from_mask(layer, "weight", mask), "weight")
+    weight = layer.weight.detach().clone()
+    register(layer, {"weight": MaskedSparse(masks.nonzero())})
+    sparse: Any = layer.parametrizations.weight[0]  # type: ignore[union-attr, index]
+    assert torch.equal(sparse.mask, mask)
+    assert torch.equal(layer.weight, weight)
+    with torch.no_grad():
+        layer.get_parameter("parametrizations.weight.original")[::2] = 0
+    weight = layer.weight.detach()
+    remask(layer, {"weight": masks.nonzero()}, optimizer=None)
+    assert torch.equal(sparse.mask, weight != 0)
+    assert torch.equal(layer.weight, weight)
+
+
 @given(SIZES, st.integers(1, 4), st.integers(1, 5), st.integers(1, 4))
 def test_n_of_m_keeps_n_in_every_group(rows: int, groups: int, m: int, n: int) -> None:
     n = min(n, m)
@@ -129,7 +149,9 @@ def test_rules_of_shape_make_a_real_mask_for_meta(rule: MaskRule) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [masks.magnitude(density=0.5), masks.n_of_m(1, 2), masks.global_magnitude(density=0.5)], ids=repr
+    "rule",
+    [masks.magnitude(density=0.5), masks.n_of_m(1, 2), masks.global_magnitude(density=0.5), masks.nonzero()],
+    ids=repr,
 )
 def test_rules_of_values_say_that_meta_has_none(rule: MaskRule) -> None:
     weight = torch.empty(4, 4, device="meta")

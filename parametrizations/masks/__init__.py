@@ -4,7 +4,7 @@ Each function here returns a `MaskRule`, except the two schedules. Any other cal
 ``(out, in)``, and returns a boolean tensor of the same shape is a rule too. ``True`` keeps an entry.
 
 - By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `autoregressive`
-- By the weight's values: `magnitude`, `n_of_m`; by chance: `random`
+- By the weight's values: `magnitude`, `n_of_m`, `nonzero`; by chance: `random`
 - By several weights at once: `erdos_renyi`, `global_magnitude`
 - By the existing mask, for `remask`: `evolutionary` (SET), `rigl`
 - Schedules of a density or a fraction: `gradual`, `cosine`
@@ -16,7 +16,7 @@ from parametrizations.masks.moving import evolutionary, rigl
 from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.schedules import cosine, gradual
 from parametrizations.masks.structure import autoregressive, banded, block_diagonal, from_edges, lower_triangular
-from parametrizations.masks.values import magnitude, n_of_m
+from parametrizations.masks.values import magnitude, n_of_m, nonzero
 from parametrizations.masks.whole_model import erdos_renyi, global_magnitude
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "lower_triangular",
     "magnitude",
     "n_of_m",
+    "nonzero",
     "random",
     "rigl",
 ]

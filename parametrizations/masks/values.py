@@ -21,7 +21,7 @@ from parametrizations.masks.kept import Kept
 from parametrizations.masks.move import Swap, Swapped
 from parametrizations.masks.rule import MaskRule
 
-__all__ = ["largest", "magnitude", "n_of_m"]
+__all__ = ["largest", "magnitude", "n_of_m", "nonzero"]
 
 SAMPLED = 4096
 """The size of the sample that estimates the threshold between the largest entries and the others."""
@@ -72,6 +72,29 @@ def n_of_m(n: int, m: int) -> MaskRule:
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
     return MaskRule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m))
+
+
+def nonzero() -> MaskRule:
+    """Keep the entries that are not zero, for a checkpoint that was pruned elsewhere. Needs the weight's values.
+
+    Load the checkpoint into the plain model, then register. `remask` drops the kept entries that are zero.
+
+    Example:
+        >>> nonzero()(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
+        tensor([[ True, False],
+                [False,  True]])
+    """
+    return MaskRule("nonzero()", _nonzero, Swap(_drop_zeros))
+
+
+def _nonzero(weight: Tensor) -> Tensor:
+    require_values("nonzero", weight)
+    return weight != 0
+
+
+def _drop_zeros(kept: Kept) -> Swapped:
+    require_values("nonzero", kept.values)
+    return Swapped(kept.values != 0, kept.places[:0], kept.places[:0])
 
 
 def _magnitude(density: float, weight: Tensor) -> Tensor:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 
-from parametrizations.testing.requirements import require, require_close, require_equal
+from parametrizations.testing.requirements import Broken, require, require_close, require_equal
 from parametrizations.testing.subject import Subject, gradient_of, loss, outcome_of, parametrization_of, stored
 
 
 def gradients_are_right(subject: Subject) -> None:
     """Gradcheck and gradgradcheck pass: reverse, forward and batched."""
-    layer = subject.precise_layer()
-    x = stored(layer).detach().clone().requires_grad_()
-    forward, fast = parametrization_of(layer), subject.weight.numel() > 100
-    torch.autograd.gradcheck(forward, (x,), fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
-    torch.autograd.gradgradcheck(forward, (x,), fast_mode=fast)
+    for layer in subject.precise_layers():
+        x = subject.away_from_kinks(stored(layer)).requires_grad_()
+        _require_right_gradients(parametrization_of(layer), [x], fast=subject.weight.numel() > 100)
 
 
 def backward_works_at_every_step(subject: Subject) -> None:
@@ -32,11 +33,10 @@ def backward_works_at_every_step(subject: Subject) -> None:
 def linear_is_differentiable_to_any_order(subject: Subject) -> None:
     """Gradcheck and gradgradcheck of ``linear`` pass for every argument; also forward and batched."""
     layer = subject.precise_layer()
-    arguments = (subject.inputs(2).to(layer.bias), stored(layer), layer.bias)
+    arguments = (subject.inputs(2).to(layer.bias), subject.away_from_kinks(stored(layer)), layer.bias)
     leaves = [argument.detach().clone().requires_grad_() for argument in arguments]
-    linear, fast = parametrization_of(layer).linear, subject.weight.numel() > 16
-    torch.autograd.gradcheck(linear, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
-    torch.autograd.gradgradcheck(linear, leaves, fast_mode=fast)
+    linear = parametrization_of(layer).linear
+    _require_right_gradients(linear, leaves, fast=subject.weight.numel() > 16)
     gradients = partial(torch.autograd.grad, inputs=leaves, materialize_grads=True)
     plain, recorded = gradients(loss(linear(*leaves))), gradients(loss(linear(*leaves)), create_graph=True)
     for one, other in zip(recorded, plain, strict=True):  # gradgradcheck ignores missing gradients
@@ -56,3 +56,16 @@ def linear_works_for_only_some_gradients(subject: Subject) -> None:
             require((leaf.grad is None) == stays, "A gradient is missing, or was computed for nothing.")
             if leaf.grad is not None:
                 require_close(leaf.grad, gradient, f"With {frozen} frozen, a gradient")
+
+
+def _require_right_gradients(function: Callable[..., Tensor], leaves: Sequence[Tensor], *, fast: bool) -> None:
+    """Compare first and second derivatives with finite differences. The error has no Jacobians."""
+    try:
+        torch.autograd.gradcheck(function, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
+        torch.autograd.gradgradcheck(function, leaves, fast_mode=fast)
+    except GradcheckError as error:
+        fault = str(error).strip().splitlines()[0].rstrip(",:. ")
+        raise Broken(
+            f"A derivative differs from finite differences ({fault}). If the map has kinks, as abs has at 0, declare "
+            "them: kinks = (0.0,)."
+        ) from error

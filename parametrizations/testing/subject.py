@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ __all__ = [
 
 
 STORED = "parametrizations.weight.original"
+MARGIN = 0.01
+"""The distance from kinks, far above the step of finite differences."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,27 @@ class Subject:
         """A layer with the parametrization registered on its weight."""
         return register_parametrization(self.plain(weight), "weight", self.fresh())
 
-    def precise_layer(self) -> Any:
+    def precise_layer(self, weight: Tensor | None = None) -> Any:
         """A layer in double precision, for a comparison of gradients with finite differences."""
-        return self.layer(self.weight.detach().to(torch.complex128 if self.weight.is_complex() else torch.float64))
+        weight = self.weight if weight is None else weight
+        return self.layer(weight.detach().to(torch.complex128 if weight.is_complex() else torch.float64))
+
+    def precise_layers(self) -> Iterator[Any]:
+        """Layers in double precision with this weight, and with a large one that has entries of both signs.
+
+        Many projections move a large weight onto a kink of the map. So the verdict does not depend on this weight.
+        """
+        yield self.precise_layer()
+        with contextlib.suppress(ValueError):  # the set may not contain such a weight
+            yield self.precise_layer(30 * self._random(self.weight.shape, seed=5))
+
+    def away_from_kinks(self, x: Tensor) -> Tensor:
+        """A copy of a stored tensor with a distance from the declared kinks, for finite differences."""
+        x = x.detach().clone()
+        for kink in getattr(self.parametrization, "kinks", ()):
+            near = (x - kink).abs() < MARGIN
+            x = torch.where(near, torch.where(x.real < kink, kink - MARGIN, kink + MARGIN).to(x), x)
+        return x
 
     def members(self) -> Iterator[Tensor]:
         """Weights in the set on every usual scale. The first is the weight after registering."""

@@ -316,9 +316,7 @@ def test_a_reference_to_a_constrained_parameter_is_refused() -> None:
 
 def test_a_parametrization_that_contains_its_own_layer_is_refused() -> None:
     model = hypernetwork()
-    with pytest.raises(
-        ValueError, match=r"does not contain the module of 'first.weight'.*Keep the reference in"
-    ):
+    with pytest.raises(ValueError, match=r"does not contain the module of 'first.weight'.*Keep the reference in"):
         register(model, {"first.weight": Generated(model["first"])})
     with pytest.raises(ValueError, match="does not contain the module"):
         register(model, {"first.weight": Generated(model)})
