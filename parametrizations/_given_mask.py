@@ -57,7 +57,7 @@ def as_rule(mask: object) -> MaskRule:
 
 
 def as_mask(mask: object, shape: torch.Size | None) -> Tensor:
-    """The mask as a tensor. Refuses another shape, or other than 2 dimensions if ``shape`` is None."""
+    """The mask as a tensor. Refuses another shape, and a scalar."""
     mask = from_array(mask) if is_array(mask) else mask
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
         got = getattr(mask, "dtype", type(mask).__name__)
@@ -67,10 +67,10 @@ def as_mask(mask: object, shape: torch.Size | None) -> Tensor:
             f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. "
             "Make the mask on the CPU."
         )
-    if mask.dim() != 2 or shape not in (None, mask.shape):
-        expected = "2 dimensions" if shape is None else f"the weight's shape, {tuple(shape)}"
+    if mask.dim() == 0 or shape not in (None, mask.shape):
+        expected = "at least 1 dimension" if shape is None else f"the weight's shape, {tuple(shape)}"
         raise ValueError(
-            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps weight[output, input]."
+            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps an entry."
         )
     return mask
 

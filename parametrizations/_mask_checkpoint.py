@@ -26,13 +26,13 @@ def from_mask(mask: Tensor) -> Tensor:
 
 
 def to_mask(positions: Tensor, shape: torch.Size) -> Tensor:
-    """The mask ``(out, in)``, True at these positions."""
+    """The mask of a shape, True at these positions."""
     mask = torch.zeros(shape.numel(), dtype=torch.bool, device=positions.device)
     return mask.scatter(0, positions, True).view(shape)
 
 
 def pack(shape: torch.Size, positions: Tensor) -> Tensor:
-    """A new integer tensor, ``(2 + nnz,)``: the two sizes of the weight, then the positions."""
+    """A new integer tensor, ``(dimensions + nnz,)``: the sizes of the weight, then the positions."""
     return torch.cat([positions.new_tensor(shape), positions])
 
 
@@ -44,7 +44,7 @@ def unpack(state: object, shape: torch.Size) -> Tensor:
             range, unsorted or repeated.
     """
     numbers = _integers(state)
-    saved, positions = tuple(numbers[:2].tolist()), numbers[2:]
+    saved, positions = tuple(numbers[: len(shape)].tolist()), numbers[len(shape) :]
     if saved != tuple(shape):
         raise ValueError(
             f"MaskedSparse needs a mask for a weight of shape {tuple(shape)}. Got one for shape "
@@ -166,13 +166,13 @@ def _integers(state: object) -> Tensor:
     """The state, refused unless it is a 1-D tensor of integers."""
     kind, averaged = type(state).__name__, False
     if isinstance(state, Tensor):
-        if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) >= 2:
+        if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) > 0:
             return state
         kind, averaged = f"{state.dtype} of shape {tuple(state.shape)}", state.is_floating_point()
     advice = "Restore the checkpoint: masks are saved unchanged."
     if averaged:
         advice = "Average only the floating-point entries of checkpoints, which must all have the mask of this model."
     raise ValueError(
-        f"MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the positions. "
-        f"Got {kind}. {advice}"
+        "MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and the "
+        f"positions. Got {kind}. {advice}"
     )

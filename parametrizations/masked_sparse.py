@@ -30,8 +30,9 @@ __all__ = ["MaskedSparse"]
 class MaskedSparse(Parametrization):
     """A weight with exact zeros outside a mask. Only the kept entries are stored.
 
-    ``weight[i, j]`` is the next entry of ``x``, in row-major order, if ``mask[i, j]`` is True, and 0 otherwise.
-    The free parameters are ``x``, of shape ``(nnz,)``; the weight is ``(out, in)``, square or not, real or complex.
+    An entry of the weight is the next entry of ``x``, in row-major order, if the mask is True there, and 0 otherwise.
+    The free parameters are ``x``, of shape ``(nnz,)``. The weight has one or more dimensions, such as ``(out, in)`` of
+    `nn.Linear` or ``(out, in, height, width)`` of `nn.Conv2d`; it is real or complex.
     `MaskedSparse` must be the first parametrization of its tensor.
 
     Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with a
@@ -49,8 +50,8 @@ class MaskedSparse(Parametrization):
     An average of models, such as `AveragedModel`, averages the stored values, so all models need the same mask.
 
     Args:
-        mask: A boolean tensor or array ``(out, in)``, True for kept entries, or a mask rule: a callable that gets the
-            weight at registration and returns such a tensor. See `parametrizations.masks`.
+        mask: A boolean tensor or array of the shape of the weight, True for kept entries, or a mask rule: a callable
+            that gets the weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
             ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
@@ -58,7 +59,7 @@ class MaskedSparse(Parametrization):
 
     Raises:
         TypeError: If ``mask`` is neither, or its dtype is not bool.
-        ValueError: If ``mask`` does not have 2 dimensions, or, at registration, the weight's shape; and for weights
+        ValueError: If ``mask`` is a scalar, or, at registration, does not have the weight's shape; and for weights
             as in `Parametrization.right_inverse`.
 
     Example:
@@ -72,6 +73,7 @@ class MaskedSparse(Parametrization):
     """
 
     needs = "every entry outside the mask to be 0"
+    dims = None
     products = ("strips", "csr")
     selects = True
 
@@ -115,7 +117,7 @@ class MaskedSparse(Parametrization):
 
     @property
     def mask(self) -> Tensor:
-        """The mask as a new boolean tensor ``(out, in)``.
+        """The mask as a new boolean tensor of the shape of the weight.
 
         It is a copy: writing into it, as `torch.ao.pruning` writes into masks, changes nothing. `remask` replaces it.
 
@@ -218,7 +220,7 @@ class MaskedSparse(Parametrization):
 
     @override
     def get_extra_state(self) -> Tensor:
-        """The shape of the weight and the positions, as a new integer tensor ``(2 + nnz,)``; empty without a mask."""
+        """The shape of the weight and the positions, as a new integer tensor, 1-D; empty without a mask."""
         if self.shape is None and self._given is None:
             return torch.empty(0, dtype=torch.int32, device="cpu")
         return pack(self._known_shape, self.positions)
@@ -274,7 +276,7 @@ class MaskedSparse(Parametrization):
         with torch.inference_mode(False), torch.device("cpu"):
             own = positions.to(device).clone()
             form, chosen = form_of(self._known_shape, own, self.product)
-            diagonal = on_diagonal(own, self._known_shape)
+            diagonal = on_diagonal(own, self._known_shape) if len(self._known_shape) == 2 else own[:0]
         return {"_form": form, "_chosen": chosen, "_stored_shape": own.shape, "_diagonal": diagonal}
 
     @property

@@ -87,6 +87,8 @@ class Parametrization(nn.Module):
 
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
+    dims: int | None = 2
+    """The number of dimensions of the weight; None for any number from one on."""
     products: tuple[Product, ...] = ()
     """The products that ``linear`` offers in addition to ``"dense"``: the further values of ``product``."""
     kinks: tuple[float, ...] = ()
@@ -246,7 +248,7 @@ class Parametrization(nn.Module):
             raise TypeError(f"{type(self).__name__} needs a tensor to tell. Got {type(weight).__name__}.")
         if weight.is_meta:
             raise ValueError(f"{type(self).__name__} needs values to tell. Got a weight on the meta device.")
-        if weight.layout is not torch.strided or weight.dtype not in self.dtypes or weight.dim() != 2:
+        if weight.layout is not torch.strided or weight.dtype not in self.dtypes or not self._has_dims(weight):
             return False
         if self.shape not in (None, weight.shape) or not checks.is_finite(weight):
             return False
@@ -321,13 +323,13 @@ class Parametrization(nn.Module):
                 f"{type(self).__name__} needs its stored tensor in one piece. Got a tensor sharded over "
                 "processes. Read the weight between unshard() and reshard(), or gather the checkpoint."
             )
-        if self.shape is None and x.dim() == 2:
+        if self.shape is None and x.dim() != 1:
             raise ValueError(self._has_to_come_first(x))
         if not is_traced() and x.shape != self.stored_shape:
             raise ValueError(
                 f"{type(self).__name__} needs a stored tensor of shape {tuple(self.stored_shape)} "
                 f"for a weight of shape {tuple(self._known_shape)}. Got shape {tuple(x.shape)}. "
-                f"{self._has_to_come_first(x) if x.dim() == 2 else 'Pass what right_inverse returned.'}"
+                f"{self._has_to_come_first(x) if x.dim() != 1 else 'Pass what right_inverse returned.'}"
             )
         return self._known_shape
 
@@ -357,11 +359,16 @@ class Parametrization(nn.Module):
         checks.require_finite(type(self).__name__, weight)
 
     def _require_matrix(self, weight: Tensor) -> None:
-        """Refuse a weight without 2 dimensions, or with another shape than the registered weight."""
-        if weight.dim() != 2:
+        """Refuse a weight with other `dims`, or with another shape than the registered weight."""
+        if not self._has_dims(weight):
+            needed, advice = (
+                ("at least 1 dimension", "Give a scalar one, with unsqueeze")
+                if self.dims is None
+                else (f"{self.dims} dimensions", "Register it on a matrix, such as nn.Linear's weight")
+            )
             raise ValueError(
-                f"{type(self).__name__} needs a weight with 2 dimensions. Got {weight.dim()}, of shape "
-                f"{tuple(weight.shape)}. Register it on a matrix, such as nn.Linear's weight."
+                f"{type(self).__name__} needs a weight with {needed}. Got {weight.dim()}, of shape "
+                f"{tuple(weight.shape)}. {advice}."
             )
         if self.shape not in (None, weight.shape):
             raise ValueError(
@@ -369,9 +376,12 @@ class Parametrization(nn.Module):
                 f"Got {tuple(weight.shape)}. {checks.asked()} a weight of that shape; create a new object for another."
             )
 
+    def _has_dims(self, weight: Tensor) -> bool:
+        return weight.dim() == self.dims if self.dims is not None else weight.dim() > 0
+
     def _has_to_come_first(self, x: Tensor) -> str:
         return (
             f"{type(self).__name__} stores another shape than the weight's, or learns from it, so it needs to be the "
-            f"first parametrization of its tensor. Got a matrix of shape {tuple(x.shape)} to start from. "
+            f"first parametrization of its tensor. Got a tensor of shape {tuple(x.shape)} to start from. "
             f"Put {type(self).__name__} first in the list, or transfer it to an unparametrized tensor."
         )

@@ -126,7 +126,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "register: a key that is no name": (
         "register(w.plain, {1: Diagonal()})",
         TypeError,
-        "register needs names, or patterns of them, as keys. Got int.",
+        (
+            "register needs names, patterns of them, or classes of layers, as keys. Got int. Pass e.g. "
+            '{"encoder.*.weight": ...} or {nn.Linear: ...}.'
+        ),
     ),
     "register: a class instead of an object": (
         'register(w.plain, {"0.weight": Diagonal})',
@@ -146,7 +149,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "register: None": (
-        'register(w.plain, {"0.weight": None})',
+        'register(w.plain, {"0.weight": [None]})',
         TypeError,
         (
             "register needs a parametrization, or a sequence of them, for '0.weight'. Got NoneType. Pass an "
@@ -210,11 +213,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "register: two patterns for one parameter": (
-        'register(w.plain, {"0.weight": Diagonal(), "0.w*": ZeroDiagonal()})',
+        'register(w.plain, {"*0.weight": Diagonal(), "0.w*": ZeroDiagonal()})',
         ValueError,
         (
-            "register needs one rule for each tensor. Got two for '0.weight': '0.weight' and '0.w*'. "
-            "Narrow one of them, or give a sequence of parametrizations."
+            "register needs one rule for each tensor. Got two for '0.weight': '*0.weight' and '0.w*'. Narrow one "
+            "of them, or give a sequence of parametrizations."
         ),
     ),
     "register: a bias": (
@@ -229,8 +232,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"*": Diagonal()})',
         ValueError,
         (
-            "register needs weights with 2 dimensions for '*'. Got '0.bias' of shape (4,). Narrow the pattern to the "
-            "matrices among its matches: '0.weight', '2.weight'."
+            "register needs weights with 2 dimensions for '*'. Got '0.bias' of shape (4,). Narrow the pattern to "
+            "the others among its matches: '0.weight', '2.weight'."
         ),
     ),
     "register: a kernel of a convolution": (
@@ -316,7 +319,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
-            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in "
+            "parametrization of its tensor. Got a tensor of shape (4, 4) to start from. Put Diagonal first in "
             "the list, or transfer it to an unparametrized tensor."
         ),
     ),
@@ -326,8 +329,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. Diagonal stores another "
             "shape than the weight's, or learns from it, so it needs to be the first parametrization of its "
-            "tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in the list, or transfer "
-            "it to an unparametrized tensor."
+            "tensor. Got a tensor of shape (4, 4) to start from. Put Diagonal first in the list, or transfer it "
+            "to an unparametrized tensor."
         ),
     ),
     "register: MaskedSparse second": (
@@ -335,8 +338,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. MaskedSparse stores "
-            "another shape than the weight's, or learns from it, so it needs to be the first parametrization "
-            "of its tensor. Got a matrix of shape (4, 4) to start from. Put MaskedSparse first in the list, or "
+            "another shape than the weight's, or learns from it, so it needs to be the first parametrization of "
+            "its tensor. Got a tensor of shape (4, 4) to start from. Put MaskedSparse first in the list, or "
             "transfer it to an unparametrized tensor."
         ),
     ),
@@ -368,8 +371,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(torch.ones(3, 4, dtype=torch.bool))})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of the weight's "
-            "shape, (4, 4). Got shape (3, 4). True keeps weight[output, input]."
+            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of the weight's shape, "
+            "(4, 4). Got shape (3, 4). True keeps an entry."
         ),
     ),
     "register: a rule that returns floats": (
@@ -398,7 +401,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach MaskedSparse to '0.weight'. n_of_m(2, 3) needs a number of inputs that 3 "
-            "divides. Got 4 inputs. Choose another m, or pad the inputs."
+            "divides. Got 4 inputs. Choose another m, or leave this layer out."
         ),
     ),
     "register: blocks that do not divide": (
@@ -529,10 +532,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         "MaskedSparse needs a mask of dtype torch.bool. Got torch.int64. Pass e.g. `mask != 0`.",
     ),
-    "MaskedSparse: one dimension": (
-        "MaskedSparse(torch.ones(4, dtype=torch.bool))",
+    "MaskedSparse: a scalar": (
+        "MaskedSparse(torch.ones((), dtype=torch.bool))",
         ValueError,
-        "MaskedSparse needs a mask of 2 dimensions. Got shape (4,). True keeps weight[output, input].",
+        ("MaskedSparse needs a mask of at least 1 dimension. Got shape (). True keeps an entry."),
     ),
     "MaskedSparse: a mask on the meta device": (
         'MaskedSparse(torch.ones(4, 4, dtype=torch.bool, device="meta"))',
@@ -589,6 +592,32 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.magnitude(density=10)",
         ValueError,
         "magnitude needs a density above 0 and at most 1. Got 10. 0.1 keeps a tenth.",
+    ),
+    "masks.nonzero: an argument": (
+        "masks.nonzero(0.1)",
+        TypeError,
+        "nonzero() takes 0 positional arguments but 1 was given",
+    ),
+    "masks.n_of_m: axes of three": (
+        "masks.n_of_m(2, 4, axes=(0, 1, 2))",
+        TypeError,
+        "n_of_m(2, 4) needs two axes, (out, in). Got (0, 1, 2). Pass e.g. axes=(0, 1).",
+    ),
+    "masks.banded: one axis twice": (
+        "masks.banded(1, 1, axes=(0, -2))(torch.ones(4, 4))",
+        ValueError,
+        "banded(1, 1, axes=(0, -2)) needs two different axes of the weight. Got axes=(0, -2) for shape (4, 4). "
+        "Pass (out, in), such as (0, 1).",
+    ),
+    "register: a class that no module has": (
+        "register(w.plain, {nn.Conv2d: MaskedSparse(masks.banded(1, 1))})",
+        ValueError,
+        "register needs a parameter for Conv2d. Got no module of this class. Pass the class of a layer of the model.",
+    ),
+    "register: a class that is not of a module": (
+        "register(w.plain, {int: MaskedSparse(masks.banded(1, 1))})",
+        TypeError,
+        "register needs names, patterns of them, or classes of layers, as keys. Got the class int...",
     ),
     "masks.n_of_m: more than there are": (
         "masks.n_of_m(5, 4)",
@@ -891,8 +920,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "bake(w.model, True)",
         TypeError,
         (
-            'bake needs names, or patterns of them. Got bool. Pass e.g. (model, "encoder.*"), or the rules that '
-            "register was given."
+            'bake needs names, patterns of them, or classes of layers. Got bool. Pass e.g. (model, "encoder.*"), '
+            "or the rules that register was given."
         ),
     ),
     "bake: an empty list of patterns": (
@@ -922,7 +951,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (4, 4). "
             "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
-            "parametrization of its tensor. Got a matrix of shape (4, 4) to start from. Put Diagonal first in "
+            "parametrization of its tensor. Got a tensor of shape (4, 4) to start from. Put Diagonal first in "
             "the list, or transfer it to an unparametrized tensor."
         ),
     ),
@@ -1048,18 +1077,19 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.sparse.load_state_dict(w.masked([4.0, 4.0, 0.5, 5.0]))",
         RuntimeError,
         (
-            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the "
-            "positions. Got torch.float32 of shape (4,). Average only the floating-point entries of checkpoints, which "
-            "must all have the mask of this model. The layer at 'parametrizations.weight.' stays as it was."
+            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and "
+            "the positions. Got torch.float32 of shape (4,). Average only the floating-point entries of "
+            "checkpoints, which must all have the mask of this model. The layer at 'parametrizations.weight.' "
+            "stays as it was."
         ),
     ),
     "load_state_dict: a mask that is text": (
         ('w.sparse.load_state_dict(w.sparse.state_dict() | {"parametrizations.weight.0._extra_state": "mask"})'),
         RuntimeError,
         (
-            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with two sizes and the "
-            "positions. Got str. Restore the checkpoint: masks are saved unchanged. "
-            "The layer at 'parametrizations.weight.' stays as it was."
+            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and "
+            "the positions. Got str. Restore the checkpoint: masks are saved unchanged. The layer at "
+            "'parametrizations.weight.' stays as it was."
         ),
     ),
     "load_state_dict: values without their mask": (
@@ -1252,16 +1282,16 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "remask: two rules": (
-        'remask(w.sparse, {"weight": masks.random(density=0.5), "w*": masks.random(density=0.5)}, optimizer=None)',
+        'remask(w.sparse, {"*weight": masks.random(density=0.5), "w*": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
-        ("remask needs one rule for each tensor. Got two for 'weight': 'weight' and 'w*'. Narrow one of them."),
+        ("remask needs one rule for each tensor. Got two for 'weight': '*weight' and 'w*'. Narrow one of them."),
     ),
     "remask: a mask of another shape": (
         'remask(w.sparse, {"weight": torch.eye(3).bool()}, optimizer=None)',
         ValueError,
         (
-            "remask cannot change the mask of 'weight'. MaskedSparse needs a mask of the weight's shape, (4, "
-            "4). Got shape (3, 3). True keeps weight[output, input]."
+            "remask cannot change the mask of 'weight'. MaskedSparse needs a mask of the weight's shape, (4, 4). "
+            "Got shape (3, 3). True keeps an entry."
         ),
     ),
     "remask: too large a density": (
@@ -1303,8 +1333,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "dense_gradients(w.sparse, 3).__enter__()",
         TypeError,
         (
-            'dense_gradients needs names, or patterns of them. Got int. Pass e.g. (model, "encoder.*"), or the '
-            "rules that register was given."
+            "dense_gradients needs names, patterns of them, or classes of layers. Got int. Pass e.g. (model, "
+            '"encoder.*"), or the rules that register was given.'
         ),
     ),
     "dense_gradients: no match": (

@@ -134,7 +134,12 @@ def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch
         (
             torch.ones(3, dtype=torch.bool),
             ValueError,
-            r"needs a mask of 2 dimensions. Got shape \(3,\)",
+            r"needs a mask of the weight's shape, \(4, 6\). Got shape \(3,\)",
+        ),
+        (
+            torch.ones((), dtype=torch.bool),
+            ValueError,
+            r"needs a mask of at least 1 dimension. Got shape \(\)",
         ),
         (
             torch.ones(6, 4, dtype=torch.bool),

@@ -266,8 +266,16 @@ def test_on_request_assignment_projects(make: Callable[[], Parametrization]) -> 
             r"needs a weight of dtype float16, .* Got torch.int64",
         ),
         (torch.ones(4, 3, dtype=torch.bool), TypeError, r"needs a weight of dtype .* Got torch.bool"),
-        (torch.ones(12), ValueError, r"needs a weight with 2 dimensions. Got 1, of shape \(12,\)"),
-        (torch.ones(2, 4, 3), ValueError, r"needs a weight with 2 dimensions. Got 3, of shape \(2, 4, 3\)"),
+        (
+            torch.ones(12),
+            ValueError,
+            r"needs a weight (with 2 dimensions. Got 1, of shape|of shape \(4, 3\). Got) \(12,\)",
+        ),
+        (
+            torch.ones(2, 4, 3),
+            ValueError,
+            r"needs a weight (with 2 dimensions. Got 3, of shape|of shape \(4, 3\). Got) \(2, 4, 3\)",
+        ),
         (
             torch.full((4, 3), torch.nan),
             ValueError,
@@ -291,6 +299,8 @@ def test_bad_weights_are_refused_before_anything_changes(
     with pytest.raises(error, match=message):
         layer.weight = weight
     assert torch.equal(stored(layer), before)
+    if make().dims is None and weight.dim() != 2:  # a weight of its own
+        return
     module = nn.Module()
     module.register_buffer("weight", weight)
     with pytest.raises(error, match=message):

@@ -20,7 +20,7 @@ from parametrizations._models.constrained import (
 )
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.layer import constrained_class, has_fused_forward
-from parametrizations._models.matching import constrained_by
+from parametrizations._models.matching import Key, constrained_by
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.chains import spare_graphs
@@ -35,7 +35,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 def bake(
     model: Model,
-    patterns: str | Iterable[str] | None = None,
+    patterns: Key | Iterable[Key] | None = None,
     *,
     inplace: bool = False,
     optimizer: Optimizer | None = None,
@@ -48,8 +48,8 @@ def bake(
 
     Args:
         model: It does not change unless ``inplace``, even in the middle of training.
-        patterns: The tensors to bake, each with all of its parametrizations: one pattern of full plain names, or
-            several, such as the keys of the rules for `register`; None for all.
+        patterns: The tensors to bake, each with all of its parametrizations: one key of the rules for
+            `register`, a pattern of full plain names or a class of layers, or several; None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape. Pass the
             optimizer, or make a new one, since a fused one would write out of bounds. Call ``backward`` on earlier
             losses first. Tied tensors, also those shared by PyTorch's `transfer_parametrizations_and_params`, are

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.inverses import inverted
@@ -144,6 +145,13 @@ class Slot:
         if self.steps and isinstance(self.steps[0], Parametrization):
             return self.steps[0]._known_shape
         return self.first_stored.shape if self.first_stored.is_meta else self.materialised().shape
+
+    @property
+    def axes(self) -> tuple[int, int] | None:
+        """The axes of outputs and inputs in the weight of a convolution; None for other tensors."""
+        if not isinstance(self.module, _ConvNd) or self.tensor_name != "weight":
+            return None
+        return (1, 0) if self.module.transposed else (0, 1)
 
     def copied(self) -> Slot:
         """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from parametrizations._models.constrained import Slot
 from parametrizations._models.layer import has_fused_forward
-from parametrizations._models.matching import constrained_by
+from parametrizations._models.matching import Key, constrained_by
 from parametrizations._models.sizes import require_present
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.loops import forget
@@ -67,7 +67,7 @@ class DenseGradient:
         self._factors.append((input, before, rows_of(gradient.detach()).clone()))  # it may be the `grad` of the bias
 
     def _sum(self, first: int, last: int) -> Tensor:
-        total = self._like.new_zeros(last - first, self.shape[1])
+        total = self._like.new_zeros(last - first, *self.shape[1:])
         if self._whole is not None:
             total += self._whole[first:last]
         for input, before, gradient in self._factors:
@@ -82,7 +82,7 @@ class DenseGradient:
 
 @contextmanager
 def dense_gradients(
-    model: nn.Module, patterns: str | Iterable[str] | None = None
+    model: nn.Module, patterns: Key | Iterable[Key] | None = None
 ) -> Iterator[dict[str, DenseGradient]]:
     """Collect the gradients with respect to full weights, for all passes inside the block; `masks.rigl` needs them.
 
@@ -94,8 +94,8 @@ def dense_gradients(
 
     Args:
         model: For forward and backward passes inside the block; unchanged afterwards.
-        patterns: One or several patterns of full plain names of constrained tensors, such as the keys of the rules for
-            `remask`; None for all. The gradient is with respect to the weight after all its parametrizations.
+        patterns: One or several keys of the rules for `remask`: patterns of full plain names, or classes of layers;
+            None for all. The gradient is with respect to the weight after all its parametrizations.
 
     Yields:
         By name, the `DenseGradient` of each weight: ``gradients["0.weight"][:]`` is the full gradient.

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from parametrizations._models.layer import become_constrained, entries_of, has_fused_forward
-from parametrizations._products.choice import Explanation
+from parametrizations._products.choice import NOT_A_MATRIX, Explanation
 from parametrizations._torch.chains import chains, originals, steps
 from parametrizations._torch.private import buffers, is_claimed, parameters
 from parametrizations._torch.shared_class import can_share
@@ -107,13 +107,15 @@ def explain(layer: nn.Module) -> Explanation:
         if "weight" not in parameters(layer) and "weight" not in buffers(layer):
             return Explanation("dense", f"{type(layer).__name__} has no weight: pass one of its layers, or use summary")
         return Explanation("dense", "the weight has no constraint")
+    first = steps(chain)[0]
+    if isinstance(first, Parametrization) and len(first._known_shape) != 2:
+        return NOT_A_MATRIX
     if not has_fused_forward(layer):
         return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
         return Explanation("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
     if is_claimed(chain):
         return Explanation("dense", "a hook, or another forward, takes part when the weight is computed")
-    first = steps(chain)[0]
     if not isinstance(first, Parametrization):
         return Explanation("dense", "the constraint is third-party")
     if entries_of(chain) is None:

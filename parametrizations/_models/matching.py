@@ -6,54 +6,87 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from parametrizations._checks import kind_of
 from parametrizations._models.constrained import Slot, constrained
 
-__all__ = ["constrained_by", "matches", "naming", "refuse_no_match", "require_pattern", "with_values"]
+__all__ = ["Key", "constrained_by", "matches", "naming", "refuse_no_match", "require_key", "shown", "with_values"]
 
 Value = TypeVar("Value")
+Key = str | type[nn.Module]
+"""A name, a pattern of names, or a class of layers."""
 
 
-def matches(pattern: str, slots: Iterable[Slot]) -> list[Slot]:
-    """The slots with a matching name: the pattern itself, or a match by the wildcards of `fnmatch`."""
+def matches(key: Key, slots: Iterable[Slot]) -> list[Slot]:
+    """The slots that a key matches.
+
+    A name matches exactly, or by the wildcards of `fnmatch`. A class matches the ``weight`` of all its instances, but
+    not vectors and scalars, such as the scale of a normalisation.
+    """
     every = list(slots)
-    exact = [slot for slot in every if pattern in slot.names]
+    if isinstance(key, type):
+        weights = [slot for slot in every if isinstance(slot.module, key) and slot.tensor_name == "weight"]
+        return [slot for slot in weights if slot.parametrizations or is_lazy(slot.first_stored) or _dims(slot) > 1]
+    exact = [slot for slot in every if key in slot.names]
     # An exact name may contain wildcards, too.
-    return exact or [slot for slot in every if any(fnmatchcase(name, pattern) for name in slot.names)]
+    return exact or [slot for slot in every if any(fnmatchcase(name, key) for name in slot.names)]
+
+
+def _dims(slot: Slot) -> int:
+    return slot.first_stored.dim()
 
 
 def with_values(
     caller: str,
     slots: Sequence[Slot],
-    rules: Mapping[str, Value],
-    no_match: Callable[[str], NoReturn],
+    rules: Mapping[Key, Value | None],
+    no_match: Callable[[Key], NoReturn],
     advice: str,
 ) -> list[tuple[Slot, Value]]:
-    """The slots that the patterns match, with the value of the pattern. One slot must not match two patterns.
+    """The slots that the keys match, with the value of the key. A value of None excludes a slot.
 
-    ``no_match`` raises the error for a pattern without a match. ``advice`` ends the error for two matches.
+    An exact name counts more than a pattern, and a pattern more than a class. ``no_match`` raises the error for a key
+    without a match. ``advice`` ends the error for two keys of the same kind.
     """
-    patterns: dict[Slot, str] = {}
-    found: list[tuple[Slot, Value]] = []
-    for pattern, value in rules.items():
-        for slot in matches(pattern, slots) or no_match(pattern):
-            if slot in patterns:
+    chosen: dict[Slot, tuple[int, Key]] = {}
+    for key in rules:
+        for slot in matches(key, slots) or no_match(key):
+            rank = _rank(key, slot)
+            known, other = chosen.get(slot, (rank + 1, key))
+            if known == rank:
                 raise ValueError(
-                    f"{caller} needs one rule for each tensor. Got two for {slot.name!r}: {patterns[slot]!r} and "
-                    f"{pattern!r}. {advice}"
+                    f"{caller} needs one rule for each tensor. Got two for {slot.name!r}: {shown(other)} and "
+                    f"{shown(key)}. {advice}"
                 )
-            patterns[slot] = pattern
-            found.append((slot, value))
-    return found
+            if rank < known:
+                chosen[slot] = rank, key
+    found = [(slot, rules[key]) for key in rules for slot, (_, own) in chosen.items() if own == key]
+    return [(slot, value) for slot, value in found if value is not None]
 
 
-def require_pattern(caller: str, pattern: object) -> None:
+def _rank(key: Key, slot: Slot) -> int:
+    if isinstance(key, type):
+        return 2
+    return 0 if key in slot.names else 1
+
+
+def require_key(caller: str, key: object) -> None:
     """Check a key of the rules."""
-    if not isinstance(pattern, str):
-        raise TypeError(f"{caller} needs names, or patterns of them, as keys. Got {type(pattern).__name__}.")
+    if isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module)):
+        return
+    raise TypeError(
+        f"{caller} needs names, patterns of them, or classes of layers, as keys. Got {kind_of(key)}. Pass e.g. "
+        '{"encoder.*.weight": ...} or {nn.Linear: ...}.'
+    )
+
+
+def shown(key: Key) -> str:
+    """A key in an error message."""
+    return key.__name__ if isinstance(key, type) else repr(key)
 
 
 @contextmanager
@@ -69,12 +102,18 @@ def naming(caller: str, action: str) -> Iterator[None]:
         raise
 
 
-def refuse_no_match(caller: str, wanted: str, pattern: str, slots: Iterable[Slot]) -> NoReturn:
-    """Raise the error for a pattern without a match, and suggest names."""
-    names = [name for slot in slots for name in slot.names]
-    close = get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -> NoReturn:
+    """Raise the error for a key without a match, and suggest names."""
+    every = list(slots)
+    if isinstance(key, type):
+        names = [slot.name for slot in every if isinstance(slot.module, key)]
+        advice = f"Name its parameters, such as {names[0]!r}." if names else "Pass the class of a layer of the model."
+        got = "no matrix with the name 'weight' in it" if names else "no module of this class"
+        raise ValueError(f"{caller} needs a {wanted} for {key.__name__}. Got {got}. {advice}")
+    names = [name for slot in every for name in slot.names]
+    close = get_close_matches(key, names, n=3, cutoff=0.3) or names[:3]
     raise ValueError(
-        f"{caller} needs a {wanted} for {pattern!r}. Got no match among {len(names)} names. "
+        f"{caller} needs a {wanted} for {key!r}. Got no match among {len(names)} names. "
         f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
     )
 
@@ -90,14 +129,15 @@ def constrained_by(caller: str, model: nn.Module, patterns: object) -> list[Slot
     return [slot for slot in every if slot in chosen]
 
 
-def _listed(caller: str, patterns: object) -> list[str]:
-    listed = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
-    wrong = [type(pattern).__name__ for pattern in listed if not isinstance(pattern, str)]
+def _listed(caller: str, patterns: object) -> list[Key]:
+    whole = isinstance(patterns, str | type) or not isinstance(patterns, Iterable)
+    listed: list[Any] = [patterns] if whole else list(patterns)  # type: ignore[call-overload]
     if not listed:
         raise ValueError(f"{caller} needs a pattern of names. Got none. Pass None for every constrained tensor.")
-    if wrong:
-        raise TypeError(
-            f"{caller} needs names, or patterns of them. Got {wrong[0]}. "
-            'Pass e.g. (model, "encoder.*"), or the rules that register was given.'
-        )
-    return [pattern for pattern in listed if isinstance(pattern, str)]
+    for key in listed:
+        if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module))):
+            raise TypeError(
+                f"{caller} needs names, patterns of them, or classes of layers. Got {kind_of(key)}. "
+                'Pass e.g. (model, "encoder.*"), or the rules that register was given.'
+            )
+    return listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
 from parametrizations._models.eligible import require_eligible, require_unpruned
 from parametrizations._models.inference import leave_inference
-from parametrizations._models.matching import matches, refuse_no_match, require_pattern, with_values
+from parametrizations._models.matching import Key, matches, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import require_optimizer
 from parametrizations._torch.owners import is_attached
 from parametrizations.masked_sparse import MaskedSparse
@@ -29,12 +29,13 @@ from parametrizations.parametrization import Parametrization
 __all__ = ["Rules", "register"]
 
 Model = TypeVar("Model", bound=nn.Module)
-Rules = Mapping[str, nn.Module | Sequence[nn.Module]]
+Rules = Mapping[Any, nn.Module | Sequence[nn.Module] | None]
+"""Keys are strings and classes. A union as the type of the keys would refuse dictionaries with one kind of keys."""
 Plan = Sequence[tuple[Slot, Sequence[nn.Module]]]
 
 
 def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
-    """Constrain every parameter with a matching name.
+    """Constrain every parameter with a matching name, or of a layer of a class.
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
@@ -50,9 +51,12 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
     Args:
         model: Changed in place. Tensors created in inference mode cannot be trained, so they are replaced.
-        rules: Maps each pattern to a parametrization, or to a sequence of them, applied left to right. A pattern is the
-            full name of a parameter in the plain model, such as ``encoder.layers.*.linear1.weight``, with the wildcards
-            of `fnmatch`: ``*`` crosses dots. New parametrizations of a constrained tensor are applied on top of the old
+        rules: Maps each key to a parametrization, or to a sequence of them, applied left to right. A key is the full
+            name of a parameter in the plain model, such as ``encoder.layers.*.linear1.weight``, with the wildcards of
+            `fnmatch`: ``*`` crosses dots. Or it is a class, such as ``nn.Conv2d``, for the ``weight`` of every
+            instance. An exact name counts more than a pattern, and a pattern more than a class; a value of None
+            excludes. A class does not reach vectors, such as the scale of a normalisation, and a pattern reaches them
+            only if it matches nothing else. New parametrizations of a constrained tensor are applied on top of the old
             ones. The stored tensor is computed from the weight through all inverses.
         optimizer: The optimizer of the model, if it exists. Its state is dropped for exactly the matching parameters.
             If it is not given, make a new optimizer: a fused one would write out of bounds (see the README). Fused SGD
@@ -63,10 +67,10 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a pattern matches nothing, or two match one parameter; if a parameter is tied (it has two
-            owners), also held by another attribute of a module, pruned, sharded over processes, offloaded, or not
-            initialised yet; if its module cannot use a computed tensor; if the parametrization refuses the weight; if a
-            tensor would have two constraints of the same class, or constraints that undo one another; or if the
+        ValueError: If a key matches nothing, or two of the same kind match one parameter; if a parameter is tied (it
+            has two owners), also held by another attribute of a module, pruned, sharded over processes, offloaded, or
+            not initialised yet; if its module cannot use a computed tensor; if the parametrization refuses the weight;
+            if a tensor would have two constraints of the same class, or constraints that undo one another; or if the
             optimizer has none of the parameters.
 
     Example:
@@ -75,6 +79,11 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
         >>> _ = register(model, {"0.weight": Diagonal(), "2.*eight": MaskedSparse(masks.magnitude(density=0.5))})
         >>> [parameter.numel() for parameter in model.parameters()]
         [8, 8, 2, 8]
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2))
+        >>> rule = MaskedSparse(masks.magnitude(density=0.1))
+        >>> _ = register(model, {nn.Conv2d: rule, nn.Linear: rule, "0.weight": None})
+        >>> [parameter.numel() for parameter in model.parameters() if parameter.dim() == 1]
+        [8, 8, 58, 2, 2]
     """
     plan = _plan(model, rules)
     require_optimizer(optimizer, "register", {slot.name: tensor for slot, _ in plan for tensor in slot.stored.values()})
@@ -97,62 +106,72 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
             'Pass e.g. (model, {"encoder.*.weight": Diagonal()}).'
         )
     every = slots(model)
-    for pattern in rules:
-        require_pattern("register", pattern)
-        require_unpruned(model, pattern)
+    for key in rules:
+        require_key("register", key)
+        if isinstance(key, str):
+            require_unpruned(model, key)
     plan = with_values(
         "register",
         every,
-        {pattern: _chain(pattern, value) for pattern, value in rules.items()},
+        {key: None if value is None else _chain(key, value) for key, value in rules.items()},
         partial(_no_match, model, every),
         "Narrow one of them, or give a sequence of parametrizations.",
     )
     for slot, steps in plan:
         _require_different_classes(slot, steps)
-    _require_matrices(rules, plan)
+    _require_dims(rules, plan)
     require_eligible(model, plan, tied_names(every) if plan else {})
     return plan
 
 
-def _chain(pattern: str, value: object) -> Sequence[nn.Module]:
+def _chain(key: Key, value: object) -> Sequence[nn.Module]:
     chain = list(value) if isinstance(value, Sequence) else [value]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     wrong = [kind_of(step) for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
     if wrong or not chain:
         raise TypeError(
-            f"register needs a parametrization, or a sequence of them, for {pattern!r}. "
+            f"register needs a parametrization, or a sequence of them, for {shown(key)}. "
             f"Got {wrong[0] if wrong else 'none'}. Pass an object such as Diagonal(), or a list of them, applied left "
             "to right."
         )
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
-def _no_match(model: nn.Module, every: Sequence[Slot], pattern: str) -> NoReturn:
-    if pattern in dict(model.named_buffers()):
+def _no_match(model: nn.Module, every: Sequence[Slot], key: Key) -> NoReturn:
+    if key in dict(model.named_buffers()):
         raise ValueError(
-            f"register needs a parameter for {pattern!r}. Got a buffer. Use PyTorch's register_parametrization for it."
+            f"register needs a parameter for {key!r}. Got a buffer. Use PyTorch's register_parametrization for it."
         )
-    refuse_no_match("register", "parameter", pattern, every)
+    refuse_no_match("register", "parameter", key, every)
 
 
-def _require_matrices(rules: Rules, plan: Plan) -> None:
-    """Refuse a pattern that also matches weights with other than 2 dimensions, and list the matrices."""
-    own = [slot for slot, steps in plan if any(isinstance(step, Parametrization) for step in steps)]
-    for pattern in rules:
-        found = matches(pattern, own)
-        others = [slot for slot in found if not _may_be_matrix(slot) and pattern not in slot.names]
-        if others:
-            matrices = [slot.name for slot in found if _may_be_matrix(slot)]
-            shape = tuple(others[0].first_stored.shape)
+def _require_dims(rules: Rules, plan: Plan) -> None:
+    """Refuse a pattern that also matches weights with other numbers of dimensions, and list those that fit."""
+    dims = {slot: _dims(steps) for slot, steps in plan if any(isinstance(step, Parametrization) for step in steps)}
+    for key in rules:
+        found = [slot for slot in matches(key, dims) if key not in slot.names]
+        fitting = [slot for slot in found if _fits(slot, dims[slot])]
+        others = [slot for slot in found if slot not in fitting]
+        if others and (fitting or dims[others[0]] is not None):
+            needed = "two or more dimensions" if dims[others[0]] is None else f"{dims[others[0]]} dimensions"
+            names = ", ".join(map(repr, [slot.name for slot in fitting[:4]])) or "none"
             raise ValueError(
-                f"register needs weights with 2 dimensions for {pattern!r}. Got {others[0].name!r} of shape "
-                f"{shape}. Narrow the pattern to the matrices among its "
-                f"matches: {', '.join(map(repr, matrices[:4])) or 'none'}{', ...' * (len(matrices) > 4)}."
+                f"register needs weights with {needed} for {shown(key)}. Got {others[0].name!r} of shape "
+                f"{tuple(others[0].first_stored.shape)}. Narrow the pattern to the others among its matches: "
+                f"{names}{', ...' * (len(fitting) > 4)}."
             )
 
 
-def _may_be_matrix(slot: Slot) -> bool:
-    return slot.parametrizations is not None or is_lazy(slot.first_stored) or slot.first_stored.dim() == 2
+def _dims(steps: Sequence[nn.Module]) -> int | None:
+    """The number of dimensions that the constraints need, or None."""
+    return next((step.dims for step in steps if isinstance(step, Parametrization) and step.dims is not None), None)
+
+
+def _fits(slot: Slot, dims: int | None) -> bool:
+    """Whether a pattern may reach a tensor: not a vector or scalar, unless it matches nothing else."""
+    if slot.parametrizations is not None or is_lazy(slot.first_stored):
+        return True
+    return slot.first_stored.dim() > 1 if dims is None else slot.first_stored.dim() == dims
 
 
 def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
@@ -180,16 +199,24 @@ def _unshared(plan: Plan) -> set[int]:
 
 
 def _with_individual_rules(plan: Plan) -> Plan:
-    """The same plan. A mask rule that looks at several weights together is replaced by a rule for each of them."""
+    """The same plan with a rule for each weight.
+
+    A mask rule that looks at several weights together is replaced by a rule for each of them. The weight of a
+    convolution determines the axes of its rule.
+    """
     own = [(slot, list(steps)) for slot, steps in plan]
-    together = [
+    sparse = [
         (slot, steps, index, step, step.rule)
         for slot, steps in own
         for index, step in enumerate(steps)
-        if isinstance(step, MaskedSparse) and step.rule is not None and step.rule.spread is not None
+        if isinstance(step, MaskedSparse) and step.rule is not None
     ]
-    weights = [Kept.whole(slot.materialised(), slot.name) for slot, *_ in together]
-    rules = individual([rule for *_, rule in together], weights)
-    for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
-        steps[index] = step._with_rule(rule)
+    together = [one for one in sparse if one[-1].spread is not None]
+    weights = [Kept.whole(slot.materialised(), slot.name, slot.axes) for slot, *_ in together]
+    made = dict(zip(map(id, together), individual([rule for *_, rule in together], weights), strict=True))
+    for one in sparse:
+        slot, steps, index, step, rule = one
+        new = made.get(id(one), rule).with_axes(slot.axes)
+        if new is not rule:
+            steps[index] = step._with_rule(new)
     return own

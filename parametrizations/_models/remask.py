@@ -14,7 +14,7 @@ from parametrizations._given_mask import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
-from parametrizations._models.matching import matches, naming, refuse_no_match, require_pattern, with_values
+from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.sizes import require_present, require_room
@@ -29,7 +29,8 @@ from parametrizations.masks.rule import individual
 __all__ = ["MaskRules", "remask"]
 
 Model = TypeVar("Model", bound=nn.Module)
-MaskRules = Mapping[str, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array]
+MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array | None]
+"""Keys are strings and classes, as in `register`."""
 Plan = Sequence[tuple[Slot, MaskRule]]
 
 
@@ -50,7 +51,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
 
     Args:
         model: Changed in place.
-        rules: Maps each pattern to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
+        rules: Maps each key to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
             ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Patterns are those of
             `register`, and match only tensors with a mask. If other parametrizations are applied on top of the mask,
             rules see the final weight.
@@ -115,7 +116,7 @@ def _plan(model: nn.Module, rules: MaskRules) -> Plan:
     plan = with_values(
         "remask",
         masked,
-        {pattern: _rule(pattern, value) for pattern, value in rules.items()},
+        {key: _rule(key, value) for key, value in rules.items()},
         partial(_no_match, masked, every),
         "Narrow one of them.",
     )
@@ -126,31 +127,33 @@ def _plan(model: nn.Module, rules: MaskRules) -> Plan:
     return plan
 
 
-def _rule(pattern: object, value: object) -> MaskRule:
-    require_pattern("remask", pattern)
+def _rule(key: Key, value: object) -> MaskRule | None:
+    require_key("remask", key)
+    if value is None:  # excludes
+        return None
     if isinstance(value, nn.Module | type):
         got = type(value).__name__ if isinstance(value, nn.Module) else f"the class {value.__name__}"
         raise TypeError(
-            f"remask needs a mask rule for {pattern!r}. Got {got}. Pass the rule or the mask itself, without "
+            f"remask needs a mask rule for {shown(key)}. Got {got}. Pass the rule or the mask itself, without "
             "MaskedSparse."
         )
     made: Any = value
     try:
         rule = MaskedSparse(made).rule
     except (TypeError, ValueError) as error:
-        raise type(error)(f"remask cannot make a mask for {pattern!r}. {error}") from error
+        raise type(error)(f"remask cannot make a mask for {shown(key)}. {error}") from error
     assert rule is not None
     return rule
 
 
-def _no_match(masked: Sequence[Slot], every: Sequence[Slot], pattern: str) -> NoReturn:
-    others = matches(pattern, every)
+def _no_match(masked: Sequence[Slot], every: Sequence[Slot], key: Key) -> NoReturn:
+    others = matches(key, every)
     if others:
         raise ValueError(
-            f"remask needs a tensor with a mask for {pattern!r}. Got {others[0].name!r}, with another "
+            f"remask needs a tensor with a mask for {shown(key)}. Got {others[0].name!r}, with another "
             "first parametrization. Bake it, and register a mask: register(model, {...: MaskedSparse(...)})."
         )
-    refuse_no_match("remask", "tensor with a mask", pattern, masked)
+    refuse_no_match("remask", "tensor with a mask", key, masked)
 
 
 def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
@@ -180,15 +183,16 @@ def _chosen(plan: Plan) -> Iterator[tuple[Slot, MaskRule, Tensor, Move]]:
     kept = [_kept(slot, positions) for (slot, _), positions in zip(plan, before, strict=True)]
     rules = individual([rule for _, rule in plan], kept)
     for (slot, _), old, one, rule in zip(plan, before, kept, rules, strict=True):
+        own = rule.with_axes(slot.axes)
         with naming("remask", f"change the mask of {slot.name!r}"):
-            yield slot, rule, *_moved(slot, old, one, rule)
+            yield slot, own, *_moved(slot, old, one, own)
 
 
 def _kept(slot: Slot, positions: Tensor) -> Kept:
     values = slot.first_stored
     if len(slot.steps) > 1:
         values = _weight(slot).flatten().index_select(0, positions)
-    return Kept(slot.name, slot.shape, values, positions)
+    return Kept(slot.name, slot.shape, values, positions, axes=slot.axes)
 
 
 def _weight(slot: Slot) -> Tensor:

@@ -20,6 +20,7 @@ from parametrizations._torch.transforms import is_traced_for_a_file
 __all__ = [
     "ASKED",
     "ELEMENTWISE",
+    "NOT_A_MATRIX",
     "OTHER_DEVICE",
     "OWN",
     "PLAIN",
@@ -50,6 +51,7 @@ OTHER_DTYPE = Explanation("dense", "csr and replaced-diagonal are for float32 an
 OTHER_DEVICE = Explanation("dense", "the other products are for the CPU")
 ELEMENTWISE = Explanation("elementwise", "one multiplication for each output")
 EMPTY = Explanation("dense", "the weight has no entries")
+NOT_A_MATRIX = Explanation("dense", "the weight is not a matrix")
 REPLACED = Explanation("replaced-diagonal", "only blocks on the diagonal are copied, not the whole weight")
 
 PRECISE = (torch.float32, torch.float64)
@@ -61,15 +63,17 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
     The costs are nanoseconds for 64 rows on one thread; two threads take half of each.
 
     Args:
-        shape: ``(out, in)``.
+        shape: The shape of the weight. All products but ``"dense"`` are for ``(out, in)``.
         positions: The sorted row-major positions of the mask, on the device of the layer.
         product: The option.
     """
+    if len(shape) != 2:
+        return Dense.of(shape, positions), NOT_A_MATRIX
     size, kept = shape.numel(), positions.numel()
     if not size or product == "dense":
-        return Dense(shape[0], shape[1], positions.long()), ASKED if size else EMPTY
+        return Dense.of(shape, positions), ASKED if size else EMPTY
     if positions.device.type != "cpu" and product != "strips":
-        return Dense(shape[0], shape[1], positions.long()), OTHER_DEVICE
+        return Dense.of(shape, positions), OTHER_DEVICE
     fixed = 180_000 + 375 * sum(shape)
     csr = fixed + 20 * kept
     dense = 90_000 + 5.3 * size + 2.6 * kept
@@ -87,7 +91,7 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
         return CSR.of(shape, positions), Explanation("csr", f"{_share(kept, size)} kept: only these are multiplied")
     small = f"{' x '.join(map(str, shape))}: too small for CSR"
     why = small if fixed > 0.9 * dense else f"{_share(kept, size)} kept: dense is faster"
-    return Dense(shape[0], shape[1], positions.long()), Explanation("dense", why)
+    return Dense.of(shape, positions), Explanation("dense", why)
 
 
 def _share(part: int, whole: int) -> str:

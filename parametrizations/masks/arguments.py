@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Axes",
+    "as_axes",
     "by_name",
     "check_density",
     "check_fraction",
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 
+Axes = tuple[int, int] | None
+"""The axes of outputs and inputs."""
 Options = ParamSpec("Options")
 Rule = TypeVar("Rule")
 
@@ -47,6 +51,16 @@ def integers(name: str, *values: object) -> list[int]:
         got = ", ".join(type(value).__name__ for value in values)
         raise TypeError(f"{name} needs whole numbers. Got {got}. Convert them with int().")
     return whole
+
+
+def as_axes(name: str, axes: object) -> Axes:
+    """The axes of outputs and inputs as two integers, or None."""
+    if axes is None:
+        return None
+    if not isinstance(axes, tuple | list) or len(axes) != 2:
+        raise TypeError(f"{name} needs two axes, (out, in). Got {axes!r}. Pass e.g. axes=(0, 1).")
+    first, second = integers(name, *axes)
+    return first, second
 
 
 def check_density(name: str, density: object) -> float:

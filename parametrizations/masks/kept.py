@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import home
+from parametrizations.masks.arguments import Axes, home
 
 __all__ = ["Kept"]
 
@@ -20,10 +20,11 @@ class Kept:
 
     Args:
         name: The weight's name in the plain model.
-        shape: The shape of the weight, ``(out, in)``.
+        shape: The shape of the weight.
         values: The kept entries, ``(kept,)``; copied when a rule asks for them.
         positions: Their row-major positions in the weight, sorted: ``(kept,)``. None before there is a mask, as in
             `register`: then all entries are shown.
+        axes: The axes of outputs and inputs of a convolution, ``(out, in)``. None for other layers.
 
     Example:
         >>> kept = Kept("0.weight", torch.Size((2, 3)), torch.tensor([0.5, 0.0]), torch.tensor([1, 5]))
@@ -31,17 +32,20 @@ class Kept:
         tensor([1, 5])
     """
 
-    def __init__(self, name: str, shape: torch.Size, values: Tensor, positions: Tensor | None = None) -> None:
+    def __init__(
+        self, name: str, shape: torch.Size, values: Tensor, positions: Tensor | None = None, *, axes: Axes = None
+    ) -> None:
         self.name = name
         self.shape = shape
         self.device = home(values)
         self._shared = values.detach()
+        self.axes = axes
         self._positions = positions
 
     @classmethod
-    def whole(cls, weight: Tensor, name: str = "weight") -> Self:
+    def whole(cls, weight: Tensor, name: str = "weight", axes: Axes = None) -> Self:
         """Every entry of a weight without a mask."""
-        return cls(name, weight.shape, weight.flatten())
+        return cls(name, weight.shape, weight.flatten(), axes=axes)
 
     @property
     def count(self) -> int:

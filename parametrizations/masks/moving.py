@@ -27,7 +27,7 @@ ROOM = 2**20
 
 
 class Gradient(Protocol):
-    """A dense gradient, ``(out, in)``, with rows that can be sliced, as in a tensor."""
+    """A dense gradient of the shape of the weight, which can be sliced along its first dimension, as a tensor."""
 
     @property
     def shape(self) -> torch.Size:
@@ -147,7 +147,7 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
 
 def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: Kept) -> Tensor:
     """The positions outside the sorted ``staying`` where the gradient is largest: ``(count,)``."""
-    rows, columns = kept.shape
+    rows, columns = kept.shape[0], kept.shape[1:].numel()
     strip = max(ROOM // max(columns, 1), 1)
     sizes = kept.values.abs().new_empty(0)
     places = staying.new_empty(0)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from parametrizations.masks.arguments import Axes, as_axes
 from parametrizations.masks.kept import Kept
 
-__all__ = ["MaskRule", "individual"]
+__all__ = ["MaskRule", "individual", "known_axes", "with_axes"]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskRule:
-    """A named function from a weight, ``(out, in)``, to a boolean mask of the same shape.
+    """A named function from a weight to a boolean mask of the same shape.
 
     Copies share the rule, and so a `torch.Generator` in it: layers with copies of one parametrization draw different
     masks.
@@ -26,6 +27,10 @@ class MaskRule:
             0, to the new row-major positions in the weight, in any order. Without it, ``build`` gets the whole weight.
         spread: For a rule that looks at several weights at once: a function from all the weights that get this rule in
             one call of `register` or `remask`, to a rule for each of them.
+        has_axes: Whether the rule distinguishes outputs and inputs. ``build`` then gets the weight with these axes
+            first, ``(out, in, *others)``, and may return a mask ``(out, in)``, which holds for all others.
+        axes: The axes of outputs and inputs, such as ``(0, 1)`` for the channels of a convolution. None for ``(0, 1)``
+            of a matrix. Above two dimensions, `register` supplies them for convolutions.
 
     Example:
         >>> import torch
@@ -41,16 +46,50 @@ class MaskRule:
     build: Callable[[Tensor], Tensor]
     move: Callable[[Kept], Tensor] | None = None
     spread: Callable[[Sequence[Kept]], Sequence[MaskRule]] | None = None
+    has_axes: bool = False
+    axes: Axes = None
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The mask for a weight, ``(out, in)``."""
-        return self.build(weight)
+        """The mask for a weight."""
+        if not self.has_axes:
+            return self.build(weight)
+        axes = known_axes(self.name, weight.shape, self.axes)
+        moved = weight.movedim(axes, (0, 1))
+        mask = self.build(moved)
+        mask = mask.view(*mask.shape, *[1] * (moved.dim() - mask.dim())).expand(moved.shape)
+        return mask.movedim((0, 1), axes)
+
+    def with_axes(self, axes: Axes) -> MaskRule:
+        """The same rule for other axes; the rule itself if it has axes, or needs none."""
+        return replace(self, axes=axes) if self.has_axes and self.axes is None and axes is not None else self
 
     def __deepcopy__(self, memo: dict[int, object]) -> MaskRule:
         return self
 
     def __repr__(self) -> str:
         return self.name
+
+
+def with_axes(name: str, build: Callable[[Tensor], Tensor], axes: Axes) -> MaskRule:
+    """A rule that distinguishes outputs and inputs."""
+    axes = as_axes(name, axes)
+    shown = name if axes is None else f"{name.removesuffix(')')}, axes={axes})"
+    return MaskRule(shown, build, has_axes=True, axes=axes)
+
+
+def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:
+    """The axes of outputs and inputs, checked."""
+    dims = len(shape)
+    if axes is None and dims != 2:
+        fewer = "Such a rule is for matrices and their batches." if dims < 2 else "Pass axes=(out, in)."
+        raise ValueError(f"{name} needs to know the axes of outputs and inputs. Got shape {tuple(shape)}. {fewer}")
+    first, second = axes or (0, 1)
+    if not all(-dims <= axis < dims for axis in (first, second)) or first % dims == second % dims:
+        raise ValueError(
+            f"{name} needs two different axes of the weight. Got axes={axes} for shape {tuple(shape)}. Pass (out, in), "
+            "such as (0, 1)."
+        )
+    return first % dims, second % dims
 
 
 def individual(rules: Sequence[MaskRule], weights: Sequence[Kept]) -> list[MaskRule]:

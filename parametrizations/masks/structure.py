@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from parametrizations._torch.arrays import numbers
-from parametrizations.masks.arguments import home, integers, keep
-from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.arguments import Axes, home, integers
+from parametrizations.masks.rule import MaskRule, with_axes
 
 __all__ = ["autoregressive", "banded", "block_diagonal", "from_edges", "lower_triangular"]
 
 
-def banded(lower: int, upper: int) -> MaskRule:
+def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:
     """Keep the main diagonal, ``lower`` diagonals below and ``upper`` above it.
 
     Args:
         lower: Number of subdiagonals, at least 0.
         upper: Number of superdiagonals, at least 0.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Raises:
         ValueError: If a number is negative.
@@ -36,14 +37,15 @@ def banded(lower: int, upper: int) -> MaskRule:
             f"banded needs numbers of diagonals of at least 0. Got lower={lower}, upper={upper}. "
             "Use lower_triangular(diagonal) for a band that leaves out the main diagonal."
         )
-    return MaskRule(f"banded({lower}, {upper})", partial(_band, upper, -lower))
+    return with_axes(f"banded({lower}, {upper})", partial(_band, upper, -lower), axes)
 
 
-def lower_triangular(diagonal: int = 0) -> MaskRule:
+def lower_triangular(diagonal: int = 0, *, axes: Axes = None) -> MaskRule:
     """Keep the entries on and below a diagonal, as `torch.tril` counts them.
 
     Args:
         diagonal: 0 is the main diagonal; a positive one lies above it.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Example:
         >>> lower_triangular(-1)(torch.empty(2, 3))
@@ -51,14 +53,15 @@ def lower_triangular(diagonal: int = 0) -> MaskRule:
                 [ True, False, False]])
     """
     (diagonal,) = integers("lower_triangular", diagonal)
-    return MaskRule(f"lower_triangular({diagonal})", partial(_band, diagonal, None))
+    return with_axes(f"lower_triangular({diagonal})", partial(_band, diagonal, None), axes)
 
 
-def block_diagonal(blocks: int) -> MaskRule:
+def block_diagonal(blocks: int, *, axes: Axes = None) -> MaskRule:
     """Keep ``blocks`` equal blocks along the diagonal: independent groups of inputs and outputs.
 
     Args:
         blocks: The number of blocks; it must divide both the outputs and the inputs.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Raises:
         ValueError: If ``blocks`` is below 1; at registration, if it does not divide the shape of the weight.
@@ -71,15 +74,16 @@ def block_diagonal(blocks: int) -> MaskRule:
     (blocks,) = integers("block_diagonal", blocks)
     if blocks < 1:
         raise ValueError(f"block_diagonal needs at least 1 block. Got {blocks}. Pass a positive number.")
-    return MaskRule(f"block_diagonal({blocks})", partial(_block_diagonal, blocks))
+    return with_axes(f"block_diagonal({blocks})", partial(_block_diagonal, blocks), axes)
 
 
-def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
+def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) -> MaskRule:
     """Keep the listed connections: ``(source, target)`` keeps ``weight[target, source]``.
 
     Args:
         edges: Pairs of an input index and an output index, or an integer tensor ``(edges, 2)``. Repeated edges count
             once.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Raises:
         ValueError: If ``edges`` are not pairs of integers; at registration, if an edge is outside the weight.
@@ -98,11 +102,15 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor) -> MaskRule:
             f"from_edges needs pairs (source, target) of integers. Got {pairs.dtype} of shape "
             f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2)."
         )
-    return MaskRule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()))
+    return with_axes(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()), axes)
 
 
 def autoregressive(
-    in_degrees: Sequence[int] | Tensor, out_degrees: Sequence[int] | Tensor, *, strict: bool = False
+    in_degrees: Sequence[int] | Tensor,
+    out_degrees: Sequence[int] | Tensor,
+    *,
+    strict: bool = False,
+    axes: Axes = None,
 ) -> MaskRule:
     """Keep the connections that respect an order: ``out_degrees[i] >= in_degrees[j]`` keeps ``[i, j]``.
 
@@ -118,6 +126,7 @@ def autoregressive(
         in_degrees: One number for each input.
         out_degrees: One number for each output.
         strict: Whether to require ``>`` instead of ``>=``.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Raises:
         ValueError: If the numbers do not fit the shape of the weight.
@@ -139,16 +148,16 @@ def autoregressive(
     if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):
         raise ValueError("autoregressive needs degrees that can be ordered. Got complex numbers or NaN.")
     name = f"autoregressive({inputs.numel()} inputs, {outputs.numel()} outputs, strict={strict})"
-    return MaskRule(name, partial(_autoregressive, inputs, outputs, strict))
+    return with_axes(name, partial(_autoregressive, inputs, outputs, strict), axes)
 
 
 def _band(highest: int, lowest: int | None, weight: Tensor) -> Tensor:
-    mask = torch.ones(weight.shape, dtype=torch.bool, device=home(weight)).tril(highest)
+    mask = torch.ones(weight.shape[:2], dtype=torch.bool, device=home(weight)).tril(highest)
     return mask if lowest is None else mask.triu(lowest)
 
 
 def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
-    rows, columns = weight.shape
+    rows, columns = weight.shape[:2]
     if rows % blocks or columns % blocks:
         raise ValueError(
             f"block_diagonal({blocks}) needs a weight with sides divisible by {blocks}. "
@@ -160,7 +169,7 @@ def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
 
 def _from_edges(pairs: Tensor, weight: Tensor) -> Tensor:
     source, target = pairs.unbind(1)
-    rows, columns = weight.shape
+    rows, columns = weight.shape[:2]
     outside = (source < 0) | (source >= columns) | (target < 0) | (target >= rows)
     if bool(outside.any()):
         raise ValueError(
@@ -168,11 +177,13 @@ def _from_edges(pairs: Tensor, weight: Tensor) -> Tensor:
             f"{tuple(weight.shape)}. Got {int(outside.sum())} edges outside, the first "
             f"{tuple(pairs[outside][0].tolist())}. Pairs are (source, target)."
         )
-    return keep(weight, target * columns + source)
+    mask = torch.zeros(rows, columns, dtype=torch.bool, device=home(weight))
+    mask[target.to(mask.device), source.to(mask.device)] = True
+    return mask
 
 
 def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tensor) -> Tensor:
-    if (outputs.numel(), inputs.numel()) != tuple(weight.shape):
+    if (outputs.numel(), inputs.numel()) != tuple(weight.shape[:2]):
         raise ValueError(
             f"autoregressive needs a degree for each side of the weight, of shape {tuple(weight.shape)}. "
             f"Got {outputs.numel()} output and {inputs.numel()} input degrees. Pass (in, out) in order."

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from parametrizations.masks.arguments import (
+    Axes,
     by_name,
     check_density,
     count_of,
@@ -19,7 +20,7 @@ from parametrizations.masks.arguments import (
 )
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.move import Swap, Swapped
-from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.rule import MaskRule, with_axes
 
 __all__ = ["largest", "magnitude", "n_of_m", "nonzero"]
 
@@ -51,7 +52,7 @@ def magnitude(*, density: float) -> MaskRule:
     return MaskRule(f"magnitude({density})", partial(_magnitude, density), Swap(partial(_prune, density)))
 
 
-def n_of_m(n: int, m: int) -> MaskRule:
+def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     """Keep the ``n`` largest of every ``m`` consecutive entries along the inputs; ``n_of_m(2, 4)`` is 2:4.
 
     Mishra et al., *Accelerating Sparse Deep Neural Networks*, 2021, arXiv 2104.08378. Needs the weight's
@@ -60,6 +61,8 @@ def n_of_m(n: int, m: int) -> MaskRule:
     Args:
         n: The number of kept entries in a group, from 1 to ``m``.
         m: The group's size, which has to divide the number of inputs.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. 2:4 on a
+            convolution means groups of four input channels.
 
     Raises:
         ValueError: If ``n`` is out of range; when applied, if ``m`` does not divide the inputs of the weight.
@@ -71,7 +74,7 @@ def n_of_m(n: int, m: int) -> MaskRule:
     n, m = integers("n_of_m", n, m)
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
-    return MaskRule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m))
+    return with_axes(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes)
 
 
 def nonzero() -> MaskRule:
@@ -138,8 +141,9 @@ def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
     if weight.shape[1] % m:
         raise ValueError(
             f"{name} needs a number of inputs that {m} divides. Got {weight.shape[1]} inputs. "
-            "Choose another m, or pad the inputs."
+            "Choose another m, or leave this layer out."
         )
-    groups = weight.abs().reshape(-1, m)
+    inputs_last = weight.abs().movedim(1, -1)
+    groups = inputs_last.reshape(-1, m)
     kept = torch.zeros_like(groups, dtype=torch.bool).scatter(1, groups.topk(n).indices, True)
-    return kept.view(weight.shape)
+    return kept.view(inputs_last.shape).movedim(-1, 1)

@@ -14,10 +14,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import by_name, check_density, count_of, keep, require_kept, require_values
+from parametrizations.masks.arguments import (
+    Axes,
+    as_axes,
+    by_name,
+    check_density,
+    count_of,
+    keep,
+    require_kept,
+    require_values,
+)
 from parametrizations.masks.chance import random
 from parametrizations.masks.kept import Kept
-from parametrizations.masks.rule import MaskRule
+from parametrizations.masks.rule import MaskRule, known_axes
 from parametrizations.masks.values import magnitude
 
 __all__ = ["erdos_renyi", "global_magnitude"]
@@ -35,18 +44,21 @@ class RuleOfDensity(Protocol):
 
 
 @by_name
-def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
+def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = None) -> MaskRule:
     """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
 
-    A layer keeps a number of entries in proportion to ``out + in``, at most all of them; together the layers keep
-    exactly ``round(density * entries)``. Mocanu et al., 2018, arXiv 1707.04780, equation 3; Evci et al., 2020, arXiv
-    1911.11134, found it better than the same density in each layer, which every other rule gives.
+    A layer keeps a number of entries in proportion to ``out + in``, at most all of them; for a convolution, to ``out +
+    in + height + width``. Together the layers keep exactly ``round(density * entries)``. Mocanu et al., 2018, arXiv
+    1707.04780, equation 3; Evci et al., 2020, arXiv 1911.11134, found it better than the same density in each layer,
+    which every other rule gives.
 
     Args:
         density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
             `torch.nn.utils.prune` is the share to remove.
         rule: A function from the density of one layer to its mask rule, called as ``rule(density=...)``: `random`,
             `magnitude`, or another one such as ``functools.partial(masks.random, generator=generator)``.
+        axes: The axes of outputs and inputs, for weights with more than two dimensions. Axes after them are those of a
+            kernel; axes before them are batch, such as the experts of ``(experts, out, in)``, with ``axes=(-2, -1)``.
 
     Raises:
         TypeError: If ``density`` is not a number, or ``rule`` cannot be called.
@@ -66,8 +78,8 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random) -> MaskRule:
             f"erdos_renyi needs a function from a density to a mask rule. Got {type(rule).__name__}. "
             "Pass e.g. masks.random, without calling it."
         )
-    kind = getattr(rule, "__name__", "rule")
-    return _spread(f"erdos_renyi({density}, {kind})", partial(_by_sides, density), rule)
+    name = f"erdos_renyi({density}, {getattr(rule, '__name__', 'rule')})"
+    return _spread(name, partial(_by_sides, name, density, as_axes(name, axes)), rule)
 
 
 @by_name
@@ -116,9 +128,9 @@ def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list
     ]
 
 
-def _by_sides(density: float, weights: Sequence[Kept]) -> list[int]:
+def _by_sides(name: str, density: float, axes: Axes, weights: Sequence[Kept]) -> list[int]:
     """In proportion to ``out + in``; the surplus of a full layer goes to the others."""
-    sizes, sides = [kept.shape.numel() for kept in weights], [sum(kept.shape) for kept in weights]
+    sizes, sides = [kept.shape.numel() for kept in weights], [_sides(name, kept, axes) for kept in weights]
     left = total = count_of(density, sum(sizes))
     wanted, waiting = [0.0] * len(sizes), sum(sides)
     for place in sorted(range(len(sizes)), key=lambda place: sizes[place] / max(sides[place], 1)):
@@ -127,6 +139,12 @@ def _by_sides(density: float, weights: Sequence[Kept]) -> list[int]:
         if wanted[place] == sizes[place]:
             left, waiting = left - sizes[place], waiting - sides[place]
     return _rounded(wanted, total)
+
+
+def _sides(name: str, kept: Kept, axes: Axes) -> int:
+    """The sum of the sizes of one matrix or kernel, times the number of these in a batch."""
+    first = min(known_axes(name, kept.shape, kept.axes if axes is None else axes))
+    return kept.shape[:first].numel() * sum(kept.shape[first:])
 
 
 def _rounded(wanted: Sequence[float], total: int) -> list[int]:

@@ -78,7 +78,7 @@ def assigning_shares_no_memory(subject: Subject) -> None:
 
 
 def bad_input_changes_nothing(subject: Subject) -> None:
-    """Integers, 3 dimensions, another shape, NaN and infinity raise TypeError or ValueError before any change."""
+    """Integers, other dimensions, another shape, NaN and infinity raise TypeError or ValueError before any change."""
     layer = subject.layer()
     before, member = stored(layer).detach().clone(), dense(layer)
     poisoned = {"NaN": member.clone().fill_(torch.nan), "infinity": member.clone().fill_(torch.inf)}
@@ -87,7 +87,9 @@ def bad_input_changes_nothing(subject: Subject) -> None:
         require_raises(partial(setattr, layer, "weight", value), f"Assigning {what}")
         require_equal(stored(layer), before, f"After assigning {what}, the stored tensor")
     buffers = nn.Module()
-    for what, value in {**poisoned, "3 dimensions": shapes["3 dimensions"]}.items():
+    any_shape = getattr(subject.parametrization, "dims", 2) is None
+    shapes = {"a scalar": member.new_zeros(())} if any_shape else {"3 dimensions": shapes["3 dimensions"]}
+    for what, value in {**poisoned, **shapes}.items():
         buffers.register_buffer("weight", value, persistent=False)
         register = partial(register_parametrization, buffers, "weight", subject.fresh())
         require_raises(register, f"Registering on {what}")

@@ -417,7 +417,9 @@ def test_a_pattern_that_names_nothing_constrained_is_refused() -> None:
         bake(model, ["1.weight", "1.bias"], inplace=True)
     assert len(summary(model).rows) == 4
     for wrong in (True, [nn.Identity()]):
-        with pytest.raises(TypeError, match=r"bake needs names, or patterns of them. Got (bool|Identity)"):
+        with pytest.raises(
+            TypeError, match=r"bake needs names, patterns of them, or classes of layers. Got (bool|Identity)"
+        ):
             bake(model, wrong)  # type: ignore[arg-type]
 
 

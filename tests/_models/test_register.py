@@ -159,7 +159,11 @@ def test_a_failure_at_any_step_changes_nothing() -> None:
     [
         ({"0.wieght": Diagonal()}, ValueError, r"'0.wieght'. Got no match among 5 names. .* close: '0.weight'"),
         ({"nothing": Diagonal()}, ValueError, r"Got no match .* Names that are close: '0.weight', '0.bias'"),
-        ({"0.weight": Diagonal(), "0.w*": ZeroDiagonal()}, ValueError, r"two for '0.weight': '0.weight' and '0.w\*'"),
+        (
+            {"*0.weight": Diagonal(), "0.w*": ZeroDiagonal()},
+            ValueError,
+            r"two for '0.weight': '\*0.weight' and '0.w\*'",
+        ),
         ({"*": Diagonal()}, ValueError, r"2 dimensions for '\*'. Got '0.bias' of shape \(\d,\). Narrow"),
         (
             {"0.weight": Diagonal},
@@ -176,7 +180,7 @@ def test_a_failure_at_any_step_changes_nothing() -> None:
             r"'0.weight' on top of NegExpDiagonal\. Diagonal stores another shape .* first",
         ),
         ({"0.weight": nn.Sequential(Diagonal())}, TypeError, r"Got Sequential. Pass an object .* or a list of them"),
-        ({1: Diagonal()}, TypeError, r"names, or patterns of them, as keys. Got int"),
+        ({1: Diagonal()}, TypeError, r"classes of layers, as keys. Got int"),
         ([("0.weight", Diagonal())], TypeError, "a mapping from names to parametrizations. Got Sequential and list"),
     ],
 )

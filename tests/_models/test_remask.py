@@ -523,7 +523,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
         "Got Sequential and MaskRule",
     ),
     "no name": (
-        lambda made: remask(made, {0: masks.random(density=0.1)}, optimizer=None),  # type: ignore[dict-item]
+        lambda made: remask(made, {0: masks.random(density=0.1)}, optimizer=None),
         TypeError,
         "needs names.* as keys. Got int",
     ),

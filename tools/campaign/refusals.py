@@ -60,7 +60,9 @@ BAD: dict[str, Bad] = {
     "register(model, {'nowhere': ZeroDiagonal()})": lambda s, _: p.register(s.model, {"nowhere": p.ZeroDiagonal()}),
     "register(model, {name: 'x'})": lambda s, n: p.register(s.model, {n: "x"}),  # type: ignore[dict-item]
     "register(model, {name: []})": lambda s, n: p.register(s.model, {n: []}),
-    "register(model, two patterns)": lambda s, n: p.register(s.model, {n: p.ZeroDiagonal(), n + "*": p.ZeroDiagonal()}),
+    "register(model, two patterns)": lambda s, n: p.register(
+        s.model, {n + "*": p.ZeroDiagonal(), "*" + n: p.ZeroDiagonal()}
+    ),
     "register(model, a mask of another shape)": lambda s, n: p.register(s.model, {n: _masked(s, n)}),
     "register(model, Diagonal on top)": lambda s, n: p.register(s.model, {n: [p.ZeroDiagonal(), p.Diagonal()]}),
     "register(model, everything)": lambda s, _: p.register(s.model, {"*": _Refusing()}),
