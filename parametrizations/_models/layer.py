@@ -85,6 +85,9 @@ def _fused_forward(self: Any, input: Tensor) -> Tensor:
     return _further_forward(self, input, bias)
 
 
+_fused_forward.__qualname__ = "Linear.forward"  # errors of a wrong call show this name
+
+
 def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
     """For several parametrizations, third-party ones, or inside `parametrize.cached`."""
     lists: Any = children(self).get("parametrizations")

@@ -154,11 +154,11 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
         others = [slot for slot in found if slot not in fitting]
         if others and (fitting or dims[others[0]] is not None):
             needed = "two or more dimensions" if dims[others[0]] is None else f"{dims[others[0]]} dimensions"
-            names = ", ".join(map(repr, [slot.name for slot in fitting[:4]])) or "none"
+            names = ", ".join(map(repr, [slot.name for slot in fitting[:4]])) + ", ..." * (len(fitting) > 4)
+            advice = f"Narrow the pattern to the others among its matches: {names}" if names else "Take MaskedSparse"
             raise ValueError(
                 f"register needs weights with {needed} for {shown(key)}. Got {others[0].name!r} of shape "
-                f"{tuple(others[0].first_stored.shape)}. Narrow the pattern to the others among its matches: "
-                f"{names}{', ...' * (len(fitting) > 4)}."
+                f"{tuple(others[0].first_stored.shape)}. {advice}."
             )
 
 

@@ -125,7 +125,15 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: A
             store = buffers(module)
             stack.callback(store.update, dict(store))
             store.update({name: copies.setdefault(id(x), x.clone()) for name, x in store.items() if x is not None})
-        model(*inputs, **named)
+        try:
+            model(*inputs, **named)
+        except TypeError as error:
+            if inputs or named:
+                raise
+            raise TypeError(
+                f"tune needs the inputs of the model. Got none ({error}). Pass a batch of the usual size: "
+                "tune(model, batch)."
+            ) from error
     return calls
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import ParamSpec, TypeVar
@@ -78,14 +79,16 @@ def count_of(density: float, entries: int) -> int:
 
 def by_name(rule: Callable[Options, Rule]) -> Callable[Options, Rule]:
     """Name the keyword in the error for a density that is given by position."""
+    options = inspect.signature(rule).parameters
 
     @functools.wraps(rule)
     def checked(*arguments: Options.args, **named: Options.kwargs) -> Rule:
-        if arguments:
-            name = rule.__name__
+        unknown = [f"{name}={value!r}" for name, value in named.items() if name not in options]
+        if arguments or unknown:
+            name, got = rule.__name__, unknown[0] if unknown else f"{arguments[0]!r} without one"
             raise TypeError(
-                f"{name} needs its density by name. Got {arguments[0]!r} without one. Write {name}(density=...), the "
-                "share of the entries to keep."
+                f"{name} needs its density by name. Got {got}. Write {name}(density=...), the share of the entries to "
+                f"keep. Its options are {', '.join(options)}."
             )
         return rule(*arguments, **named)
 

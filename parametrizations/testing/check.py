@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from parametrizations._checks import kind_of
+from parametrizations.parametrization import Parametrization
 from parametrizations.testing import (
     checkpoints,
     gradients,
@@ -57,7 +58,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
     Raises:
         TypeError: If ``parametrization`` is not a module or ``weight`` is not a tensor.
-        ValueError: If ``weight`` has no entries.
+        ValueError: If ``weight`` has no entries, or if ``parametrization`` is registered.
         AssertionError: If a promise is broken. The message lists every broken promise, with figures.
 
     Example:
@@ -75,6 +76,11 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         raise ValueError(
             f"check_parametrization needs a non-empty weight. Got shape {tuple(weight.shape)}. Pass e.g. one of "
             "shape (4, 3)."
+        )
+    if isinstance(parametrization, Parametrization) and parametrization.shape is not None:
+        raise ValueError(
+            f"check_parametrization needs an unregistered object. Got a {type(parametrization).__name__} for a weight "
+            f"of shape {tuple(parametrization.shape)}. Create a new one."
         )
     subject = Subject(parametrization, weight)
     _require_registrable(subject)

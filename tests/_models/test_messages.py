@@ -29,6 +29,7 @@ from parametrizations import (
 )
 from parametrizations._products import dense
 from parametrizations._torch import memory
+from parametrizations.testing import check_parametrization
 from tests.layers import every, fused
 
 MILLION = 2**20  # a dense weight of this width takes 4.4 TB
@@ -153,6 +154,37 @@ def test_a_constraint_that_fails_on_a_shape_is_named(by_torch: bool) -> None:
     with pytest.raises(ValueError, match=r"Symmetric cannot start from a weight of shape \(4, 3\).*Override adopt"):
         attach(layer, "weight", Symmetric())
     assert type(layer) is nn.Linear
+
+
+@pytest.mark.parametrize("rule", [masks.random, masks.magnitude, masks.erdos_renyi, masks.global_magnitude])
+@pytest.mark.parametrize("option", ["sparsity", "amount"])
+def test_an_unknown_option_of_a_rule_names_the_density(rule: Any, option: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"Got {option}=0.9. Write {rule.__name__}\(density=...\), the share .* to keep"
+    ):
+        rule(**{option: 0.9})
+
+
+def test_a_matrix_constraint_on_convolutions_names_the_mask() -> None:
+    with pytest.raises(ValueError, match=r"needs weights with 2 dimensions for Conv2d.*Take MaskedSparse\."):
+        register(nn.Sequential(nn.Conv2d(3, 3, 3)), {nn.Conv2d: ZeroDiagonal()})
+
+
+def test_tune_without_inputs_asks_for_them() -> None:
+    with pytest.raises(TypeError, match=r"tune needs the inputs of the model. Got none \(.*Pass a batch"):
+        tune(fused(Diagonal))
+
+
+@every
+def test_a_call_without_input_names_the_layer(make: Callable[[], Parametrization]) -> None:
+    with pytest.raises(TypeError, match=r"^Linear.forward\(\) missing 1 required positional argument: 'input'"):
+        fused(make)()
+
+
+def test_a_registered_object_is_not_checked() -> None:
+    layer: Any = register(nn.Linear(4, 3), {"weight": ZeroDiagonal()})
+    with pytest.raises(ValueError, match=r"unregistered object. Got a ZeroDiagonal for a weight of shape \(3, 4\)"):
+        check_parametrization(layer.parametrizations.weight[0], torch.ones(3, 4))
 
 
 def test_a_pattern_that_meets_a_vector_lists_the_matrices() -> None:
