@@ -874,7 +874,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "tune: no inputs": (
         "tune(w.model)",
         TypeError,
-        "...missing 1 required positional argument: 'input'",
+        "...Got none (...missing 1 required positional argument: 'input'). Pass a batch...",
     ),
     "bake: no model": (
         "bake(3)",
