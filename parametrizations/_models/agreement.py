@@ -39,9 +39,8 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
         passed = _passed(slot.copied())
         fault = _outside(passed) or _moving([step for step, _, _ in passed], weight) or _empty(slot, weight)
     if fault is not None:
-        kinds = ", then ".join(type(step).__name__ for step in slot.steps)
         raise ValueError(
-            f"register needs parametrizations that hold together for {slot.name!r}. Got {kinds}: the weight is "
+            f"register needs parametrizations that hold together for {slot.name!r}. Got {slot.kinds}: the weight is "
             f"{fault}. Leave one of them out, or bake first to replace earlier ones."
         )
 

@@ -133,12 +133,12 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
 
 def _require_padding(slot: Slot, weight: Tensor) -> None:
     """Refuse a constraint that changes the padding row of an embedding: it has no gradient, and is zero."""
-    module, kinds = slot.module, ", then ".join(type(step).__name__ for step in slot.steps)
+    module = slot.module
     if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or module.padding_idx is None or weight.is_meta:
         return
     if not bool(weight[module.padding_idx].any()) and bool(slot.materialised()[module.padding_idx].any()):
         raise ValueError(
-            f"register needs constraints that keep the padding row of {slot.name!r} at zero. Got {kinds}, which "
+            f"register needs constraints that keep the padding row of {slot.name!r} at zero. Got {slot.kinds}, which "
             f"changes row {module.padding_idx}. Set padding_idx=None, or choose a constraint with zeros in that row."
         )
 

@@ -48,8 +48,8 @@ def bake(
 
     Args:
         model: It does not change unless ``inplace``, even in the middle of training.
-        patterns: The tensors to bake, each with all of its parametrizations: one key of the rules for
-            `register`, a pattern of full plain names or a class of layers, or several; None for all.
+        patterns: The tensors to bake, each with all of its parametrizations: a pattern of full plain names, a class of
+            layers, or several of these, such as the keys of the rules for `register`; None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape. Pass the
             optimizer, or make a new one, since a fused one would write out of bounds. Call ``backward`` on earlier
             losses first. Tied tensors, also those shared by PyTorch's `transfer_parametrizations_and_params`, are
@@ -129,7 +129,7 @@ def _copy(model: Model) -> Model:
     return copy.deepcopy(model, memo)
 
 
-def _require_bakeable(chosen: Sequence[Slot]) -> None:
+def _require_bakeable(chosen: Iterable[Slot]) -> None:
     for slot in chosen:
         if any(map(is_sharded, slot.stored.values())) or not can_share(slot.module):
             raise ValueError(

@@ -148,17 +148,13 @@ def _same(one: object, other: object) -> bool:
     return torch.equal(one, other) if both else bool(one == other)  # type: ignore[arg-type]
 
 
-def _kinds(slot: Slot) -> str:
-    return ", then ".join(type(step).__name__ for step in slot.steps)
-
-
 def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, Any]:
     """The state of a chain for a weight."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
     if slot.refers_to_model:
         raise ValueError(
-            f"{_kinds(slot)} refers to other modules, which may be loaded later. Load the constrained checkpoint."
+            f"{slot.kinds} refers to other modules, which may be loaded later. Load the constrained checkpoint."
         )
     if not assigned:
         weight = weight.to(slot.first_stored.dtype)
@@ -258,7 +254,7 @@ def _require_no_references(model: nn.Module) -> None:
         if slot.refers_to_model:
             raise ValueError(
                 f"plain_state_dict needs tensors that depend on their own entries. Got {slot.name!r} with "
-                f"{_kinds(slot)}, which refers to other modules. Load the checkpoint into the model first, and call "
+                f"{slot.kinds}, which refers to other modules. Load the checkpoint into the model first, and call "
                 "plain_state_dict(model)."
             )
 

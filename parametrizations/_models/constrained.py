@@ -117,6 +117,11 @@ class Slot:
         )
 
     @property
+    def kinds(self) -> str:
+        """The classes of the parametrizations in order of application, for error messages."""
+        return ", then ".join(type(step).__name__ for step in self.steps)
+
+    @property
     def refers_to_model(self) -> bool:
         """Whether a step attached by `register` refers to other modules or tensors of the model."""
         refers: bool = getattr(self.parametrizations, REFERS, False)

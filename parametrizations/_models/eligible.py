@@ -39,12 +39,12 @@ def require_eligible(
     slots = [slot for slot, _ in plan]
     require_present(slots, "register", model)
     for slot, steps in plan:
-        _require_untied_and_present(slot, tied)
+        _require_untied_and_initialised(slot, tied)
         _require_plain_class(slot)
         _require_computed_tensors_work(slot)
         _require_no_cycle(slot, steps)
-    parts = [*model.named_modules(), *(part for _, steps in plan for step in steps for part in _named_parts(step))]
-    _require_held_once(parts, slots)
+    new = [part for _, steps in plan for step in steps for part in step.named_modules(prefix=type(step).__name__)]
+    _require_held_once([*model.named_modules(), *new], slots)
 
 
 def require_unpruned(model: nn.Module, pattern: str) -> None:
@@ -61,7 +61,7 @@ def require_unpruned(model: nn.Module, pattern: str) -> None:
             )
 
 
-def _require_untied_and_present(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
+def _require_untied_and_initialised(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
     for tensor in slot.stored.values():
         owners = tied.get(identity(tensor))
         if owners is not None:
@@ -131,10 +131,6 @@ def _require_no_cycle(slot: Slot, steps: Sequence[nn.Module]) -> None:
                 f"register needs a parametrization that does not contain the module of {slot.name!r}. Got "
                 f"{type(step).__name__}, with {type(slot.module).__name__} as a child. Keep the reference in a list."
             )
-
-
-def _named_parts(step: nn.Module) -> list[tuple[str, nn.Module]]:
-    return list(step.named_modules(prefix=type(step).__name__))
 
 
 def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[Slot]) -> None:

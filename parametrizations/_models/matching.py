@@ -14,7 +14,17 @@ from torch.nn.parameter import is_lazy
 from parametrizations._checks import kind_of
 from parametrizations._models.constrained import Slot, constrained
 
-__all__ = ["Key", "constrained_by", "matches", "naming", "refuse_no_match", "require_key", "shown", "with_values"]
+__all__ = [
+    "Key",
+    "constrained_by",
+    "has_dims",
+    "matches",
+    "naming",
+    "refuse_no_match",
+    "require_key",
+    "shown",
+    "with_values",
+]
 
 Value = TypeVar("Value")
 Key = str | type[nn.Module]
@@ -30,14 +40,20 @@ def matches(key: Key, slots: Iterable[Slot]) -> list[Slot]:
     every = list(slots)
     if isinstance(key, type):
         weights = [slot for slot in every if isinstance(slot.module, key) and slot.tensor_name == "weight"]
-        return [slot for slot in weights if slot.parametrizations or is_lazy(slot.first_stored) or _dims(slot) > 1]
+        return [slot for slot in weights if has_dims(slot, None)]
     exact = [slot for slot in every if key in slot.names]
     # An exact name may contain wildcards, too.
     return exact or [slot for slot in every if any(fnmatchcase(name, key) for name in slot.names)]
 
 
-def _dims(slot: Slot) -> int:
-    return slot.first_stored.dim()
+def has_dims(slot: Slot, dims: int | None) -> bool:
+    """Whether a tensor has this number of dimensions, or, for None, more than one.
+
+    Constrained and uninitialised tensors are accepted, since other checks cover them.
+    """
+    if slot.parametrizations is not None or is_lazy(slot.first_stored):
+        return True
+    return slot.first_stored.dim() > 1 if dims is None else slot.first_stored.dim() == dims
 
 
 def with_values(
@@ -64,8 +80,13 @@ def with_values(
                 )
             if rank < known:
                 chosen[slot] = rank, key
-    found = [(slot, rules[key]) for key in rules for slot, (_, own) in chosen.items() if own == key]
-    return [(slot, value) for slot, value in found if value is not None]
+    return [
+        (slot, value)
+        for key, value in rules.items()
+        if value is not None
+        for slot, (_, own) in chosen.items()
+        if own == key
+    ]
 
 
 def _rank(key: Key, slot: Slot) -> int:
@@ -76,12 +97,15 @@ def _rank(key: Key, slot: Slot) -> int:
 
 def require_key(caller: str, key: object) -> None:
     """Check a key of the rules."""
-    if isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module)):
-        return
-    raise TypeError(
-        f"{caller} needs names, patterns of them, or classes of layers, as keys. Got {kind_of(key)}. Pass e.g. "
-        '{"encoder.*.weight": ...} or {nn.Linear: ...}.'
-    )
+    if not _is_key(key):
+        raise TypeError(
+            f"{caller} needs names, patterns of them, or classes of layers, as keys. Got {kind_of(key)}. Pass e.g. "
+            '{"encoder.*.weight": ...} or {nn.Linear: ...}.'
+        )
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module))
 
 
 def shown(key: Key) -> str:
@@ -135,7 +159,7 @@ def _listed(caller: str, patterns: object) -> list[Key]:
     if not listed:
         raise ValueError(f"{caller} needs a pattern of names. Got none. Pass None for every constrained tensor.")
     for key in listed:
-        if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, nn.Module))):
+        if not _is_key(key):
             raise TypeError(
                 f"{caller} needs names, patterns of them, or classes of layers. Got {kind_of(key)}. "
                 'Pass e.g. (model, "encoder.*"), or the rules that register was given.'

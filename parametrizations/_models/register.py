@@ -9,7 +9,6 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from parametrizations._checks import kind_of
@@ -18,7 +17,7 @@ from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
 from parametrizations._models.eligible import require_eligible, require_unpruned
 from parametrizations._models.inference import leave_inference
-from parametrizations._models.matching import Key, matches, refuse_no_match, require_key, shown, with_values
+from parametrizations._models.matching import Key, has_dims, matches, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import require_optimizer
 from parametrizations._torch.owners import is_attached
 from parametrizations.masked_sparse import MaskedSparse
@@ -150,7 +149,7 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
     dims = {slot: _dims(steps) for slot, steps in plan if any(isinstance(step, Parametrization) for step in steps)}
     for key in rules:
         found = [slot for slot in matches(key, dims) if key not in slot.names]
-        fitting = [slot for slot in found if _fits(slot, dims[slot])]
+        fitting = [slot for slot in found if has_dims(slot, dims[slot])]
         others = [slot for slot in found if slot not in fitting]
         if others and (fitting or dims[others[0]] is not None):
             needed = "two or more dimensions" if dims[others[0]] is None else f"{dims[others[0]]} dimensions"
@@ -165,13 +164,6 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
 def _dims(steps: Sequence[nn.Module]) -> int | None:
     """The number of dimensions that the constraints need, or None."""
     return next((step.dims for step in steps if isinstance(step, Parametrization) and step.dims is not None), None)
-
-
-def _fits(slot: Slot, dims: int | None) -> bool:
-    """Whether a pattern may reach a tensor: not a vector or scalar, unless it matches nothing else."""
-    if slot.parametrizations is not None or is_lazy(slot.first_stored):
-        return True
-    return slot.first_stored.dim() > 1 if dims is None else slot.first_stored.dim() == dims
 
 
 def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
@@ -199,24 +191,24 @@ def _unshared(plan: Plan) -> set[int]:
 
 
 def _with_individual_rules(plan: Plan) -> Plan:
-    """The same plan with a rule for each weight.
-
-    A mask rule that looks at several weights together is replaced by a rule for each of them. The weight of a
-    convolution determines the axes of its rule.
-    """
+    """The same plan. A mask rule that looks at several weights together is replaced by a rule for each of them."""
     own = [(slot, list(steps)) for slot, steps in plan]
-    sparse = [
+    together = [
         (slot, steps, index, step, step.rule)
         for slot, steps in own
         for index, step in enumerate(steps)
-        if isinstance(step, MaskedSparse) and step.rule is not None
+        if isinstance(step, MaskedSparse) and step.rule is not None and step.rule.spread is not None
     ]
-    together = [one for one in sparse if one[-1].spread is not None]
     weights = [Kept.whole(slot.materialised(), slot.name, slot.axes) for slot, *_ in together]
-    made = dict(zip(map(id, together), individual([rule for *_, rule in together], weights), strict=True))
-    for one in sparse:
-        slot, steps, index, step, rule = one
-        new = made.get(id(one), rule).with_axes(slot.axes)
-        if new is not rule:
-            steps[index] = step._with_rule(new)
-    return own
+    rules = individual([rule for *_, rule in together], weights)
+    for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
+        steps[index] = step._with_rule(rule)
+    return [(slot, [_with_axes(slot, step) for step in steps]) for slot, steps in own]
+
+
+def _with_axes(slot: Slot, step: nn.Module) -> nn.Module:
+    """The step, or a copy whose mask rule has the axes of a convolution."""
+    if not isinstance(step, MaskedSparse) or step.rule is None:
+        return step
+    rule = step.rule.with_axes(slot.axes)
+    return step if rule is step.rule else step._with_rule(rule)

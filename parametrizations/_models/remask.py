@@ -52,7 +52,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     Args:
         model: Changed in place.
         rules: Maps each key to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
-            ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Patterns are those of
+            ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Keys are those of
             `register`, and match only tensors with a mask. If other parametrizations are applied on top of the mask,
             rules see the final weight.
         optimizer: The optimizer of these parameters; its state moves with the entries. With None no state is moved:

@@ -60,6 +60,8 @@ def parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""The attributes of a module with the hooks that a call runs."""
 GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
     modules._global_forward_pre_hooks,
     modules._global_forward_hooks,
@@ -103,10 +105,6 @@ def is_claimed(chain: nn.Module) -> bool:
     if any("forward" in part for part in parts) or not all(_is_from("parametrizations.", hook) for hook in found):
         return True
     return not all(_is_from("torch.", hook) for hooks in GLOBAL_HOOKS for hook in hooks.values())
-
-
-CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""The attributes of a module with the hooks that a call runs."""
 
 
 def _is_from(package: str, hook: object) -> bool:

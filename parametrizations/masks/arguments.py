@@ -78,7 +78,7 @@ def count_of(density: float, entries: int) -> int:
 
 
 def by_name(rule: Callable[Options, Rule]) -> Callable[Options, Rule]:
-    """Name the keyword in the error for a density that is given by position."""
+    """Name the options of a rule in the error for a density by position, or for an unknown option."""
     options = inspect.signature(rule).parameters
 
     @functools.wraps(rule)
@@ -86,9 +86,10 @@ def by_name(rule: Callable[Options, Rule]) -> Callable[Options, Rule]:
         unknown = [f"{name}={value!r}" for name, value in named.items() if name not in options]
         if arguments or unknown:
             name, got = rule.__name__, unknown[0] if unknown else f"{arguments[0]!r} without one"
+            needs = "only options that it has" if "density" in named else "its density by name"
             raise TypeError(
-                f"{name} needs its density by name. Got {got}. Write {name}(density=...), the share of the entries to "
-                f"keep. Its options are {', '.join(options)}."
+                f"{name} needs {needs}. Got {got}. Write {name}(density=...), the share of the entries to keep. Its "
+                f"options are {', '.join(options)}."
             )
         return rule(*arguments, **named)
 

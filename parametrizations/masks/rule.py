@@ -10,7 +10,7 @@ from torch import Tensor
 from parametrizations.masks.arguments import Axes, as_axes
 from parametrizations.masks.kept import Kept
 
-__all__ = ["MaskRule", "individual", "known_axes", "with_axes"]
+__all__ = ["MaskRule", "axis_rule", "individual", "known_axes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class MaskRule:
         return self.name
 
 
-def with_axes(name: str, build: Callable[[Tensor], Tensor], axes: Axes) -> MaskRule:
+def axis_rule(name: str, build: Callable[[Tensor], Tensor], axes: Axes) -> MaskRule:
     """A rule that distinguishes outputs and inputs."""
     axes = as_axes(name, axes)
     shown = name if axes is None else f"{name.removesuffix(')')}, axes={axes})"

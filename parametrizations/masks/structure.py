@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parametrizations._torch.arrays import numbers
 from parametrizations.masks.arguments import Axes, home, integers
-from parametrizations.masks.rule import MaskRule, with_axes
+from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["autoregressive", "banded", "block_diagonal", "from_edges", "lower_triangular"]
 
@@ -37,7 +37,7 @@ def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:
             f"banded needs numbers of diagonals of at least 0. Got lower={lower}, upper={upper}. "
             "Use lower_triangular(diagonal) for a band that leaves out the main diagonal."
         )
-    return with_axes(f"banded({lower}, {upper})", partial(_band, upper, -lower), axes)
+    return axis_rule(f"banded({lower}, {upper})", partial(_band, upper, -lower), axes)
 
 
 def lower_triangular(diagonal: int = 0, *, axes: Axes = None) -> MaskRule:
@@ -53,7 +53,7 @@ def lower_triangular(diagonal: int = 0, *, axes: Axes = None) -> MaskRule:
                 [ True, False, False]])
     """
     (diagonal,) = integers("lower_triangular", diagonal)
-    return with_axes(f"lower_triangular({diagonal})", partial(_band, diagonal, None), axes)
+    return axis_rule(f"lower_triangular({diagonal})", partial(_band, diagonal, None), axes)
 
 
 def block_diagonal(blocks: int, *, axes: Axes = None) -> MaskRule:
@@ -74,7 +74,7 @@ def block_diagonal(blocks: int, *, axes: Axes = None) -> MaskRule:
     (blocks,) = integers("block_diagonal", blocks)
     if blocks < 1:
         raise ValueError(f"block_diagonal needs at least 1 block. Got {blocks}. Pass a positive number.")
-    return with_axes(f"block_diagonal({blocks})", partial(_block_diagonal, blocks), axes)
+    return axis_rule(f"block_diagonal({blocks})", partial(_block_diagonal, blocks), axes)
 
 
 def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) -> MaskRule:
@@ -102,7 +102,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
             f"from_edges needs pairs (source, target) of integers. Got {pairs.dtype} of shape "
             f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2)."
         )
-    return with_axes(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()), axes)
+    return axis_rule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()), axes)
 
 
 def autoregressive(
@@ -148,7 +148,7 @@ def autoregressive(
     if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):
         raise ValueError("autoregressive needs degrees that can be ordered. Got complex numbers or NaN.")
     name = f"autoregressive({inputs.numel()} inputs, {outputs.numel()} outputs, strict={strict})"
-    return with_axes(name, partial(_autoregressive, inputs, outputs, strict), axes)
+    return axis_rule(name, partial(_autoregressive, inputs, outputs, strict), axes)
 
 
 def _band(highest: int, lowest: int | None, weight: Tensor) -> Tensor:

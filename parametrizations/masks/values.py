@@ -20,7 +20,7 @@ from parametrizations.masks.arguments import (
 )
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.move import Swap, Swapped
-from parametrizations.masks.rule import MaskRule, with_axes
+from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["largest", "magnitude", "n_of_m", "nonzero"]
 
@@ -74,7 +74,7 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     n, m = integers("n_of_m", n, m)
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
-    return with_axes(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes)
+    return axis_rule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes)
 
 
 def nonzero() -> MaskRule:

@@ -165,6 +165,12 @@ def test_an_unknown_option_of_a_rule_names_the_density(rule: Any, option: str) -
         rule(**{option: 0.9})
 
 
+@pytest.mark.parametrize("rule", [masks.random, masks.magnitude, masks.erdos_renyi, masks.global_magnitude])
+def test_an_unknown_option_beside_the_density_is_not_called_a_missing_density(rule: Any) -> None:
+    with pytest.raises(TypeError, match=r"needs only options that it has. Got seed=0.* Its options are density"):
+        rule(density=0.1, seed=0)
+
+
 def test_a_matrix_constraint_on_convolutions_names_the_mask() -> None:
     with pytest.raises(ValueError, match=r"needs weights with 2 dimensions for Conv2d.*Take MaskedSparse\."):
         register(nn.Sequential(nn.Conv2d(3, 3, 3)), {nn.Conv2d: ZeroDiagonal()})

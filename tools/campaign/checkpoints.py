@@ -15,7 +15,7 @@ from parametrizations import plain_state_dict, register
 from tools.campaign.bits import same
 from tools.campaign.constraints import Constraint, make
 from tools.campaign.formulas import Step
-from tools.campaign.session import Session
+from tools.campaign.session import Session, Skipped
 from tools.campaign.values import weight_for
 
 __all__ = ["load_into_another", "load_plain", "plain_checkpoint"]
@@ -73,7 +73,12 @@ def load_into_another(session: Session, _: Random) -> None:
     session.note(f"other = register(plain, {rules}); other.load_state_dict(model.state_dict()); model = other")
     for name, cell in session.reference.cells.items():
         other.get_parameter(name).requires_grad_(cell.x.requires_grad)
-    register(other, {name: [make(one) for one in plan] for name, plan in rules.items()})
+    try:
+        register(other, {name: [make(one) for one in plan] for name, plan in rules.items()})
+    except ValueError as error:
+        if "0 in every entry" not in str(error):  # the drawn mask keeps the diagonal alone, and ZeroDiagonal follows
+            raise
+        raise Skipped from error
     with session.unchanged():
         saved = through_a_file(session.model.state_dict())
         other.load_state_dict(saved)
