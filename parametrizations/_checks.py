@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from parametrizations._torch.caller import is_assignment
 
 __all__ = [
+    "advised",
     "asked",
     "is_finite",
     "kind_of",
@@ -22,12 +25,36 @@ __all__ = [
     "require_kind",
 ]
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def advised(advice: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """A decorator: the error for missing or unknown arguments says how to write the call."""
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+            try:
+                signature.bind(*arguments, **named)
+            except TypeError as error:
+                name = function.__name__ if function.__name__ != "__init__" else type(arguments[0]).__name__
+                raise TypeError(f"{name} got other arguments than it takes: {error}. {advice}") from None
+            return function(*arguments, **named)
+
+        return checked
+
+    return decorate
+
 
 def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> None:
     """Refuse anything but a dense tensor of one of the dtypes. ``name`` is the parametrization's."""
     if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
         kind = weight.layout if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"{name} needs a dense tensor. Got {kind}. Pass a torch.Tensor, made dense.")
+        advice = "weight.to_dense()" if isinstance(weight, Tensor) else "torch.as_tensor(weight)"
+        raise TypeError(f"{name} needs a dense tensor. Got {kind}. Pass {advice}.")
     if weight.dtype not in dtypes:
         listed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(

@@ -41,12 +41,15 @@ def as_rule(mask: object) -> MaskRule:
     if isinstance(mask, MaskRule):
         return mask
     if not callable(mask):
-        rule = "masks.magnitude(density=0.1)" if isinstance(mask, float) else "one of parametrizations.masks"
         raise TypeError(
-            f"MaskedSparse needs a boolean tensor or a mask rule. Got {type(mask).__name__}. "
-            f"Pass a rule, such as {rule}."
+            f"MaskedSparse needs a boolean tensor or a mask rule. Got {type(mask).__name__}. {_advice(mask)}."
         )
     if inspect.isfunction(mask) and mask.__module__.startswith(masks.__name__):
+        if getattr(masks, mask.__name__, None) is not mask:
+            raise TypeError(
+                "MaskedSparse needs a mask rule. Got a schedule of densities. Call it with the number of the step, and "
+                "make a rule of the density: masks.magnitude(density=schedule(step))."
+            )
         options = inspect.signature(mask).parameters
         needed = "..." if any(option.default is option.empty for option in options.values()) else ""
         raise TypeError(
@@ -56,16 +59,29 @@ def as_rule(mask: object) -> MaskRule:
     return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
 
 
-def as_mask(mask: object, shape: torch.Size | None) -> Tensor:
-    """The mask as a tensor. Refuses another shape, and a scalar."""
+def _advice(mask: object) -> str:
+    """What to pass instead of an object that is no mask."""
+    if isinstance(mask, float):
+        return "Pass a rule, such as masks.magnitude(density=0.1)"
+    if hasattr(mask, "toarray"):  # of SciPy
+        return "Pass mask.toarray() != 0"
+    if isinstance(mask, list | tuple):
+        return "Pass torch.tensor(mask)"
+    return "Pass a rule, such as one of parametrizations.masks; for pairs of units, masks.from_edges(pairs)"
+
+
+def as_mask(mask: object, shape: torch.Size | None, rule: MaskRule | None = None) -> Tensor:
+    """The mask as a tensor, returned by a rule if one is given. Refuses another shape, and a scalar."""
     mask = from_array(mask) if is_array(mask) else mask
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
         got = getattr(mask, "dtype", type(mask).__name__)
-        raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool. Got {got}. Pass e.g. `mask != 0`.")
+        advice = "Pass e.g. `mask != 0`" if rule is None else "Return a boolean tensor of the weight's shape"
+        source = "" if rule is None else f" from the rule {rule}"
+        raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool{source}. Got {got}. {advice}.")
     if mask.is_meta or mask.layout is not torch.strided:
+        advice = "Make the mask on the CPU" if mask.is_meta else "Pass mask.to_dense()"
         raise ValueError(
-            f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. "
-            "Make the mask on the CPU."
+            f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. {advice}."
         )
     if mask.dim() == 0 or shape not in (None, mask.shape):
         expected = "at least 1 dimension" if shape is None else f"the weight's shape, {tuple(shape)}"

@@ -126,8 +126,9 @@ def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, sh
     absent = [key for key in (values_key, mask_key) if key not in there]
     if absent:
         raise ValueError(
-            f"MaskedSparse needs values and their positions together. Got no {absent[0]!r} in the "
-            "checkpoint. Save the whole state_dict of the layer."
+            f"MaskedSparse needs values and their positions together. Got no {absent[0]!r} in the checkpoint, which is "
+            "incomplete, or of another constraint. Save the whole state_dict of the layer, or load plain_state_dict of "
+            "its model."
         )
     positions, values = unpack(there[mask_key], shape), there[values_key]
     if not isinstance(values, Tensor) or values.shape != positions.shape:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from parametrizations import _checks as checks
 from parametrizations._given_mask import Given, Name, as_mask, as_rule
 from parametrizations._mask_checkpoint import from_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, explain_form, form_of
@@ -77,6 +78,10 @@ class MaskedSparse(Parametrization):
     products = ("strips", "csr")
     selects = True
 
+    @checks.advised(
+        "Pass a boolean tensor or a rule, such as MaskedSparse(masks.magnitude(density=0.1)), where density is the "
+        "share of the entries to keep."
+    )
     def __init__(
         self,
         mask: Tensor | Array | Callable[[Tensor], Tensor],
@@ -129,6 +134,13 @@ class MaskedSparse(Parametrization):
                     [ True,  True]])
         """
         return to_mask(self.positions, self._known_shape)
+
+    @mask.setter
+    def mask(self, mask: object) -> None:  # noqa: ARG002
+        raise AttributeError(
+            "MaskedSparse needs a new mask by remask, which moves the values and the state of the optimizer with it. "
+            'Got an assignment. Write remask(model, {"layer.weight": mask}, optimizer=optimizer).'
+        )
 
     @property
     @override
@@ -201,7 +213,7 @@ class MaskedSparse(Parametrization):
     @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
-        mask = as_mask(self._rule(weight.clone()), weight.shape)  # a rule may write into its argument
+        mask = as_mask(self._rule(weight.clone()), weight.shape, self._rule)  # a rule may write into its argument
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
         self._origin, self._rule = Name(self._origin), None  # a boolean mask takes one byte for every entry

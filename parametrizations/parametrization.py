@@ -96,6 +96,7 @@ class Parametrization(nn.Module):
     selects: bool = False
     """Whether ``x`` holds entries of the weight unchanged, so that filling ``x`` initialises them."""
 
+    @checks.advised("Its options, by name, are on_infeasible and product. The shape is that of the weight.")
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
         checks.require_choice(type(self).__name__, "on_infeasible", on_infeasible, ("raise", "project"))
@@ -171,7 +172,7 @@ class Parametrization(nn.Module):
         if self.shape is None:
             raise ValueError(
                 f"{type(self).__name__} needs to know its weight. Got no weight yet. Register it first: "
-                f'register_parametrization(layer, "weight", {type(self).__name__}(...)).'
+                f'register(model, {{"layer.weight": {type(self).__name__}(...)}}).'
             )
         return self.shape
 
@@ -209,6 +210,7 @@ class Parametrization(nn.Module):
             x = self._stored_for(weight).contiguous()
             if not self._is_own or share_memory(x, weight):
                 x = x.clone()
+            self._require_stored_shape(x)
         except Exception as error:
             vars(self).update(before)  # the object stays unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
@@ -252,7 +254,7 @@ class Parametrization(nn.Module):
             return False
         if self.shape not in (None, weight.shape) or not checks.is_finite(weight):
             return False
-        return not bool((self.excess(weight) > atol).any())
+        return not bool((self._checked_excess(weight) > atol).any())
 
     def explain(self, x: Tensor) -> Explanation:  # noqa: ARG002
         """The product that `linear` takes for a stored tensor such as ``x``, and the reason."""
@@ -344,10 +346,24 @@ class Parametrization(nn.Module):
             self.adopt(weight)
         if adopting or self.on_infeasible == "project" or weight.is_meta:
             return self._inverted_projection(weight)
-        excess = self.excess(weight)
+        excess = self._checked_excess(weight)
         if bool((excess > 0).any()):
             raise ValueError(checks.outside(type(self).__name__, self.needs, weight, excess))
         return self.invert(weight)
+
+    def _checked_excess(self, weight: Tensor) -> Tensor:
+        excess: Any = self.excess(weight)
+        if not isinstance(excess, Tensor) or not excess.is_floating_point() or excess.shape != weight.shape:
+            got = (
+                f"{excess.dtype} of shape {tuple(excess.shape)}"
+                if isinstance(excess, Tensor)
+                else type(excess).__name__
+            )
+            raise TypeError(
+                f"{type(self).__name__} needs an excess for each entry: real, of shape {tuple(weight.shape)}. Got "
+                f"{got}. Return the distance of each entry from the set, such as (weight - self.project(weight)).abs()."
+            )
+        return excess
 
     def _inverted_projection(self, weight: Tensor) -> Tensor:
         """``invert(project(weight))``. Subclasses can save memory here."""
@@ -355,8 +371,28 @@ class Parametrization(nn.Module):
 
     def _check(self, weight: Tensor) -> None:
         checks.require_kind(type(self).__name__, weight, self.dtypes)
+        self._require_kind_of_stored(weight)
         self._require_matrix(weight)
         checks.require_finite(type(self).__name__, weight)
+
+    def _require_kind_of_stored(self, weight: Tensor) -> None:
+        """Refuse an assigned weight of another dtype or on another device than the stored tensor."""
+        owner = asking_list() if is_assignment() else None
+        stored = getattr(owner, "original", weight)
+        if owner is not None and owner[0] is self and (weight.dtype, weight.device) != (stored.dtype, stored.device):
+            raise ValueError(
+                f"{type(self).__name__} needs a weight of {stored.dtype} on {stored.device}. Got {weight.dtype} on "
+                f"{weight.device}. Assign value.to(layer.weight)."
+            )
+
+    def _require_stored_shape(self, x: Tensor) -> None:
+        declared: Any = self.stored_shape
+        if x.shape != declared:
+            got = tuple(declared) if isinstance(declared, tuple) else type(declared).__name__
+            raise ValueError(
+                f"{type(self).__name__} needs a property stored_shape with the shape of its stored tensor. Got "
+                f"{got} for a stored tensor of shape {tuple(x.shape)}. See the manual, Write your own."
+            )
 
     def _require_matrix(self, weight: Tensor) -> None:
         """Refuse a weight with other `dims`, or with another shape than the registered weight."""
@@ -380,8 +416,10 @@ class Parametrization(nn.Module):
         return weight.dim() == self.dims if self.dims is not None else weight.dim() > 0
 
     def _has_to_come_first(self, x: Tensor) -> str:
+        name = type(self).__name__
         return (
-            f"{type(self).__name__} stores another shape than the weight's, or learns from it, so it needs to be the "
-            f"first parametrization of its tensor. Got a tensor of shape {tuple(x.shape)} to start from. "
-            f"Put {type(self).__name__} first in the list, or transfer it to an unparametrized tensor."
+            f"{name} needs to be the first parametrization of its tensor, since it stores another shape than the "
+            f"weight's, or learns from it. Got a tensor of shape {tuple(x.shape)}. Attach it with register, first in "
+            f'the list: register(model, {{"layer.weight": [{name}(...), ...]}}). If the tensor has other constraints, '
+            "bake it before that."
         )

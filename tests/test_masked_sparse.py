@@ -151,8 +151,8 @@ def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch
             ValueError,
             r"needs a dense mask with values",
         ),
-        (lambda w: w, TypeError, r"needs a mask of dtype torch.bool. Got torch.float32"),
-        (lambda w: None, TypeError, r"needs a mask of dtype torch.bool. Got NoneType"),  # noqa: ARG005
+        (lambda w: w, TypeError, r"torch.bool from the rule <lambda>. Got torch.float32. Return a boolean"),
+        (lambda w: None, TypeError, r"torch.bool from the rule <lambda>. Got NoneType. Return a boolean"),  # noqa: ARG005
         (lambda w: w[0] > 0, ValueError, r"needs a mask of the weight's shape, \(4, 6\)"),
     ],
 )

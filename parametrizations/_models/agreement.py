@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from parametrizations._models.constrained import Slot
 from parametrizations._models.inverses import Unreachable, allowed_error, inverted, require_round_trip
+from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["require_agreement"]
@@ -39,9 +40,11 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
         passed = _passed(slot.copied())
         fault = _outside(passed) or _moving([step for step, _, _ in passed], weight) or _empty(slot, weight)
     if fault is not None:
+        masked = isinstance(slot.steps[0], MaskedSparse)
+        kept = " A mask has to keep the entries that others change, such as the diagonal." if masked else ""
         raise ValueError(
             f"register needs parametrizations that hold together for {slot.name!r}. Got {slot.kinds}: the weight is "
-            f"{fault}. Leave one of them out, or bake first to replace earlier ones."
+            f"{fault}.{kept} Leave one of them out, or bake first to replace earlier ones."
         )
 
 

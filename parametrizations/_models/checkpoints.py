@@ -20,7 +20,10 @@ from parametrizations._torch.chains import given
 from parametrizations._torch.private import children, give_versions
 from parametrizations._torch.sharding import GATHER, is_sharded
 
-__all__ = ["plain_state_dict", "take_plain"]
+__all__ = ["note_kinds", "plain_state_dict", "take_plain"]
+
+KINDS = "parametrizations"
+"""The entry of a module's metadata in a checkpoint: the classes of the parametrizations by the names of tensors."""
 
 
 def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -67,6 +70,9 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
         return _plain(model, entries)
     _require_all_known(model, entries)
     _require_no_references(model)
+    versions = getattr(entries, "_metadata", {})
+    for slot in constrained(model):
+        _require_kinds("plain_state_dict", slot, versions.get(slot.name.removesuffix(slot.tensor_name)[:-1], {}))
     plain = _plain(model, entries)
     _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
     return plain
@@ -115,6 +121,8 @@ def take_plain(
         try:
             if found or is_plain:
                 require_present([slot], "load_state_dict")
+            if found:
+                _require_kinds("load_state_dict", slot, metadata)
             if not is_plain or (found and _gives(slot, found, weight)):
                 continue
             _require_unchanged(slot, found)
@@ -124,6 +132,23 @@ def take_plain(
             errors.append(f"While loading the {form}{slot.name!r}: {error} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
+
+
+def note_kinds(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
+    """Add the classes of the parametrizations of a module to the metadata of a checkpoint."""
+    metadata = getattr(state_dict, "_metadata", {}).get(prefix[:-1])
+    if metadata is not None:
+        metadata[KINDS] = {slot.tensor_name: slot.kinds for slot in slots_of(module)}
+
+
+def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None:
+    """Refuse values of other parametrizations: with these they would be another weight."""
+    saved = metadata.get(KINDS, {}).get(slot.tensor_name, slot.kinds)
+    if saved != slot.kinds:
+        raise ValueError(
+            f"{caller} needs a checkpoint of {slot.kinds} for {slot.name!r}. Got one of {saved}. Load plain_state_dict "
+            "of its model. If a class only has a new name, pass dict(checkpoint), which is not checked."
+        )
 
 
 def _gives(slot: Slot, found: Mapping[str, Any], weight: object) -> bool:
@@ -185,7 +210,7 @@ def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[s
     holders = {prefix.rsplit(".", 2)[0] for prefix in ours}
     gone = {holder for holder in holders if not any(key.startswith(f"{holder}.") for key in plain)}
     return {
-        name: version
+        name: {key: value for key, value in version.items() if key != KINDS}
         for name, version in versions.items()
         if name not in gone and ours.isdisjoint(_prefixes(f"{name}.."))
     }

@@ -56,6 +56,9 @@ class DenseGradient:
             total /= torch.distributed.get_world_size(self.group)
         return total
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"DenseGradient has no attribute {name!r}. gradient[:] is a tensor.")
+
     def add_whole(self, gradient: Tensor) -> None:
         """Add a gradient of the dense weight. It is copied, since it may be the ``grad`` of a parameter."""
         if self._whole is None:

@@ -67,7 +67,8 @@ def _require_untied_and_initialised(slot: Slot, tied: Mapping[object, Sequence[s
         if owners is not None:
             raise ValueError(
                 f"register needs an untied parameter. Got one tensor for {', '.join(map(repr, owners))}. Untie them "
-                "first, or constrain another parameter."
+                "first, with layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers, or "
+                "constrain another parameter."
             )
         if is_lazy(tensor) or is_sharded(tensor):
             raise ValueError(

@@ -11,7 +11,7 @@ from parametrizations._models.layer import become_constrained, entries_of, has_f
 from parametrizations._products.choice import NOT_A_MATRIX, Explanation
 from parametrizations._torch.chains import chains, originals, steps
 from parametrizations._torch.private import buffers, is_claimed, parameters
-from parametrizations._torch.shared_class import can_share
+from parametrizations._torch.shared_class import can_share, plain_class
 from parametrizations.parametrization import Parametrization
 
 __all__ = ["explain", "fuse"]
@@ -105,11 +105,16 @@ def explain(layer: nn.Module) -> Explanation:
     chain = chains(layer).get("weight")
     if chain is None:
         if "weight" not in parameters(layer) and "weight" not in buffers(layer):
-            return Explanation("dense", f"{type(layer).__name__} has no weight: pass one of its layers, or use summary")
+            why = (
+                "reads its tensors itself" if chains(layer) else "has no weight: pass one of its layers, or use summary"
+            )
+            return Explanation("dense", f"{plain_class(layer).__name__} {why}")
         return Explanation("dense", "the weight has no constraint")
     first = steps(chain)[0]
     if isinstance(first, Parametrization) and len(first._known_shape) != 2:
         return NOT_A_MATRIX
+    if not isinstance(layer, nn.Linear):
+        return Explanation("dense", f"{plain_class(layer).__name__} reads the dense weight itself")
     if not has_fused_forward(layer):
         return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parametrizations._models.checkpoints import take_plain
+from parametrizations._models.checkpoints import note_kinds, take_plain
 from parametrizations._models.initialize import initialize
 from parametrizations._torch.chains import chains
 from parametrizations._torch.loops import forget, once
@@ -70,9 +70,10 @@ def _members(base: type[nn.Module]) -> dict[str, object]:
     # The second initialisation is nn.MultiheadAttention's.
     resets = [name for name in ("reset_parameters", "_reset_parameters") if hasattr(base, name)]
     members: dict[str, object] = {name: _initializer(base, getattr(base, name)) for name in resets}
-    if base._save_to_state_dict is not nn.Module._save_to_state_dict and _loads_by_torch(base._load_from_state_dict):
-        members["_save_to_state_dict"] = _saver(base._save_to_state_dict)
-    return members | {"_load_from_state_dict": _loader(base._load_from_state_dict)}
+    return members | {
+        "_save_to_state_dict": _saver(base._save_to_state_dict, _loads_by_torch(base._load_from_state_dict)),
+        "_load_from_state_dict": _loader(base._load_from_state_dict),
+    }
 
 
 def _fused_forward(self: Any, input: Tensor) -> Tensor:
@@ -177,15 +178,16 @@ def _loads_by_torch(load: Any) -> bool:
     return load is nn.Module._load_from_state_dict or (code is not None and "_load_from_state_dict" in code.co_names)
 
 
-def _saver(save: Callable[..., None]) -> Callable[..., None]:
-    """Leaves out the computed tensors that a class saves by itself. Their stored tensors are saved."""
+def _saver(save: Callable[..., None], drops: bool) -> Callable[..., None]:
+    """Saves the classes of the parametrizations, too. ``drops`` leaves out computed tensors that a class saves."""
 
-    def save_without_computed(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def save_with_kinds(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         save(self, destination, prefix, keep_vars)
-        for name in chains(self):
+        for name in chains(self) if drops else ():
             destination.pop(f"{prefix}{name}", None)
+        note_kinds(self, destination, prefix)
 
-    return save_without_computed
+    return save_with_kinds
 
 
 def _initializer(base: type[nn.Module], reset: Callable[..., None]) -> Callable[..., None]:

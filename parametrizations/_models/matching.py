@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -136,10 +137,15 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
         raise ValueError(f"{caller} needs a {wanted} for {key.__name__}. Got {got}. {advice}")
     names = [name for slot in every for name in slot.names]
     close = get_close_matches(key, names, n=3, cutoff=0.3) or names[:3]
-    raise ValueError(
-        f"{caller} needs a {wanted} for {key!r}. Got no match among {len(names)} names. "
-        f"Names that are close: {', '.join(map(repr, close)) or 'none'}."
-    )
+    got, advice = f"no match among {len(names)} names", f"Names that are close: {', '.join(map(repr, close))}"
+    if any(name.startswith(f"{key}.") for name in names):
+        close = [name for name in names if name.startswith(f"{key}.")][:3]
+        got, advice = "the name of a module", f"Name its parameters: {', '.join(map(repr, close))}"
+    elif not names:
+        advice = "Register before quantizing; a plain tensor needs to become an nn.Parameter"
+    elif re.search(r"[\\^$|+(]|(?<!\w)\.\*", key):
+        advice += ". Wildcards are those of a shell, such as '*.weight', not regular expressions"
+    raise ValueError(f"{caller} needs a {wanted} for {key!r}. Got {got}. {advice}.")
 
 
 def constrained_by(caller: str, model: nn.Module, patterns: object) -> list[Slot]:

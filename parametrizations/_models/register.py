@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parametrizations._checks import kind_of
+from parametrizations._checks import advised, kind_of
 from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
@@ -19,9 +19,10 @@ from parametrizations._models.eligible import require_eligible, require_unpruned
 from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import Key, has_dims, matches, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import require_optimizer
+from parametrizations._torch.arrays import is_array
 from parametrizations._torch.owners import is_attached
 from parametrizations.masked_sparse import MaskedSparse
-from parametrizations.masks import Kept
+from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.rule import individual
 from parametrizations.parametrization import Parametrization
 
@@ -33,6 +34,7 @@ Rules = Mapping[Any, nn.Module | Sequence[nn.Module] | None]
 Plan = Sequence[tuple[Slot, Sequence[nn.Module]]]
 
 
+@advised('Write register(model, {"encoder.*.weight": ZeroDiagonal()}, optimizer=optimizer); optimizer is optional.')
 def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
     """Constrain every parameter with a matching name, or of a layer of a class.
 
@@ -126,13 +128,21 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
 def _chain(key: Key, value: object) -> Sequence[nn.Module]:
     chain = list(value) if isinstance(value, Sequence) else [value]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    wrong = [kind_of(step) for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
+    wrong = [step for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
     if wrong or not chain:
+        advice = "Pass an object such as Diagonal(), or a list of them, applied left to right"
+        if wrong and (isinstance(wrong[0], Tensor | MaskRule) or is_array(wrong[0])):
+            advice = "Wrap a mask or its rule, as in MaskedSparse(masks.magnitude(density=0.1))"
         raise TypeError(
             f"register needs a parametrization, or a sequence of them, for {shown(key)}. "
-            f"Got {wrong[0] if wrong else 'none'}. Pass an object such as Diagonal(), or a list of them, applied left "
-            "to right."
+            f"Got {kind_of(wrong[0]) if wrong else 'none'}. {advice}."
         )
+    for step in chain:
+        if isinstance(step, Parametrization) and not hasattr(step, "_owners"):
+            raise TypeError(
+                f"register needs an initialised parametrization for {shown(key)}. Got {type(step).__name__}, whose "
+                "__init__ does not call super().__init__(). Call it there first."
+            )
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
@@ -140,6 +150,13 @@ def _no_match(model: nn.Module, every: Sequence[Slot], key: Key) -> NoReturn:
     if key in dict(model.named_buffers()):
         raise ValueError(
             f"register needs a parameter for {key!r}. Got a buffer. Use PyTorch's register_parametrization for it."
+        )
+    own = dict(model.named_parameters())
+    if f"{key}_v" in own or f"{key}_orig" in own:
+        function = "weight_norm" if f"{key}_v" in own else "spectral_norm"
+        raise ValueError(
+            f"register needs a parameter for {key!r}. Got one computed by torch.nn.utils.{function}. Remove it first: "
+            f"torch.nn.utils.remove_{function}(layer)."
         )
     refuse_no_match("register", "parameter", key, every)
 

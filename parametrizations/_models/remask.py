@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from parametrizations._checks import advised
 from parametrizations._given_mask import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
@@ -34,6 +35,10 @@ MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array 
 Plan = Sequence[tuple[Slot, MaskRule]]
 
 
+@advised(
+    'Write remask(model, {"encoder.*.weight": masks.magnitude(density=0.1)}, optimizer=optimizer). With optimizer=None '
+    "no state moves: then make a new optimizer."
+)
 def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Model:
     """Give every `MaskedSparse` tensor with a matching name a new mask.
 
@@ -149,9 +154,14 @@ def _rule(key: Key, value: object) -> MaskRule | None:
 def _no_match(masked: Sequence[Slot], every: Sequence[Slot], key: Key) -> NoReturn:
     others = matches(key, every)
     if others:
+        got, bake = (
+            ("with another first parametrization", "Bake it, and register")
+            if others[0].steps
+            else ("which has no mask yet", "Register")
+        )
         raise ValueError(
-            f"remask needs a tensor with a mask for {shown(key)}. Got {others[0].name!r}, with another "
-            "first parametrization. Bake it, and register a mask: register(model, {...: MaskedSparse(...)})."
+            f"remask needs a tensor with a mask for {shown(key)}. Got {others[0].name!r}, {got}. {bake} a mask: "
+            f"register(model, {{{others[0].name!r}: MaskedSparse(...)}})."
         )
     refuse_no_match("remask", "tensor with a mask", key, masked)
 

@@ -139,6 +139,11 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: A
 
 def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
     x: Tensor | None = inputs[0] if inputs else named.get("input")
+    if x is not None and not isinstance(x, Tensor):
+        raise TypeError(
+            f"tune needs the inputs of the model, as one call takes them. Got {type(x).__name__} as the input of "
+            f"{name!r}. Pass tune(model, batch); for several inputs tune(model, *inputs)."
+        )
     if x is None or are_transforms_active():  # the layer raises; tensors of a transform are invalid outside it
         return
     if name not in calls:

@@ -201,7 +201,7 @@ def _forgetting(change: Any) -> Callable[..., Any]:
 def _refuse_to_pickle(self: nn.Module) -> None:
     raise RuntimeError(
         f"{type(self).__name__} cannot be pickled, as PyTorch refuses for every parametrized module. "
-        "Save its state_dict(), or remove the parametrizations first."
+        "Save its state_dict(), or pickle a plain copy: torch.save(bake(model), file)."
     )
 
 

@@ -136,6 +136,11 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
             "remask, by patterns that match the same weights."
         )
     gradient = gradients[kept.name]
+    if gradient is None:
+        raise ValueError(
+            f"{name} needs the dense gradient of {kept.name!r}. Got None, as is the grad of a computed weight. Take "
+            "the gradients from dense_gradients(model)."
+        )
     if gradient.shape != kept.shape:
         raise ValueError(
             f"{name} needs a dense gradient of shape {tuple(kept.shape)} for {kept.name!r}. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from parametrizations import (
     masks,
     plain_state_dict,
     register,
+    remask,
     summary,
     tune,
 )
@@ -129,6 +131,175 @@ def test_a_parametrization_that_must_come_first_is_named(make: Callable[[], Para
             read()
     del layer.parametrizations.weight[-1]
     assert torch.equal(layer.weight, expected)
+
+
+class Own(Parametrization):
+    """Every 4 x 4 matrix."""
+
+    needs = "anything"
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return torch.zeros_like(weight)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+def own(**members: Any) -> Callable[[], nn.Linear]:
+    """A call that registers a constraint with the given members, and assigns a weight."""
+
+    def call() -> nn.Linear:
+        layer = register(nn.Linear(4, 4), {"weight": type("Mine", (Own,), members)()})
+        layer.weight = torch.ones(4, 4)
+        return layer
+
+    return call
+
+
+def model_with(step: nn.Module) -> Any:
+    return register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": step})
+
+
+def masked() -> Any:
+    return model_with(MaskedSparse(masks.random(density=0.5)))
+
+
+def assign(weight: object) -> None:
+    layer: Any = model_with(ZeroDiagonal())[0]
+    layer.weight = weight
+
+
+def no_super(self: Parametrization) -> None:
+    self.__dict__["option"] = 1
+
+
+register_: Any = register  # without types
+remask_: Any = remask
+sparse_: Any = MaskedSparse
+zero_: Any = ZeroDiagonal
+rigl_: Any = masks.rigl
+ofscipy: Any = importlib.import_module("scipy.sparse")
+RANDOM = masks.random(density=0.5)
+MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    "a rule without MaskedSparse": (lambda: register_(nn.Linear(4, 4), {"weight": RANDOM}), r"Wrap .* MaskedSparse\("),
+    "a mask without MaskedSparse": (
+        lambda: register_(nn.Linear(4, 4), {"weight": torch.eye(4) > 0}),
+        r"Got Tensor. Wrap a mask or its rule, as in MaskedSparse\(",
+    ),
+    "a name instead of rules": (
+        lambda: register_(nn.Linear(4, 4), "weight", ZeroDiagonal()),
+        r'register got other arguments.*Write register\(model, {"encoder.\*.weight": ZeroDiagonal\(\)}',
+    ),
+    "remask without optimizer": (lambda: remask_(masked(), {"0.weight": RANDOM}), "'optimizer'. Write remask"),
+    "remask of a plain layer": (
+        lambda: remask(nn.Linear(4, 4), {"weight": RANDOM}, optimizer=None),
+        r"which has no mask yet. Register a mask: register\(model, {'weight': MaskedSparse",
+    ),
+    "remask of another constraint": (
+        lambda: remask(model_with(ZeroDiagonal()), {"0.weight": RANDOM}, optimizer=None),
+        "another first parametrization. Bake it, and register a mask",
+    ),
+    "a density without a rule": (lambda: sparse_(density=0.1), r"MaskedSparse\(masks.magnitude\(density=0.1\)\)"),
+    "a size": (lambda: zero_(64), "The shape is that of the weight"),
+    "a module": (
+        lambda: register(nn.Sequential(nn.Linear(4, 4)), {"0": Diagonal()}),
+        "Name its parameters: '0.weight'",
+    ),
+    "a regular expression": (
+        lambda: register(nn.Sequential(nn.Linear(4, 4)), {r".*\.weight$": Diagonal()}),
+        "Wildcards are those of a shell, such as",
+    ),
+    "no parameters": (lambda: register(nn.ReLU(), {"weight": Diagonal()}), "Register before quantizing"),
+    "the old weight_norm": (
+        lambda: register(nn.utils.weight_norm(nn.Linear(4, 4)), {"weight": Diagonal()}),
+        r"computed by torch.nn.utils.weight_norm. Remove it first: torch.nn.utils.remove_weight_norm",
+    ),
+    "the old spectral_norm": (
+        lambda: register(nn.utils.spectral_norm(nn.Linear(4, 4)), {"weight": Diagonal()}),
+        r"Remove it first: torch.nn.utils.remove_spectral_norm",
+    ),
+    "a mask without the diagonal": (
+        lambda: register(nn.Linear(4, 4), {"weight": [MaskedSparse(torch.eye(4) < 1), NegExpDiagonal()]}),
+        "A mask has to keep the entries that others change, such as the diagonal",
+    ),
+    "a call": (lambda: Diagonal()(torch.ones(4, 4)), "Attach it with register, first in the list"),
+    "another dtype": (
+        lambda: assign(torch.zeros(4, 4).double()),
+        r"Got torch.float64.*Assign value.to\(layer.weight\)",
+    ),
+    "a list": (lambda: assign([[0.0]]), r"Got list. Pass torch.as_tensor\(weight\)"),
+    "a new mask": (lambda: setattr(masked()[0].parametrizations.weight[0], "mask", 0), r"Write remask\("),
+    "a list as mask": (lambda: sparse_([[True]]), r"Pass torch.tensor\(mask\)"),
+    "a matrix of SciPy": (lambda: sparse_(ofscipy.eye(4)), r"Pass mask.toarray\(\) != 0"),
+    "a set of pairs": (lambda: sparse_({(0, 1)}), r"masks.from_edges\(pairs\)"),
+    "a sparse mask": (lambda: MaskedSparse((torch.eye(4) > 0).to_sparse()), r"Pass mask.to_dense\(\)"),
+    "a schedule": (
+        lambda: sparse_(masks.gradual(1.0, 0.1, steps=10)),
+        r"Call it .* masks.magnitude\(density=schedule\(step\)\)",
+    ),
+    "tune of a list": (lambda: tune(masked(), [torch.ones(1, 4)]), r"Got list.*Pass tune\(model, batch\)"),
+    "the gradient of a weight": (
+        lambda: remask_(masked(), {"0.weight": rigl_(0.3, {"0.weight": None})}, optimizer=None),
+        r"Got None.*Take the gradients from dense_gradients\(model\)",
+    ),
+    "a checkpoint of another constraint": (
+        lambda: model_with(NegExpDiagonal()).load_state_dict(model_with(ZeroDiagonal()).state_dict()),
+        "needs a checkpoint of NegExpDiagonal .* Got one of ZeroDiagonal. Load plain_state_dict of its model",
+    ),
+    "a checkpoint of another chain": (
+        lambda: model_with(Diagonal()).load_state_dict(
+            register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": [Diagonal(), NegExpDiagonal()]}).state_dict()
+        ),
+        "needs a checkpoint of Diagonal .* Got one of Diagonal, then NegExpDiagonal",
+    ),
+    "conversion of another checkpoint": (
+        lambda: plain_state_dict(model_with(NegExpDiagonal()), model_with(ZeroDiagonal()).state_dict()),
+        "plain_state_dict needs a checkpoint of NegExpDiagonal .* Got one of ZeroDiagonal",
+    ),
+    "own: no super().__init__()": (own(__init__=no_super), r"does not call super\(\).__init__\(\)"),
+    "own: an excess that is no tensor": (own(excess=lambda _, weight: False), "an excess for each entry.* Got bool"),  # noqa: ARG005
+    "own: an excess for all entries": (own(excess=lambda _, weight: weight.sum()), r"Got torch.float32 of shape \(\)"),
+    "own: a method stored_shape": (own(stored_shape=lambda _: (4, 4)), "needs a property stored_shape.* Got method"),
+    "own: another stored_shape": (own(stored_shape=torch.Size([16])), r"Got \(16,\) for a stored tensor of .*\(4, 4\)"),
+    "own: forward gives nothing": (own(forward=lambda _, x: None), "must return a tensor. Got NoneType"),  # noqa: ARG005
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(("call", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_the_error_of_a_typical_mistake_names_the_remedy(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError), match=f"(?s){message}"):
+        call()
+
+
+def test_a_checkpoint_of_another_constraint_changes_nothing() -> None:
+    model, other = model_with(NegExpDiagonal()), model_with(ZeroDiagonal())
+    before = model[0].weight.detach()
+    with pytest.raises(RuntimeError, match="The tensor stays as it was"):
+        model.load_state_dict(other.state_dict())
+    assert torch.equal(model[0].weight, before)
+    model.load_state_dict(dict(other.state_dict()))  # has no names of classes
+    assert not torch.equal(model[0].weight, before)
+    assert plain_state_dict(other)._metadata == bake(other).state_dict()._metadata  # type: ignore[attr-defined]
+
+
+def test_explain_says_which_layers_read_the_weight_themselves() -> None:
+    gru = register(nn.GRU(4, 4), {"weight_ih_l0": MaskedSparse(masks.random(density=0.5))})
+    assert explain(gru).why == "GRU reads its tensors itself"
+    assert (
+        explain(register(nn.Embedding(4, 4), {"weight": ZeroDiagonal()})).why
+        == "Embedding reads the dense weight itself"
+    )
+
+
+def test_the_rows_of_a_table_can_be_iterated() -> None:
+    assert tuple(summary(masked())) == summary(masked()).rows
 
 
 class Symmetric(Parametrization):

@@ -502,7 +502,7 @@ def test_a_plain_checkpoint_is_seen_among_the_models_own_tensors(strict: bool) -
     ("kept", "message"),
     [
         ("0._extra_state", "needs values and their positions together"),
-        ("original", "Got no 'parametrizations.weight.0._extra_state' in the checkpoint. Save the whole state_dict"),
+        ("original", "Got no 'parametrizations.weight.0._extra_state' in the checkpoint, which is incomplete"),
     ],
 )
 def test_a_part_that_splits_a_mask_from_its_values_is_refused(kept: str, message: str) -> None:

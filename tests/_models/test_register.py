@@ -177,7 +177,7 @@ def test_a_failure_at_any_step_changes_nothing() -> None:
         (
             {"0.weight": [NegExpDiagonal(), Diagonal()]},
             ValueError,
-            r"'0.weight' on top of NegExpDiagonal\. Diagonal stores another shape .* first",
+            r"'0.weight' on top of NegExpDiagonal\. Diagonal needs to be the first .* first in the list",
         ),
         ({"0.weight": nn.Sequential(Diagonal())}, TypeError, r"Got Sequential. Pass an object .* or a list of them"),
         ({1: Diagonal()}, TypeError, r"classes of layers, as keys. Got int"),
@@ -953,7 +953,7 @@ print(1 + (peak() - before) / size)
 def test_registering_needs_no_memory_beyond_the_old_and_the_new_tensor(kind: str, at_most: float) -> None:
     script = MEMORY.replace("KIND", kind)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
-    assert 1 <= float(done.stdout) < at_most
+    assert 0.9 <= float(done.stdout) < at_most
 
 
 @pytest.mark.parametrize("make", [Diagonal, ZeroDiagonal, NegExpDiagonal, lambda: MaskedSparse(masks.banded(1, 1))])
