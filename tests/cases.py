@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametriza
 from parametrizations.testing.subject import Subject
 
 SHAPES = {"square": (4, 4), "tall": (5, 3), "wide": (3, 5), "single": (1, 1)}
+
+OTHER_SHAPES = {"vector": (7,), "experts": (2, 3, 4), "convolution": (4, 3, 2, 2)}
+"""For constraints on weights of any shape."""
 
 KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "Diagonal": lambda _: Diagonal(),
@@ -35,6 +39,13 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "MaskedSparse-empty": lambda shape: MaskedSparse(torch.zeros(shape, dtype=torch.bool)),
 }
 
+OTHER_KINDS: dict[str, Callable[[tuple[int, ...]], Parametrization]] = {
+    "MaskedSparse": lambda shape: MaskedSparse(every_third(shape)),
+    "MaskedSparse-project": lambda shape: MaskedSparse(every_third(shape), on_infeasible="project"),
+    "MaskedSparse-magnitude": lambda _: MaskedSparse(masks.magnitude(density=0.4)),
+    "MaskedSparse-empty": lambda shape: MaskedSparse(torch.zeros(shape, dtype=torch.bool)),
+}
+
 
 def checkerboard(shape: tuple[int, int]) -> Tensor:
     rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
@@ -48,7 +59,11 @@ def equal_blocks(shape: tuple[int, int]) -> Tensor:
     return (rows // (shape[0] // blocks))[:, None] == columns // (shape[1] // blocks)
 
 
-def weight(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+def every_third(shape: tuple[int, ...]) -> Tensor:
+    return torch.arange(torch.Size(shape).numel()).view(shape) % 3 == 1
+
+
+def weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """A weight with entries of both signs, the same at every call."""
     generator = torch.Generator().manual_seed(7)
     wide = torch.complex128 if dtype.is_complex else torch.float64
@@ -60,12 +75,14 @@ def _dtypes(kind: str, made: Parametrization) -> tuple[torch.dtype, ...]:
     return (torch.float32,) if "-" in kind and "structured" not in kind else made.dtypes
 
 
-def _cases() -> Iterator[tuple[str, Subject]]:
-    for kind, make in KINDS.items():
-        for name, shape in SHAPES.items():
+def _cases(kinds: Mapping[str, Callable[[Any], Parametrization]], shapes: Mapping[str, Any]) -> Iterator[Any]:
+    for kind, make in kinds.items():
+        for name, shape in shapes.items():
             for dtype in _dtypes(kind, make(shape)):
                 label = f"{kind}-{name}-{str(dtype).removeprefix('torch.')}"
                 yield label, Subject(make(shape), weight(shape, dtype))
 
 
-CASES = dict(_cases())
+CASES: dict[str, Subject] = dict(_cases(KINDS, SHAPES))
+OTHER_CASES: dict[str, Subject] = dict(_cases(OTHER_KINDS, OTHER_SHAPES))
+"""Weights that are not matrices. Laws alone run over them."""

@@ -49,9 +49,10 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
     Args:
         parametrization: An unregistered object. Each law gets a copy.
-        weight: A matrix, ``(out, in)``, to register on, inside the set or not; finite and not empty. Only its dtype is
-            checked. Rectangular matrices find more errors, and small ones are faster. Entries must not exceed 1e6, or
-            100 in half precision, since the laws square them in this dtype and add 1e-6 to the stored tensor.
+        weight: A matrix, ``(out, in)``, or a tensor of another shape that the constraint takes, to register on. It may
+            be outside the set; it is finite and not empty. Only its dtype is checked. Rectangular matrices find more
+            errors, and small ones are faster. Entries must not exceed 1e6, or 100 in half precision, since the laws
+            square them in this dtype and add 1e-6 to the stored tensor.
 
     Returns:
         The outcome of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.

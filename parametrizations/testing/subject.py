@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
 
 from parametrizations.testing.requirements import Skipped
 
@@ -20,6 +22,7 @@ __all__ = [
     "dense",
     "gradient_of",
     "loss",
+    "matrix",
     "outcome_of",
     "parametrization_of",
     "set_stored",
@@ -34,7 +37,7 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Subject:
-    """An unregistered parametrization, and a weight, ``(out, in)``, to register it on."""
+    """An unregistered parametrization, and a weight of any shape with dimensions, to register it on."""
 
     parametrization: nn.Module
     weight: Tensor
@@ -43,12 +46,14 @@ class Subject:
         """An unregistered copy of the parametrization."""
         return copy.deepcopy(self.parametrization)
 
-    def plain(self, weight: Tensor | None = None) -> nn.Linear:
+    def plain(self, weight: Tensor | None = None) -> Any:
         """An unconstrained layer with the weight, and a bias of small different numbers."""
         weight = self.weight if weight is None else weight
-        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta", dtype=weight.dtype)
+        out_features, in_features = matrix(weight).shape
+        kind = nn.Linear if weight.dim() == 2 else _Flat
+        layer = kind(in_features, out_features, device="meta", dtype=weight.dtype)
         layer.weight = nn.Parameter(weight.detach().clone())
-        layer.bias = nn.Parameter(torch.arange(weight.shape[0], device=weight.device).to(weight) / 8)
+        layer.bias = nn.Parameter(torch.arange(out_features, device=weight.device).to(weight) / 8)
         return layer
 
     def layer(self, weight: Tensor | None = None) -> Any:
@@ -96,11 +101,29 @@ class Subject:
 
     def inputs(self, *batch: int) -> Tensor:
         """Inputs ``(*batch, in)`` in the weight's dtype, the same in every call."""
-        return self._random((*batch, self.weight.shape[1]), seed=1)
+        return self._random((*batch, matrix(self.weight).shape[1]), seed=1)
+
+    def require_matrix(self) -> None:
+        """Skip a law about products if the weight is not a matrix."""
+        if self.weight.dim() != 2:
+            raise Skipped("only matrices have a product")
 
     def _random(self, shape: Sequence[int], seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(self.weight)
+
+
+class _Flat(nn.Linear):
+    """Multiplies with a weight of any shape, flattened to a matrix."""
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, matrix(self.weight), self.bias)
+
+
+def matrix(weight: Tensor) -> Tensor:
+    """A weight of any shape as a matrix, ``(out, in)``; a vector has one output."""
+    return weight.unsqueeze(0) if weight.dim() == 1 else weight.flatten(1)
 
 
 def parametrization_of(layer: Any) -> Any:

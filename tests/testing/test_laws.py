@@ -8,7 +8,7 @@ import pytest
 
 from parametrizations.testing.check import LAWS
 from parametrizations.testing.requirements import Skipped
-from tests.cases import CASES
+from tests.cases import CASES, OTHER_CASES
 
 # Tracing takes a second per case. It does not depend on the dtype, on the treatment of infeasible weights, or on the
 # positions in a mask. One real and one complex dtype are enough, and one mask of each kind.
@@ -34,7 +34,8 @@ def with_marks(law: str, case: str) -> object:
     return pytest.param(law, case, id=f"{law}-{case}", marks=[pytest.mark.slow] if slow else [])
 
 
-PAIRS = [with_marks(law, case) for law in LAWS for case in CASES if is_tried(law, case)]
+SUBJECTS = CASES | OTHER_CASES
+PAIRS = [with_marks(law, case) for law in LAWS for case in SUBJECTS if is_tried(law, case)]
 
 
 @pytest.mark.parametrize(("law", "case"), PAIRS)
@@ -43,6 +44,6 @@ def test_law(law: str, case: str) -> None:
         # gradcheck, compile and export warn about their own experimental parts.
         warnings.simplefilter("ignore")
         try:
-            LAWS[law](CASES[case])
+            LAWS[law](SUBJECTS[case])
         except Skipped as reason:
             pytest.skip(str(reason))
