@@ -603,7 +603,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.nonzero: an argument": (
         "masks.nonzero(0.1)",
         TypeError,
-        "nonzero() takes 0 positional arguments but 1 was given",
+        "nonzero needs other arguments. Got nonzero(0.1). Write nonzero().",
     ),
     "masks.n_of_m: axes of three": (
         "masks.n_of_m(2, 4, axes=(0, 1, 2))",
@@ -629,12 +629,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.n_of_m: more than there are": (
         "masks.n_of_m(5, 4)",
         ValueError,
-        "n_of_m needs 1 <= n <= m. Got n=5, m=4. Keep n entries of every m.",
+        "n_of_m needs 1 <= n <= m. Got n=5, m=4. n_of_m(2, 4) keeps 2 of every 4.",
     ),
     "masks.n_of_m: none": (
         "masks.n_of_m(0, 4)",
         ValueError,
-        "n_of_m needs 1 <= n <= m. Got n=0, m=4. Keep n entries of every m.",
+        "n_of_m needs 1 <= n <= m. Got n=0, m=4. n_of_m(2, 4) keeps 2 of every 4.",
     ),
     "masks.n_of_m: floats": (
         "masks.n_of_m(2.0, 4)",
@@ -657,7 +657,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.lower_triangular: text": (
         'masks.lower_triangular("0")',
         TypeError,
-        "lower_triangular needs whole numbers. Got str. Convert them with int().",
+        "lower_triangular needs whole numbers. Got str. Pass one int for each argument.",
     ),
     "masks.block_diagonal: none": (
         "masks.block_diagonal(0)",
@@ -672,38 +672,38 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.from_edges: a number": (
         "masks.from_edges(3)",
         TypeError,
-        "from_edges needs numbers. Got int: .... Number the units from 0 first.",
+        "from_edges needs numbers. Got int: .... Pass e.g. [(0, 1), (0, 2)], with units numbered from 0.",
     ),
     "masks.from_edges: names": (
         'masks.from_edges([("a", "b")])',
         TypeError,
-        "from_edges needs numbers. Got list: .... Number the units from 0 first.",
+        "from_edges needs numbers. Got list: .... Pass e.g. [(0, 1), (0, 2)], with units numbered from 0.",
     ),
     "masks.from_edges: triples": (
         "masks.from_edges([(0, 1, 2)])",
         ValueError,
         (
-            "from_edges needs pairs (source, target) of integers. Got torch.int64 of shape (1, 3). Pass a "
-            "list of pairs, or an integer tensor of shape (edges, 2)."
+            "from_edges needs pairs (source, target) of integers. Got list: torch.int64 of shape (1, 3). Pass a "
+            "list of pairs, or an integer tensor of shape (edges, 2), such as edge_index.T."
         ),
     ),
     "masks.from_edges: floats": (
         "masks.from_edges([(0.0, 1.0)])",
         ValueError,
         (
-            "from_edges needs pairs (source, target) of integers. Got torch.float32 of shape (1, 2). Pass a "
-            "list of pairs, or an integer tensor of shape (edges, 2)."
+            "from_edges needs pairs (source, target) of integers. Got list: torch.float32 of shape (1, 2). Pass a "
+            "list of pairs, or an integer tensor of shape (edges, 2), such as edge_index.T."
         ),
     ),
     "masks.from_edges: ragged": (
         "masks.from_edges([(0, 1), (2,)])",
         TypeError,
-        "from_edges needs numbers. Got list: .... Number the units from 0 first.",
+        "from_edges needs numbers. Got list: .... Pass e.g. [(0, 1), (0, 2)], with units numbered from 0.",
     ),
     "masks.autoregressive: names": (
         'masks.autoregressive(["a"], ["b"])',
         TypeError,
-        "autoregressive needs numbers. Got list: .... Number the units from 0 first.",
+        "autoregressive needs numbers. Got list: .... Pass e.g. range(1, 4), a number for each unit.",
     ),
     "masks.autoregressive: NaN": (
         'masks.autoregressive([1.0, float("nan")], [1.0, 2.0])',
@@ -713,7 +713,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.autoregressive: a number": (
         "masks.autoregressive(3, 3)",
         TypeError,
-        "autoregressive needs numbers. Got int: .... Number the units from 0 first.",
+        "autoregressive needs numbers. Got int: .... Pass e.g. range(1, 4), a number for each unit.",
     ),
     "masks.random: a truth value": (
         "masks.random(density=True)",
@@ -1405,8 +1405,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.rigl(0.3, torch.ones(4, 4))",
         TypeError,
         (
-            "rigl needs dense gradients by the names of weights. Got Tensor. Pass what dense_gradients(model, "
-            "patterns) gives."
+            "rigl needs dense gradients by the names of weights. Got Tensor. Take them from `with "
+            "dense_gradients(model, patterns) as gradients`."
         ),
     ),
     "masks.rigl: no gradient": (
@@ -1487,6 +1487,166 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "global_magnitude(0.5) needs the values of the weight. Got a weight on the meta device, which has "
             "none. Use a rule that looks at the shape alone, or materialise the weight first."
+        ),
+    ),
+    "masks.magnitude: the option of prune": (
+        "masks.magnitude(amount=0.9)",
+        TypeError,
+        (
+            "magnitude needs other arguments. Got magnitude(amount=0.9). Write magnitude(density=...). "
+            "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1."
+        ),
+    ),
+    "masks.magnitude: a density by position": (
+        "masks.magnitude(0.1)",
+        TypeError,
+        (
+            "magnitude needs other arguments. Got magnitude(0.1). Write magnitude(density=...). density "
+            "is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1."
+        ),
+    ),
+    "masks.magnitude: a generator": (
+        "masks.magnitude(density=0.1, generator=torch.Generator())",
+        TypeError,
+        (
+            "magnitude needs other arguments. Got magnitude(density=0.1, generator=Generator). Write "
+            "magnitude(density=...). density is the share to keep: amount=0.9 of torch.nn.utils.prune is "
+            "density=0.1."
+        ),
+    ),
+    "masks.random: a seed": (
+        "masks.random(density=0.1, seed=0)",
+        TypeError,
+        (
+            "random needs other arguments. Got random(density=0.1, seed=0). Write random(density=..., "
+            "generator=None). density is the share to keep: amount=0.9 of torch.nn.utils.prune is "
+            "density=0.1. For a seed, pass generator=torch.Generator().manual_seed(0)."
+        ),
+    ),
+    "masks.erdos_renyi: no density": (
+        "masks.erdos_renyi()",
+        TypeError,
+        (
+            "erdos_renyi needs other arguments. Got erdos_renyi(). Write erdos_renyi(density=..., "
+            "rule=random, axes=None). density is the share to keep: amount=0.9 of torch.nn.utils.prune is"
+            " density=0.1."
+        ),
+    ),
+    "masks.magnitude: a schedule": (
+        "masks.magnitude(density=masks.gradual(1.0, 0.1, steps=10))",
+        TypeError,
+        "magnitude needs a number for density. Got a function. Call it, as in schedule(step).",
+    ),
+    "masks.evolutionary: a schedule": (
+        "masks.evolutionary(masks.cosine(0.3, steps=10))",
+        TypeError,
+        "evolutionary needs a number for fraction. Got a function. Call it, as in schedule(step).",
+    ),
+    "masks.gradual: as a rule": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.gradual(1.0, 0.1, steps=10))})',
+        TypeError,
+        (
+            "...gradual needs a step, one number. Got a tensor of shape (4, 4). A schedule is not a mask "
+            "rule. Give its value to one, as in masks.magnitude(density=schedule(step))."
+        ),
+    ),
+    "masks.cosine: as a rule for remask": (
+        'remask(w.sparse, {"weight": masks.cosine(0.3, steps=10)}, optimizer=None)',
+        TypeError,
+        "...cosine needs a step, one number. Got a tensor of shape (4, 4). A schedule is not a mask rule...",
+    ),
+    "masks.gradual: steps by position": (
+        "masks.gradual(1.0, 0.1, 100)",
+        TypeError,
+        "gradual needs other arguments. Got gradual(1.0, 0.1, 100). Write gradual(start, end, steps=...).",
+    ),
+    "masks.n_of_m: text": (
+        'masks.n_of_m("2:4")',
+        TypeError,
+        "n_of_m needs other arguments. Got n_of_m('2:4'). Write n_of_m(n, m, axes=None).",
+    ),
+    "masks.banded: nothing": (
+        "masks.banded()",
+        TypeError,
+        "banded needs other arguments. Got banded(). Write banded(lower, upper, axes=None).",
+    ),
+    "masks.block_diagonal: blocks": (
+        "masks.block_diagonal(torch.ones(2, 2), torch.ones(2, 2))",
+        TypeError,
+        (
+            "block_diagonal needs other arguments. Got block_diagonal(Tensor, Tensor). Write "
+            "block_diagonal(blocks, axes=None)."
+        ),
+    ),
+    "masks.block_diagonal: sizes": (
+        "masks.block_diagonal([2, 2])",
+        TypeError,
+        "block_diagonal needs whole numbers. Got list. Pass one int for each argument.",
+    ),
+    "masks.from_edges: the edge_index of PyTorch Geometric": (
+        "masks.from_edges(torch.tensor([[0, 1, 2], [1, 2, 3]]))",
+        ValueError,
+        (
+            "from_edges needs pairs (source, target) of integers. Got Tensor: torch.int64 of shape (2, "
+            "3). Pass a list of pairs, or an integer tensor of shape (edges, 2), such as edge_index.T."
+        ),
+    ),
+    "masks.from_edges: neighbours": (
+        "masks.from_edges({0: [1, 2], 1: [2]})",
+        ValueError,
+        (
+            "from_edges needs pairs (source, target) of integers. Got dict: torch.int64 of shape (2,). "
+            "Pass a list of pairs..."
+        ),
+    ),
+    "masks.erdos_renyi: a rule, called": (
+        "masks.erdos_renyi(density=0.1, rule=masks.magnitude(density=0.1))",
+        TypeError,
+        (
+            "erdos_renyi needs a function from a density to a mask rule. Got MaskRule. Pass e.g. masks.random, "
+            "without calling it."
+        ),
+    ),
+    "masks.erdos_renyi: a rule without a density": (
+        'register(w.plain, {"0.weight": MaskedSparse(masks.erdos_renyi(density=0.5, rule=masks.banded))})',
+        TypeError,
+        "...banded needs other arguments. Got banded(density=0.5). Write banded(lower, upper, axes=None).",
+    ),
+    "MaskRule: a layer": (
+        "masks.magnitude(density=0.5)(w.linear)",
+        TypeError,
+        "magnitude(0.5) needs the weight, a tensor. Got Linear. Pass e.g. layer.weight.",
+    ),
+    "MaskRule: an array": (
+        "masks.n_of_m(1, 2)(numpy.ones((2, 2)))",
+        TypeError,
+        "n_of_m(1, 2) needs the weight, a tensor. Got ndarray...",
+    ),
+    "MaskRule: and": (
+        "masks.lower_triangular() & masks.magnitude(density=0.5)",
+        TypeError,
+        (
+            "lower_triangular(0) needs a weight to be combined. Got only a rule. Combine masks in a "
+            "function: MaskedSparse(lambda weight: a(weight) & b(weight))."
+        ),
+    ),
+    "MaskRule: or, with a mask": (
+        "torch.ones(4, 4, dtype=torch.bool) | masks.lower_triangular()",
+        TypeError,
+        "lower_triangular(0) needs a weight to be combined...",
+    ),
+    "MaskRule: not": (
+        "~masks.lower_triangular()",
+        TypeError,
+        "lower_triangular(0) needs a weight to be combined...",
+    ),
+    "masks.rigl: None for a gradient": (
+        'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": None})}, optimizer=None)',
+        ValueError,
+        (
+            "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) "
+            "for 'weight'. Got None. The gradient of what is stored tells nothing about other "
+            "entries: see dense_gradients."
         ),
     ),
 }

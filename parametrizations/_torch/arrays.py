@@ -33,14 +33,12 @@ def from_array(values: Array) -> Tensor:
         ) from error
 
 
-def numbers(name: str, values: object) -> Tensor:
-    """A new CPU tensor from a tensor, an array or an iterable. ``name`` is the caller's name for the error message."""
+def numbers(name: str, values: object, example: str) -> Tensor:
+    """A new CPU tensor from a tensor, an array or an iterable. The error has the caller's ``name`` and ``example``."""
     try:
         if is_array(values):
             return from_array(values)
         listed = values if isinstance(values, Tensor) else list(values)  # type: ignore[call-overload]
         return torch.as_tensor(listed, device="cpu").clone()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(
-            f"{name} needs numbers. Got {type(values).__name__}: {error}. Number the units from 0 first."
-        ) from error
+        raise TypeError(f"{name} needs numbers. Got {type(values).__name__}: {error}. Pass e.g. {example}.") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = [
     "Axes",
     "as_axes",
-    "by_name",
+    "by_signature",
     "check_density",
     "check_fraction",
     "count_of",
@@ -30,7 +30,13 @@ __all__ = [
 Axes = tuple[int, int] | None
 """The axes of outputs and inputs."""
 Options = ParamSpec("Options")
-Rule = TypeVar("Rule")
+Made = TypeVar("Made")
+
+HINTS = {
+    "density": "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1.",
+    "generator": "For a seed, pass generator=torch.Generator().manual_seed(0).",
+}
+"""For some options, a sentence for the error of a wrong call."""
 
 
 def home(weight: Tensor) -> torch.device:
@@ -50,7 +56,9 @@ def integers(name: str, *values: object) -> list[int]:
     whole = [int(value) for value in values if isinstance(value, Integral) and not isinstance(value, bool)]
     if len(whole) < len(values):
         got = ", ".join(type(value).__name__ for value in values)
-        raise TypeError(f"{name} needs whole numbers. Got {got}. Convert them with int().")
+        numbers = all(isinstance(value, Real) for value in values)
+        advice = "Convert them with int()" if numbers else "Pass one int for each argument"
+        raise TypeError(f"{name} needs whole numbers. Got {got}. {advice}.")
     return whole
 
 
@@ -77,23 +85,35 @@ def count_of(density: float, entries: int) -> int:
     return round(density * entries)
 
 
-def by_name(rule: Callable[Options, Rule]) -> Callable[Options, Rule]:
-    """Name the options of a rule in the error for a density by position, or for an unknown option."""
-    options = inspect.signature(rule).parameters
+def by_signature(rule: Callable[Options, Made]) -> Callable[Options, Made]:
+    """Show how the function is called, in the error for missing, unknown or too many arguments."""
+    signature = inspect.signature(rule)
 
     @functools.wraps(rule)
-    def checked(*arguments: Options.args, **named: Options.kwargs) -> Rule:
-        unknown = [f"{name}={value!r}" for name, value in named.items() if name not in options]
-        if arguments or unknown:
-            name, got = rule.__name__, unknown[0] if unknown else f"{arguments[0]!r} without one"
-            needs = "only options that it has" if "density" in named else "its density by name"
+    def checked(*arguments: Options.args, **named: Options.kwargs) -> Made:
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError:
+            given = [*map(_short, arguments), *(f"{name}={_short(value)}" for name, value in named.items())]
+            name, options = rule.__name__, signature.parameters
+            hints = "".join(f" {hint}" for option, hint in HINTS.items() if option in options)
             raise TypeError(
-                f"{name} needs {needs}. Got {got}. Write {name}(density=...), the share of the entries to keep. Its "
-                f"options are {', '.join(options)}."
-            )
+                f"{name} needs other arguments. Got {name}({', '.join(given)}). "
+                f"Write {name}({', '.join(map(_placeholder, options.values()))}).{hints}"
+            ) from None
         return rule(*arguments, **named)
 
     return checked
+
+
+def _short(value: object) -> str:
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
+
+
+def _placeholder(option: inspect.Parameter) -> str:
+    if option.default is not option.empty:
+        return f"{option.name}={getattr(option.default, '__name__', option.default)}"
+    return f"{option.name}=..." if option.kind is option.KEYWORD_ONLY else option.name
 
 
 def check_fraction(name: str, fraction: object) -> float:
@@ -106,7 +126,9 @@ def check_fraction(name: str, fraction: object) -> float:
 
 def _real(name: str, argument: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} needs a number for {argument}. Got {type(value).__name__}. Pass a float.")
+        function = "a function. Call it, as in schedule(step)"
+        got = function if callable(value) else f"{type(value).__name__}. Pass a float"
+        raise TypeError(f"{name} needs a number for {argument}. Got {got}.")
     return float(value)
 
 

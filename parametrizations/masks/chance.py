@@ -8,14 +8,14 @@ import torch
 from torch import Generator, Tensor
 
 from parametrizations._products.operands import index_dtype
-from parametrizations.masks.arguments import by_name, check_density, count_of, keep, require_generator
+from parametrizations.masks.arguments import by_signature, check_density, count_of, keep, require_generator
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 
 __all__ = ["drawn", "random"]
 
 
-@by_name
+@by_signature
 def random(*, density: float, generator: Generator | None = None) -> MaskRule:
     """Keep entries sampled uniformly at random, exactly ``round(density * entries)`` of them.
 

@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Generator, Tensor
 
-from parametrizations.masks.arguments import check_fraction, require_generator, require_values
+from parametrizations.masks.arguments import by_signature, check_fraction, require_generator, require_values
 from parametrizations.masks.chance import drawn
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.move import Swap, Swapped
@@ -37,6 +37,7 @@ class Gradient(Protocol):
     def __getitem__(self, rows: slice) -> Tensor: ...
 
 
+@by_signature
 def evolutionary(fraction: float, *, generator: Generator | None = None) -> MaskRule:
     """Sparse evolutionary training (SET): the smallest entries go, and as many come at random places. For `remask`.
 
@@ -69,6 +70,7 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
     return MaskRule(name, partial(_no_mask_yet, name), Swap(partial(_evolve, name, float(fraction), generator)))
 
 
+@by_signature
 def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
     """RigL: the smallest entries go, and as many come where the dense gradient is largest. For `remask`.
 
@@ -99,7 +101,7 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
     if not isinstance(gradients, Mapping):
         raise TypeError(
             f"rigl needs dense gradients by the names of weights. Got {type(gradients).__name__}. "
-            "Pass what dense_gradients(model, patterns) gives."
+            "Take them from `with dense_gradients(model, patterns) as gradients`."
         )
     return MaskRule(name, partial(_no_mask_yet, name), partial(_rig, name, float(fraction), gradients))
 
@@ -136,16 +138,12 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
             "remask, by patterns that match the same weights."
         )
     gradient = gradients[kept.name]
-    if gradient is None:
-        raise ValueError(
-            f"{name} needs the dense gradient of {kept.name!r}. Got None, as is the grad of a computed weight. Take "
-            "the gradients from dense_gradients(model)."
-        )
-    if gradient.shape != kept.shape:
+    shape = getattr(gradient, "shape", None)  # the attribute grad of a constrained weight is None
+    if shape != kept.shape:
         raise ValueError(
             f"{name} needs a dense gradient of shape {tuple(kept.shape)} for {kept.name!r}. "
-            f"Got {tuple(gradient.shape)}. The gradient of what is stored tells nothing about other entries: see "
-            "dense_gradients."
+            f"Got {shape if shape is None else tuple(shape)}. The gradient of what is stored tells nothing about other "
+            "entries: see dense_gradients."
         )
     return gradient
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from torch import Tensor
 
@@ -51,6 +52,8 @@ class MaskRule:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The mask for a weight."""
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{self} needs the weight, a tensor. Got {type(weight).__name__}. Pass e.g. layer.weight.")
         if not self.has_axes:
             return self.build(weight)
         axes = known_axes(self.name, weight.shape, self.axes)
@@ -68,6 +71,14 @@ class MaskRule:
 
     def __repr__(self) -> str:
         return self.name
+
+    def _combined(self, *_: object) -> NoReturn:
+        raise TypeError(
+            f"{self} needs a weight to be combined. Got only a rule. Combine masks in a function: "
+            "MaskedSparse(lambda weight: a(weight) & b(weight))."
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __invert__ = _combined
 
 
 def axis_rule(name: str, build: Callable[[Tensor], Tensor], axes: Axes) -> MaskRule:

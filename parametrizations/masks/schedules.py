@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
-from parametrizations.masks.arguments import check_density, check_fraction, integers
+from torch import Tensor
+
+from parametrizations.masks.arguments import by_signature, check_density, check_fraction, integers
 
 __all__ = ["cosine", "gradual"]
 
 
+@by_signature
 def cosine(start: float, *, steps: int) -> Callable[[int], float]:
     """From ``start`` at step 0 down to 0 at ``steps``, along half a cosine: the fraction of a mask to move.
 
@@ -29,9 +33,10 @@ def cosine(start: float, *, steps: int) -> Callable[[int], float]:
         [0.3, 0.256, 0.15, 0.0, 0.0]
     """
     start, steps = check_fraction("cosine", start), _steps("cosine", steps)
-    return lambda step: start / 2 * (1 + math.cos(math.pi * min(max(step, 0) / steps, 1)))
+    return partial(_at, "cosine", lambda part: start / 2 * (1 + math.cos(math.pi * part)), steps)
 
 
+@by_signature
 def gradual(start: float, end: float, *, steps: int) -> Callable[[int], float]:
     """A density from ``start`` at step 0 to ``end`` at ``steps``: fast at first, while much can be spared.
 
@@ -53,7 +58,17 @@ def gradual(start: float, end: float, *, steps: int) -> Callable[[int], float]:
         [1.0, 0.48, 0.213, 0.1, 0.1]
     """
     start, end, steps = check_density("gradual", start), check_density("gradual", end), _steps("gradual", steps)
-    return lambda step: end + (start - end) * (1 - min(max(step, 0) / steps, 1)) ** 3
+    return partial(_at, "gradual", lambda part: end + (start - end) * (1 - part) ** 3, steps)
+
+
+def _at(name: str, value: Callable[[float], float], steps: int, step: int) -> float:
+    """The value for the part of the steps that has passed. Refuses a weight, which a rule would get."""
+    if isinstance(step, Tensor) and step.dim():
+        raise TypeError(
+            f"{name} needs a step, one number. Got a tensor of shape {tuple(step.shape)}. A schedule is not a mask "
+            "rule. Give its value to one, as in masks.magnitude(density=schedule(step))."
+        )
+    return value(min(max(step, 0) / steps, 1))
 
 
 def _steps(name: str, steps: object) -> int:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from parametrizations._torch.arrays import numbers
-from parametrizations.masks.arguments import Axes, home, integers
+from parametrizations.masks.arguments import Axes, by_signature, home, integers
 from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["autoregressive", "banded", "block_diagonal", "from_edges", "lower_triangular"]
 
 
+@by_signature
 def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:
     """Keep the main diagonal, ``lower`` diagonals below and ``upper`` above it.
 
@@ -40,6 +41,7 @@ def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:
     return axis_rule(f"banded({lower}, {upper})", partial(_band, upper, -lower), axes)
 
 
+@by_signature
 def lower_triangular(diagonal: int = 0, *, axes: Axes = None) -> MaskRule:
     """Keep the entries on and below a diagonal, as `torch.tril` counts them.
 
@@ -56,6 +58,7 @@ def lower_triangular(diagonal: int = 0, *, axes: Axes = None) -> MaskRule:
     return axis_rule(f"lower_triangular({diagonal})", partial(_band, diagonal, None), axes)
 
 
+@by_signature
 def block_diagonal(blocks: int, *, axes: Axes = None) -> MaskRule:
     """Keep ``blocks`` equal blocks along the diagonal: independent groups of inputs and outputs.
 
@@ -77,12 +80,14 @@ def block_diagonal(blocks: int, *, axes: Axes = None) -> MaskRule:
     return axis_rule(f"block_diagonal({blocks})", partial(_block_diagonal, blocks), axes)
 
 
+@by_signature
 def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) -> MaskRule:
     """Keep the listed connections: ``(source, target)`` keeps ``weight[target, source]``.
 
     Args:
         edges: Pairs of an input index and an output index, or an integer tensor ``(edges, 2)``. Repeated edges count
-            once.
+            once. For an ``edge_index`` of PyTorch Geometric, ``(2, edges)``, pass ``edge_index.T``: with two edges, the
+            shape does not show which one it is.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Raises:
@@ -93,18 +98,20 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
         tensor([[False, False,  True],
                 [ True, False, False]])
     """
-    pairs = numbers("from_edges", edges)
+    pairs = numbers("from_edges", edges, "[(0, 1), (0, 2)], with units numbered from 0")
     if pairs.numel() == 0:
         pairs = pairs.new_zeros((0, 2), dtype=torch.int64)
     is_whole = not (pairs.is_floating_point() or pairs.is_complex() or pairs.dtype is torch.bool)
     if pairs.dim() != 2 or pairs.shape[1] != 2 or not is_whole:
         raise ValueError(
-            f"from_edges needs pairs (source, target) of integers. Got {pairs.dtype} of shape "
-            f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2)."
+            f"from_edges needs pairs (source, target) of integers. Got {type(edges).__name__}: {pairs.dtype} of shape "
+            f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2), such as "
+            "edge_index.T."
         )
     return axis_rule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()), axes)
 
 
+@by_signature
 def autoregressive(
     in_degrees: Sequence[int] | Tensor,
     out_degrees: Sequence[int] | Tensor,
@@ -144,7 +151,8 @@ def autoregressive(
                 [ True,  True, False, False],
                 [ True,  True,  True,  True]])
     """
-    inputs, outputs = (numbers("autoregressive", degrees) for degrees in (in_degrees, out_degrees))
+    example = "range(1, 4), a number for each unit"
+    inputs, outputs = (numbers("autoregressive", degrees, example) for degrees in (in_degrees, out_degrees))
     if inputs.is_complex() or outputs.is_complex() or bool(inputs.isnan().any() | outputs.isnan().any()):
         raise ValueError("autoregressive needs degrees that can be ordered. Got complex numbers or NaN.")
     name = f"autoregressive({inputs.numel()} inputs, {outputs.numel()} outputs, strict={strict})"

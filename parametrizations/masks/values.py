@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parametrizations.masks.arguments import (
     Axes,
-    by_name,
+    by_signature,
     check_density,
     count_of,
     integers,
@@ -28,7 +28,7 @@ SAMPLED = 4096
 """The size of the sample that estimates the threshold between the largest entries and the others."""
 
 
-@by_name
+@by_signature
 def magnitude(*, density: float) -> MaskRule:
     """Keep the entries of largest absolute value, exactly ``round(density * entries)`` of them.
 
@@ -52,6 +52,7 @@ def magnitude(*, density: float) -> MaskRule:
     return MaskRule(f"magnitude({density})", partial(_magnitude, density), Swap(partial(_prune, density)))
 
 
+@by_signature
 def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     """Keep the ``n`` largest of every ``m`` consecutive entries along the inputs; ``n_of_m(2, 4)`` is 2:4.
 
@@ -73,10 +74,11 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     """
     n, m = integers("n_of_m", n, m)
     if not 1 <= n <= m:
-        raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. Keep n entries of every m.")
+        raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. n_of_m(2, 4) keeps 2 of every 4.")
     return axis_rule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes)
 
 
+@by_signature
 def nonzero() -> MaskRule:
     """Keep the entries that are not zero, for a checkpoint that was pruned elsewhere. Needs the weight's values.
 

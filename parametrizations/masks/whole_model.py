@@ -17,7 +17,7 @@ from torch import Tensor
 from parametrizations.masks.arguments import (
     Axes,
     as_axes,
-    by_name,
+    by_signature,
     check_density,
     count_of,
     keep,
@@ -43,7 +43,7 @@ class RuleOfDensity(Protocol):
     def __call__(self, *, density: float) -> MaskRule: ...
 
 
-@by_name
+@by_signature
 def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = None) -> MaskRule:
     """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
 
@@ -73,7 +73,7 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
         [26, 22]
     """
     density = check_density("erdos_renyi", density)
-    if not callable(rule):
+    if not callable(rule) or isinstance(rule, MaskRule):
         raise TypeError(
             f"erdos_renyi needs a function from a density to a mask rule. Got {type(rule).__name__}. "
             "Pass e.g. masks.random, without calling it."
@@ -82,7 +82,7 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
     return _spread(name, partial(_by_sides, name, density, as_axes(name, axes)), rule)
 
 
-@by_name
+@by_signature
 def global_magnitude(*, density: float) -> MaskRule:
     """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
 
