@@ -56,9 +56,7 @@ def integers(name: str, *values: object) -> list[int]:
     whole = [int(value) for value in values if isinstance(value, Integral) and not isinstance(value, bool)]
     if len(whole) < len(values):
         got = ", ".join(type(value).__name__ for value in values)
-        numbers = all(isinstance(value, Real) for value in values)
-        advice = "Convert them with int()" if numbers else "Pass one int for each argument"
-        raise TypeError(f"{name} needs whole numbers. Got {got}. {advice}.")
+        raise TypeError(f"{name} needs whole numbers. Got {got}. Pass one int for each argument.")
     return whole
 
 

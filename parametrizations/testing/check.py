@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from parametrizations._checks import kind_of
-from parametrizations.parametrization import Parametrization
+from parametrizations._checks import kind_of, require_kind
+from parametrizations.parametrization import COMPLEX, FLOATING, Parametrization
 from parametrizations.testing import (
     checkpoints,
     gradients,
@@ -58,8 +58,8 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         The outcome of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.
 
     Raises:
-        TypeError: If ``parametrization`` is not a module or ``weight`` is not a tensor.
-        ValueError: If ``weight`` has no entries, or if ``parametrization`` is registered.
+        TypeError: If ``parametrization`` is not a module, or ``weight`` not a dense tensor of real or complex numbers.
+        ValueError: If ``weight`` is not a matrix with values, or if ``parametrization`` is registered.
         AssertionError: If a promise is broken. The message lists every broken promise, with figures.
 
     Example:
@@ -68,15 +68,14 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         >>> outcome["gradients_are_right"]
         'held'
     """
-    if not isinstance(parametrization, nn.Module) or not isinstance(weight, Tensor):
-        raise TypeError(
-            "check_parametrization needs a module and a tensor. "
-            f"Got {kind_of(parametrization)} and {kind_of(weight)}. Pass (Diagonal(), weight)."
-        )
-    if not weight.numel():
+    if not isinstance(parametrization, nn.Module):
+        got = kind_of(parametrization)
+        raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass (Diagonal(), weight).")
+    require_kind("check_parametrization", weight, FLOATING + COMPLEX)
+    if weight.dim() != 2 or not weight.numel() or weight.is_meta:
         raise ValueError(
-            f"check_parametrization needs a non-empty weight. Got shape {tuple(weight.shape)}. Pass e.g. one of "
-            "shape (4, 3)."
+            f"check_parametrization needs a matrix with values. Got shape {tuple(weight.shape)} on {weight.device}. "
+            "Pass e.g. torch.randn(4, 3)."
         )
     if isinstance(parametrization, Parametrization) and parametrization.shape is not None:
         raise ValueError(
@@ -103,10 +102,11 @@ def _undisturbed() -> Iterator[None]:
 def _require_registrable(subject: Subject) -> None:
     try:
         with _undisturbed():
+            stored_values.has_the_contract(subject)
             subject.layer()
     except Exception as error:
         name = type(subject.parametrization).__name__
-        raise AssertionError(f"{name} does not register on this weight: {error}") from error
+        raise AssertionError(f"{name} cannot be checked on this weight: {error}") from error
 
 
 def _run(law: Law, subject: Subject) -> str:

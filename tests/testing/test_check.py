@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -12,11 +13,12 @@ from typing_extensions import override
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks
 from parametrizations.testing import check_parametrization
 from parametrizations.testing.check import LAWS
-from parametrizations.testing.requirements import Broken
+from parametrizations.testing.requirements import Broken, Skipped
 from parametrizations.testing.subject import Subject
 from tests.cases import checkerboard, weight
 from tests.testing.broken.registering import InvertsBadly
 from tests.testing.broken.rest_of_pytorch import LooksAtValues
+from tests.testing.broken.stored_values import Unwritten
 
 
 class OneEntryOff(ZeroDiagonal):
@@ -96,6 +98,11 @@ def test_a_law_that_does_not_apply_says_why() -> None:
     assert outcome["meta_registration"].startswith("skipped: it cannot be registered on meta: magnitude")
 
 
+def test_only_an_object_with_excess_is_asked_for_distances() -> None:
+    with pytest.raises(Skipped, match="it has no excess"):
+        LAWS["excess_measures_each_entry"](Subject(nn.Identity(), weight((3, 3))))
+
+
 def test_the_report_names_each_broken_promise_with_figures() -> None:
     with pytest.raises(AssertionError) as raised:
         check_parametrization(InvertsBadly(), weight((6, 5)))
@@ -115,25 +122,44 @@ def test_the_checked_objects_stay_unchanged() -> None:
 
 
 def test_a_weight_that_cannot_be_registered_is_reported_once() -> None:
-    with pytest.raises(AssertionError, match=r"NegExpDiagonal does not register on this weight: .*complex64"):
+    with pytest.raises(AssertionError, match=r"NegExpDiagonal cannot be checked on this weight: .*complex64"):
         check_parametrization(NegExpDiagonal(), weight((3, 3), torch.complex64))
 
 
 def test_swapped_arguments_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"needs a module and a tensor. Got Tensor and Diagonal"):
+    with pytest.raises(TypeError, match=r"needs a parametrization. Got Tensor. Pass \(Diagonal\(\), weight\)"):
         check_parametrization(torch.ones(2, 2), Diagonal())  # type: ignore[arg-type]
 
 
 def test_a_module_and_a_tensor_are_both_needed() -> None:
-    with pytest.raises(TypeError, match=r"Got Diagonal and list. Pass"):
+    with pytest.raises(TypeError, match=r"check_parametrization needs a .*tensor. Got list."):
         check_parametrization(Diagonal(), [[1.0]])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Got the class Diagonal: write Diagonal\(\) and Tensor. Pass"):
+    with pytest.raises(TypeError, match=r"needs a parametrization. Got the class Diagonal: write Diagonal\(\)\. Pass"):
         check_parametrization(Diagonal, torch.ones(2, 2))  # type: ignore[arg-type]
 
 
-def test_a_weight_without_entries_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs a non-empty weight. Got shape \(0, 3\). Pass e.g. one of shape"):
-        check_parametrization(Diagonal(), torch.ones(0, 3))
+@pytest.mark.parametrize(
+    "wrong", [torch.ones(0, 3), torch.ones(3), torch.ones(2, 3, 3), torch.ones(3, 3, device="meta")]
+)
+def test_only_a_matrix_with_values_is_checked(wrong: Tensor) -> None:
+    got = rf"{re.escape(str(tuple(wrong.shape)))} on {wrong.device}"
+    with pytest.raises(
+        ValueError, match=rf"needs a matrix with values. Got shape {got}. Pass e.g. torch.randn\(4, 3\)"
+    ):
+        check_parametrization(MaskedSparse(masks.lower_triangular()), wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"), [(torch.ones(3, 3).int(), "torch.int32"), (torch.ones(3, 3).to_sparse(), "torch.sparse_coo")]
+)
+def test_only_dense_weights_of_real_or_complex_numbers_are_checked(wrong: Tensor, got: str) -> None:
+    with pytest.raises(TypeError, match=rf"check_parametrization needs a .* Got {got}."):
+        check_parametrization(Diagonal(), wrong)
+
+
+def test_every_missing_method_is_named_at_once() -> None:
+    with pytest.raises(AssertionError, match=r"Unwritten cannot be checked on .*: Missing: forward, excess, project\."):
+        check_parametrization(Unwritten(), weight((3, 3)))
 
 
 def test_an_unexpected_error_is_named() -> None:
