@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from parametrizations._torch.caller import is_assignment
 
 __all__ = [
-    "advised",
     "asked",
+    "by_signature",
     "is_finite",
     "kind_of",
     "options_of",
@@ -22,31 +22,62 @@ __all__ = [
     "require_choice",
     "require_finite",
     "require_free",
+    "require_initialised",
     "require_kind",
 ]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+HINTS = {
+    "rules": 'The rules are a mapping, such as {"encoder.*.weight": ...}.',
+    "optimizer": "Without an optimizer, no state moves: make a new one.",
+    "on_infeasible": "The shape is that of the weight.",
+    "mask": "For a density, pass a rule: MaskedSparse(masks.magnitude(density=0.1)).",
+    "density": "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1.",
+    "generator": "For a seed, pass generator=torch.Generator().manual_seed(0).",
+}
+"""For some options, a sentence for the error of a wrong call."""
 
-def advised(advice: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """A decorator: the error for missing or unknown arguments says how to write the call."""
 
-    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        signature = inspect.signature(function)
+def by_signature(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Show how the function is called, in the error for missing, unknown or too many arguments."""
+    signature = inspect.signature(function)
 
-        @functools.wraps(function)
-        def checked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
-            try:
-                signature.bind(*arguments, **named)
-            except TypeError as error:
-                name = function.__name__ if function.__name__ != "__init__" else type(arguments[0]).__name__
-                raise TypeError(f"{name} got other arguments than it takes: {error}. {advice}") from None
-            return function(*arguments, **named)
+    @functools.wraps(function)
+    def checked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        try:
+            signature.bind(*arguments, **named)
+        except TypeError:
+            name, given, options = function.__name__, list[object](arguments), dict(signature.parameters)
+            if name == "__init__":
+                name = type(given.pop(0)).__name__
+                del options["self"]
+            shown = ", ".join([*map(_short, given), *(f"{key}={_short(value)}" for key, value in named.items())])
+            hints = "".join(f" {hint}" for option, hint in HINTS.items() if option in options)
+            raise TypeError(
+                f"{name} needs other arguments. Got {name}({shown}). "
+                f"Write {name}({', '.join(map(_placeholder, options.values()))}).{hints}"
+            ) from None
+        return function(*arguments, **named)
 
-        return checked
+    return checked
 
-    return decorate
+
+def _short(value: object) -> str:
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
+
+
+def _placeholder(option: inspect.Parameter) -> str:
+    if option.default is not option.empty:
+        return f"{option.name}={getattr(option.default, '__name__', repr(option.default))}"
+    return f"{option.name}=..." if option.kind is option.KEYWORD_ONLY else option.name
+
+
+def require_initialised(step: nn.Module) -> None:
+    """Refuse a parametrization whose ``__init__`` has not called that of its base class."""
+    if "_owners" not in vars(step):
+        raise TypeError(f"{type(step).__name__} needs super().__init__(), called first in its __init__. Got none.")
 
 
 def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> None:

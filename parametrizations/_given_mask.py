@@ -45,18 +45,22 @@ def as_rule(mask: object) -> MaskRule:
             f"MaskedSparse needs a boolean tensor or a mask rule. Got {type(mask).__name__}. {_advice(mask)}."
         )
     if inspect.isfunction(mask) and mask.__module__.startswith(masks.__name__):
-        if getattr(masks, mask.__name__, None) is not mask:
-            raise TypeError(
-                "MaskedSparse needs a mask rule. Got a schedule of densities. Call it with the number of the step, and "
-                "make a rule of the density: masks.magnitude(density=schedule(step))."
-            )
         options = inspect.signature(mask).parameters
         needed = "..." if any(option.default is option.empty for option in options.values()) else ""
         raise TypeError(
             f"MaskedSparse needs a mask rule. Got the function masks.{mask.__name__}, which makes one. "
             f"Write masks.{mask.__name__}({'density=0.1' if 'density' in options else needed})."
         )
-    return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
+    name = getattr(mask, "__name__", type(mask).__name__)
+    try:
+        inspect.signature(mask).bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"MaskedSparse needs a rule for the weight. Got {name}: {error}. Write e.g. lambda weight: weight != 0."
+        ) from None
+    except ValueError:  # a builtin without a signature
+        pass
+    return MaskRule(name, mask)
 
 
 def _advice(mask: object) -> str:

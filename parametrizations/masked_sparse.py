@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations import _checks as checks
+from parametrizations._checks import by_signature
 from parametrizations._given_mask import Given, Name, as_mask, as_rule
 from parametrizations._mask_checkpoint import from_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, explain_form, form_of
@@ -78,10 +79,7 @@ class MaskedSparse(Parametrization):
     products = ("strips", "csr")
     selects = True
 
-    @checks.advised(
-        "Pass a boolean tensor or a rule, such as MaskedSparse(masks.magnitude(density=0.1)), where density is the "
-        "share of the entries to keep."
-    )
+    @by_signature
     def __init__(
         self,
         mask: Tensor | Array | Callable[[Tensor], Tensor],
@@ -214,6 +212,9 @@ class MaskedSparse(Parametrization):
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
         mask = as_mask(self._rule(weight.clone()), weight.shape, self._rule)  # a rule may write into its argument
+        if self._given is None and weight.numel() > 1 and not mask.any():
+            text = f"{self._rule} keeps none of {weight.numel()} entries, so the weight stays zero."
+            warnings.warn(text, stacklevel=2)
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
         self._origin, self._rule = Name(self._origin), None  # a boolean mask takes one byte for every entry

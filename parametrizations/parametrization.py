@@ -96,7 +96,7 @@ class Parametrization(nn.Module):
     selects: bool = False
     """Whether ``x`` holds entries of the weight unchanged, so that filling ``x`` initialises them."""
 
-    @checks.advised("Its options, by name, are on_infeasible and product. The shape is that of the weight.")
+    @checks.by_signature
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
         checks.require_choice(type(self).__name__, "on_infeasible", on_infeasible, ("raise", "project"))
@@ -199,6 +199,7 @@ class Parametrization(nn.Module):
             >>> Diagonal().right_inverse(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
             tensor([1., 2.])
         """
+        checks.require_initialised(self)
         if self._owners.lists(self) and is_registration() and not is_transfer():
             raise ValueError(
                 f"{type(self).__name__} needs one object for each tensor. Got one already used for a tensor of shape "

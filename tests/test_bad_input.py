@@ -184,8 +184,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": torch.ones(4, 4, dtype=torch.bool)})',
         TypeError,
         (
-            "register needs a parametrization, or a sequence of them, for '0.weight'. Got Tensor. Pass an "
-            "object such as Diagonal(), or a list of them, applied left to right."
+            "register needs a parametrization, or a sequence of them, for '0.weight'. Got Tensor. Wrap a mask or "
+            "its rule, as in MaskedSparse(masks.magnitude(density=0.1))."
         ),
     ),
     "register: a misspelt name": (
@@ -207,10 +207,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "register: a name of a module": (
         'register(w.plain, {"0": Diagonal()})',
         ValueError,
-        (
-            "register needs a parameter for '0'. Got no match among 4 names. Names that are close: "
-            "'0.weight', '0.bias', '2.weight'."
-        ),
+        "register needs a parameter for '0'. Got the name of a module. Name its parameters: '0.weight', '0.bias'.",
     ),
     "register: two patterns for one parameter": (
         'register(w.plain, {"*0.weight": Diagonal(), "0.w*": ZeroDiagonal()})',
@@ -247,14 +244,15 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "register: a buffer": (
         'register(w.norm, {"running_mean": Diagonal()})',
         ValueError,
-        ("register needs a parameter for 'running_mean'. Got a buffer. Use PyTorch's register_parametrization for it."),
+        "register needs a parameter for 'running_mean'. Got a buffer. Use PyTorch's register_parametrization for it.",
     ),
     "register: a tied weight": (
         'register(w.tied, {"0.weight": Diagonal()})',
         ValueError,
         (
-            "register needs an untied parameter. Got one tensor for '0.weight', '1.weight'. Untie "
-            "them first, or constrain another parameter."
+            "register needs an untied parameter. Got one tensor for '0.weight', '1.weight'. Untie them first, "
+            "with layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers, or constrain "
+            "another parameter."
         ),
     ),
     "register: a lazy layer": (
@@ -318,29 +316,31 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
-            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
-            "parametrization of its tensor. Got a tensor of shape (4, 4) to start from. Put Diagonal first in "
-            "the list, or transfer it to an unparametrized tensor."
+            "Diagonal needs to be the first parametrization of its tensor, since it stores another shape than "
+            "the weight's, or learns from it. Got a tensor of shape (4, 4). Attach it with register, first in "
+            'the list: register(model, {"layer.weight": [Diagonal(...), ...]}). If the tensor has other '
+            "constraints, bake it before that."
         ),
     ),
     "register: a sequence in the wrong order": (
         'register(w.plain, {"0.weight": [NegExpDiagonal(), Diagonal()]})',
         ValueError,
         (
-            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. Diagonal stores another "
-            "shape than the weight's, or learns from it, so it needs to be the first parametrization of its "
-            "tensor. Got a tensor of shape (4, 4) to start from. Put Diagonal first in the list, or transfer it "
-            "to an unparametrized tensor."
+            "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. Diagonal needs to be the "
+            "first parametrization of its tensor, since it stores another shape than the weight's, or learns "
+            "from it. Got a tensor of shape (4, 4). Attach it with register, first in the list: register(model, "
+            '{"layer.weight": [Diagonal(...), ...]}). If the tensor has other constraints, bake it before that.'
         ),
     ),
     "register: MaskedSparse second": (
         'register(w.plain, {"0.weight": [ZeroDiagonal(), MaskedSparse(masks.banded(1, 1))]})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. MaskedSparse stores "
-            "another shape than the weight's, or learns from it, so it needs to be the first parametrization of "
-            "its tensor. Got a tensor of shape (4, 4) to start from. Put MaskedSparse first in the list, or "
-            "transfer it to an unparametrized tensor."
+            "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. MaskedSparse needs to be "
+            "the first parametrization of its tensor, since it stores another shape than the weight's, or learns "
+            "from it. Got a tensor of shape (4, 4). Attach it with register, first in the list: register(model, "
+            '{"layer.weight": [MaskedSparse(...), ...]}). If the tensor has other constraints, bake it before '
+            "that."
         ),
     ),
     "PyTorch's register_parametrization: an object that belongs to another tensor": (
@@ -379,22 +379,25 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(torch.abs)})',
         TypeError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype "
-            "torch.bool. Got torch.float32. Pass e.g. `mask != 0`."
+            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype torch.bool "
+            "from the rule abs. Got torch.float32. Return a boolean tensor of the weight's shape."
         ),
     ),
     "register: a rule that returns None": (
         'register(w.plain, {"0.weight": MaskedSparse(lambda weight: None)})',
         TypeError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype "
-            "torch.bool. Got NoneType. Pass e.g. `mask != 0`."
+            "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype torch.bool "
+            "from the rule <lambda>. Got NoneType. Return a boolean tensor of the weight's shape."
         ),
     ),
     "register: a rule that needs other arguments": (
         'register(w.plain, {"0.weight": MaskedSparse(lambda: None)})',
         TypeError,
-        "register cannot attach MaskedSparse to '0.weight'. ...",
+        (
+            "MaskedSparse needs a rule for the weight. Got <lambda>: too many positional arguments. Write e.g. "
+            "lambda weight: weight != 0."
+        ),
     ),
     "register: n_of_m that does not divide": (
         'register(w.plain, {"0.weight": MaskedSparse(masks.n_of_m(2, 3))})',
@@ -464,7 +467,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "register: a module that changes the dtype": (
         'register(w.plain, {"0.weight": ToDouble()})',
         ValueError,
-        ("register cannot attach ToDouble to '0.weight'. Registering a parametrization may not change the dtype..."),
+        "register cannot attach ToDouble to '0.weight'. Registering a parametrization may not change the dtype...",
     ),
     "on_infeasible: another word": (
         'Diagonal(on_infeasible="ignore")',
@@ -489,12 +492,18 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "options: in positions": (
         'Diagonal("project")',
         TypeError,
-        "Parametrization.__init__() takes 1 positional argument but 2 were given",
+        (
+            "Diagonal needs other arguments. Got Diagonal('project'). Write Diagonal(on_infeasible='raise', "
+            "product='auto'). The shape is that of the weight."
+        ),
     ),
     "options: one that is not there": (
         "ZeroDiagonal(floor=1e-3)",
         TypeError,
-        "Parametrization.__init__() got an unexpected keyword argument 'floor'",
+        (
+            "ZeroDiagonal needs other arguments. Got ZeroDiagonal(floor=0.001). Write "
+            "ZeroDiagonal(on_infeasible='raise', product='auto'). The shape is that of the weight."
+        ),
     ),
     "options: of an object of one's own": (
         'Parametrization(on_infeasible="x")',
@@ -504,7 +513,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "MaskedSparse: no mask": (
         "MaskedSparse()",
         TypeError,
-        "MaskedSparse.__init__() missing 1 required positional argument: 'mask'",
+        (
+            "MaskedSparse needs other arguments. Got MaskedSparse(). Write MaskedSparse(mask, "
+            "on_infeasible='raise', product='auto'). The shape is that of the weight. For a density, pass a "
+            "rule: MaskedSparse(masks.magnitude(density=0.1))."
+        ),
     ),
     "MaskedSparse: a number": (
         "MaskedSparse(0.1)",
@@ -517,10 +530,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "MaskedSparse: a list": (
         "MaskedSparse([[True, False]])",
         TypeError,
-        (
-            "MaskedSparse needs a boolean tensor or a mask rule. Got list. Pass a rule, such as one of "
-            "parametrizations.masks."
-        ),
+        "MaskedSparse needs a boolean tensor or a mask rule. Got list. Pass torch.tensor(mask).",
     ),
     "MaskedSparse: floats": (
         "MaskedSparse(torch.ones(4, 4))",
@@ -535,7 +545,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "MaskedSparse: a scalar": (
         "MaskedSparse(torch.ones((), dtype=torch.bool))",
         ValueError,
-        ("MaskedSparse needs a mask of at least 1 dimension. Got shape (). True keeps an entry."),
+        "MaskedSparse needs a mask of at least 1 dimension. Got shape (). True keeps an entry.",
     ),
     "MaskedSparse: a mask on the meta device": (
         'MaskedSparse(torch.ones(4, 4, dtype=torch.bool, device="meta"))',
@@ -549,8 +559,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "MaskedSparse(torch.ones(4, 4, dtype=torch.bool).to_sparse())",
         ValueError,
         (
-            "MaskedSparse needs a dense mask with values. Got one of layout torch.sparse_coo on cpu. Make"
-            " the mask on the CPU."
+            "MaskedSparse needs a dense mask with values. Got one of layout torch.sparse_coo on cpu. Pass "
+            "mask.to_dense()."
         ),
     ),
     "masks.random: zero": (
@@ -813,17 +823,17 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "assigning: a list": (
         "assign(w.diagonal, [[1.0]])",
         TypeError,
-        "Diagonal needs a dense tensor. Got list. Pass a torch.Tensor, made dense.",
+        "Diagonal needs a dense tensor. Got list. Pass torch.as_tensor(weight).",
     ),
     "assigning: None": (
         "assign(w.diagonal, None)",
         TypeError,
-        "Diagonal needs a dense tensor. Got NoneType. Pass a torch.Tensor, made dense.",
+        "Diagonal needs a dense tensor. Got NoneType. Pass torch.as_tensor(weight).",
     ),
     "assigning: a sparse tensor": (
         "assign(w.diagonal, torch.eye(4).to_sparse())",
         TypeError,
-        "Diagonal needs a dense tensor. Got torch.sparse_coo. Pass a torch.Tensor, made dense.",
+        "Diagonal needs a dense tensor. Got torch.sparse_coo. Pass weight.to_dense().",
     ),
     "assigning: NaN": (
         "assign(w.diagonal, torch.full((4, 4), torch.nan))",
@@ -950,15 +960,16 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (4, 4). "
-            "Diagonal stores another shape than the weight's, or learns from it, so it needs to be the first "
-            "parametrization of its tensor. Got a tensor of shape (4, 4) to start from. Put Diagonal first in "
-            "the list, or transfer it to an unparametrized tensor."
+            "Diagonal needs to be the first parametrization of its tensor, since it stores another shape than "
+            "the weight's, or learns from it. Got a tensor of shape (4, 4). Attach it with register, first in "
+            'the list: register(model, {"layer.weight": [Diagonal(...), ...]}). If the tensor has other '
+            "constraints, bake it before that."
         ),
     ),
     "plain_state_dict: no model": (
         "plain_state_dict({})",
         TypeError,
-        ("plain_state_dict needs a model, and a state dict or none. Got dict and NoneType. Pass (model, checkpoint)."),
+        "plain_state_dict needs a model, and a state dict or none. Got dict and NoneType. Pass (model, checkpoint).",
     ),
     "plain_state_dict: a list": (
         "plain_state_dict(w.model, [])",
@@ -982,10 +993,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'plain_state_dict(w.sparse, {"parametrizations.weight.original": torch.ones(4)})',
         ValueError,
         (
-            "plain_state_dict needs a checkpoint of this model. Got one that does not fit at "
-            "'weight': ...MaskedSparse needs values and their positions together. Got no "
-            "'0._extra_state' in the checkpoint. Save the whole state_dict of the layer. The layer "
-            "stays as it was. Convert it with its own model."
+            "plain_state_dict needs a checkpoint of this model. Got one that does not fit at 'weight': Error(s) "
+            "in loading state_dict for ParametrizationList:\n\tMaskedSparse needs values and their positions "
+            "together. Got no '0._extra_state' in the checkpoint, which is incomplete, or of another constraint. "
+            "Save the whole state_dict of the layer, or load plain_state_dict of its model. The layer stays as "
+            "it was. Convert it with its own model."
         ),
     ),
     "plain_state_dict: larger than the memory": (
@@ -1017,7 +1029,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "load_state_dict: a plain weight that is no tensor": (
         'w.diagonal.load_state_dict({"weight": 3, "bias": w.diagonal.bias.detach()})',
         RuntimeError,
-        ("...While loading the plain 'weight': A weight needs to be a tensor. Got int. The tensor stays as it was."),
+        "...While loading the plain 'weight': A weight needs to be a tensor. Got int. The tensor stays as it was.",
     ),
     "load_state_dict: a plain weight with NaN": (
         ('w.diagonal.load_state_dict({"weight": torch.full((4, 4), torch.nan), "bias": w.diagonal.bias.detach()})'),
@@ -1100,8 +1112,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...MaskedSparse needs values and their positions together. Got no "
-            "'parametrizations.weight.0._extra_state' in the checkpoint. Save the whole state_dict of the "
-            "layer. The layer at 'parametrizations.weight.' stays as it was."
+            "'parametrizations.weight.0._extra_state' in the checkpoint, which is incomplete, or of another "
+            "constraint. Save the whole state_dict of the layer, or load plain_state_dict of its model. The "
+            "layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
     "load_state_dict: complex values": (
@@ -1136,8 +1149,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "Diagonal()(torch.ones(4))",
         ValueError,
         (
-            "Diagonal needs to know its weight. Got no weight yet. Register it first: "
-            'register_parametrization(layer, "weight", Diagonal(...)).'
+            "Diagonal needs to know its weight. Got no weight yet. Register it first: register(model, "
+            '{"layer.weight": Diagonal(...)}).'
         ),
     ),
     "forward: another shape than is stored": (
@@ -1152,24 +1165,24 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "Diagonal().stored_shape",
         ValueError,
         (
-            "Diagonal needs to know its weight. Got no weight yet. Register it first: "
-            'register_parametrization(layer, "weight", Diagonal(...)).'
+            "Diagonal needs to know its weight. Got no weight yet. Register it first: register(model, "
+            '{"layer.weight": Diagonal(...)}).'
         ),
     ),
     "mask: before it is registered": (
         "MaskedSparse(masks.banded(1, 1)).mask",
         ValueError,
         (
-            "MaskedSparse needs to know its weight. Got no weight yet. Register it first: "
-            'register_parametrization(layer, "weight", MaskedSparse(...)).'
+            "MaskedSparse needs to know its weight. Got no weight yet. Register it first: register(model, "
+            '{"layer.weight": MaskedSparse(...)}).'
         ),
     ),
     "positions: before it is registered": (
         "MaskedSparse(masks.banded(1, 1)).positions",
         ValueError,
         (
-            "MaskedSparse needs to know its weight. Got no weight yet. Register it first: "
-            'register_parametrization(layer, "weight", MaskedSparse(...)).'
+            "MaskedSparse needs to know its weight. Got no weight yet. Register it first: register(model, "
+            '{"layer.weight": MaskedSparse(...)}).'
         ),
     ),
     "contains: on the meta device": (
@@ -1196,7 +1209,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "a layer: an input without a dimension": (
         "w.diagonal(torch.ones(()))",
         RuntimeError,
-        ("A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of the layer before it."),
+        "A layer with 4 inputs needs an input of shape (*, 4). Got shape (). Check the width of the layer before it.",
     ),
     "positive.exp: integers": (
         "positive.exp(torch.tensor([1]))",
@@ -1223,8 +1236,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "torch.save(w.model, io.BytesIO())",
         RuntimeError,
         (
-            "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its"
-            " state_dict(), or remove the parametrizations first."
+            "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its "
+            "state_dict(), or pickle a plain copy: torch.save(bake(model), file)."
         ),
     ),
     "remask: no model": (
@@ -1270,7 +1283,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "remask: no match": (
         'remask(w.sparse, {"wight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
-        ("remask needs a tensor with a mask for 'wight'. Got no match among 1 names. Names that are close: 'weight'."),
+        "remask needs a tensor with a mask for 'wight'. Got no match among 1 names. Names that are close: 'weight'.",
     ),
     "remask: no mask": (
         'remask(w.diagonal, {"weight": masks.random(density=0.5)}, optimizer=None)',
@@ -1284,7 +1297,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "remask: two rules": (
         'remask(w.sparse, {"*weight": masks.random(density=0.5), "w*": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
-        ("remask needs one rule for each tensor. Got two for 'weight': '*weight' and 'w*'. Narrow one of them."),
+        "remask needs one rule for each tensor. Got two for 'weight': '*weight' and 'w*'. Narrow one of them.",
     ),
     "remask: a mask of another shape": (
         'remask(w.sparse, {"weight": torch.eye(3).bool()}, optimizer=None)',
@@ -1314,7 +1327,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "remask: no optimizer": (
         'remask(w.sparse, {"weight": masks.magnitude(density=0.1)})',
         TypeError,
-        ("remask() missing 1 required keyword-only argument: 'optimizer'"),
+        (
+            "remask needs other arguments. Got remask(ParametrizedLinear, dict). Write remask(model, rules, "
+            'optimizer=...). The rules are a mapping, such as {"encoder.*.weight": ...}. Without an optimizer, '
+            "no state moves: make a new one."
+        ),
     ),
     "remask: LBFGS": (
         'remask(w.sparse, {"weight": masks.random(density=0.1)}, optimizer=torch.optim.LBFGS(w.sparse.parameters()))',
@@ -1327,7 +1344,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "dense_gradients: no model": (
         "dense_gradients(3).__enter__()",
         TypeError,
-        ("dense_gradients needs a model. Got int. Pass a torch.nn.Module."),
+        "dense_gradients needs a model. Got int. Pass a torch.nn.Module.",
     ),
     "dense_gradients: a number for a pattern": (
         "dense_gradients(w.sparse, 3).__enter__()",
@@ -1356,22 +1373,22 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "dense_gradients: an entry": (
         'dense_gradients(w.sparse, "weight").__enter__()["weight"][0]',
         TypeError,
-        ("A dense gradient needs rows, as in gradient[0:64]. Got 0. Take [:] for all."),
+        "A dense gradient needs rows, as in gradient[0:64]. Got 0. Take [:] for all.",
     ),
     "masks.evolutionary: too large": (
         "masks.evolutionary(1.5)",
         ValueError,
-        ("evolutionary needs a fraction from 0 to 1. Got 1.5. 0.3 moves three tenths."),
+        "evolutionary needs a fraction from 0 to 1. Got 1.5. 0.3 moves three tenths.",
     ),
     "masks.evolutionary: a name": (
         'masks.evolutionary("0.3")',
         TypeError,
-        ("evolutionary needs a number for fraction. Got str. Pass a float."),
+        "evolutionary needs a number for fraction. Got str. Pass a float.",
     ),
     "masks.evolutionary: a seed": (
         "masks.evolutionary(0.3, generator=0)",
         TypeError,
-        ("evolutionary needs a torch.Generator or None. Got int. Seed one: torch.Generator().manual_seed(0)."),
+        "evolutionary needs a torch.Generator or None. Got int. Seed one: torch.Generator().manual_seed(0).",
     ),
     "masks.evolutionary: no mask yet": (
         'register(w.plain, {"0.weight": MaskedSparse(masks.evolutionary(0.3))})',
@@ -1385,7 +1402,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.rigl: negative": (
         "masks.rigl(-0.1, {})",
         ValueError,
-        ("rigl needs a fraction from 0 to 1. Got -0.1. 0.3 moves three tenths."),
+        "rigl needs a fraction from 0 to 1. Got -0.1. 0.3 moves three tenths.",
     ),
     "masks.rigl: a tensor": (
         "masks.rigl(0.3, torch.ones(4, 4))",
@@ -1423,22 +1440,22 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.cosine: out of range": (
         "masks.cosine(2.0, steps=10)",
         ValueError,
-        ("cosine needs a fraction from 0 to 1. Got 2.0. 0.3 moves three tenths."),
+        "cosine needs a fraction from 0 to 1. Got 2.0. 0.3 moves three tenths.",
     ),
     "masks.cosine: no steps": (
         "masks.cosine(0.3, steps=0)",
         ValueError,
-        ("cosine needs at least 1 step. Got 0. Pass the number of steps after which it ends."),
+        "cosine needs at least 1 step. Got 0. Pass the number of steps after which it ends.",
     ),
     "masks.gradual: none": (
         "masks.gradual(0.5, 0.0, steps=10)",
         ValueError,
-        ("gradual needs a density above 0 and at most 1. Got 0.0. 0.1 keeps a tenth."),
+        "gradual needs a density above 0 and at most 1. Got 0.0. 0.1 keeps a tenth.",
     ),
     "masks.gradual: half a step": (
         "masks.gradual(0.5, 0.1, steps=0.5)",
         TypeError,
-        ("gradual needs whole numbers. Got float. Pass one int for each argument."),
+        "gradual needs whole numbers. Got float. Pass one int for each argument.",
     ),
     "masks.erdos_renyi: a rule": (
         "masks.erdos_renyi(density=0.1, rule=0.2)",
@@ -1451,12 +1468,12 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.erdos_renyi: too large": (
         "masks.erdos_renyi(density=1.5)",
         ValueError,
-        ("erdos_renyi needs a density above 0 and at most 1. Got 1.5. 0.1 keeps a tenth."),
+        "erdos_renyi needs a density above 0 and at most 1. Got 1.5. 0.1 keeps a tenth.",
     ),
     "masks.global_magnitude: none": (
         "masks.global_magnitude(density=0)",
         ValueError,
-        ("global_magnitude needs a density above 0 and at most 1. Got 0. 0.1 keeps a tenth."),
+        "global_magnitude needs a density above 0 and at most 1. Got 0. 0.1 keeps a tenth.",
     ),
     "masks.global_magnitude: too many": (
         'remask(w.sparse, {"weight": masks.global_magnitude(density=0.5)}, optimizer=None)',

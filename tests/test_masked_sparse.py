@@ -171,6 +171,7 @@ def test_a_rule_that_was_not_called_is_refused(rule: Any) -> None:
         register_parametrization(linear(torch.randn(SHAPE)), "weight", MaskedSparse(rule))
 
 
+@pytest.mark.filterwarnings("ignore:.* keeps none of")
 def test_every_rule_of_shape_starts_on_meta_also_under_a_meta_default() -> None:
     makes: list[Callable[[], masks.MaskRule]]
     makes = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parametrizations._checks import advised, kind_of
+from parametrizations._checks import by_signature, kind_of, require_initialised
 from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
@@ -34,7 +34,7 @@ Rules = Mapping[Any, nn.Module | Sequence[nn.Module] | None]
 Plan = Sequence[tuple[Slot, Sequence[nn.Module]]]
 
 
-@advised('Write register(model, {"encoder.*.weight": ZeroDiagonal()}, optimizer=optimizer); optimizer is optional.')
+@by_signature
 def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
     """Constrain every parameter with a matching name, or of a layer of a class.
 
@@ -138,11 +138,8 @@ def _chain(key: Key, value: object) -> Sequence[nn.Module]:
             f"Got {kind_of(wrong[0]) if wrong else 'none'}. {advice}."
         )
     for step in chain:
-        if isinstance(step, Parametrization) and not hasattr(step, "_owners"):
-            raise TypeError(
-                f"register needs an initialised parametrization for {shown(key)}. Got {type(step).__name__}, whose "
-                "__init__ does not call super().__init__(). Call it there first."
-            )
+        if isinstance(step, Parametrization):
+            require_initialised(step)
     return [step for step in chain if isinstance(step, nn.Module)]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parametrizations._checks import advised
+from parametrizations._checks import by_signature
 from parametrizations._given_mask import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
@@ -35,10 +35,7 @@ MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array 
 Plan = Sequence[tuple[Slot, MaskRule]]
 
 
-@advised(
-    'Write remask(model, {"encoder.*.weight": masks.magnitude(density=0.1)}, optimizer=optimizer). With optimizer=None '
-    "no state moves: then make a new optimizer."
-)
+@by_signature
 def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Model:
     """Give every `MaskedSparse` tensor with a matching name a new mask.
 

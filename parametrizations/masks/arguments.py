@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from numbers import Integral, Real
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +10,6 @@ from torch import Tensor
 __all__ = [
     "Axes",
     "as_axes",
-    "by_signature",
     "check_density",
     "check_fraction",
     "count_of",
@@ -29,14 +24,6 @@ __all__ = [
 
 Axes = tuple[int, int] | None
 """The axes of outputs and inputs."""
-Options = ParamSpec("Options")
-Made = TypeVar("Made")
-
-HINTS = {
-    "density": "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1.",
-    "generator": "For a seed, pass generator=torch.Generator().manual_seed(0).",
-}
-"""For some options, a sentence for the error of a wrong call."""
 
 
 def home(weight: Tensor) -> torch.device:
@@ -81,37 +68,6 @@ def check_density(name: str, density: object) -> float:
 def count_of(density: float, entries: int) -> int:
     """The number of kept entries, of a weight or of several weights together: ``round(density * entries)``."""
     return round(density * entries)
-
-
-def by_signature(rule: Callable[Options, Made]) -> Callable[Options, Made]:
-    """Show how the function is called, in the error for missing, unknown or too many arguments."""
-    signature = inspect.signature(rule)
-
-    @functools.wraps(rule)
-    def checked(*arguments: Options.args, **named: Options.kwargs) -> Made:
-        try:
-            signature.bind(*arguments, **named)
-        except TypeError:
-            given = [*map(_short, arguments), *(f"{name}={_short(value)}" for name, value in named.items())]
-            name, options = rule.__name__, signature.parameters
-            hints = "".join(f" {hint}" for option, hint in HINTS.items() if option in options)
-            raise TypeError(
-                f"{name} needs other arguments. Got {name}({', '.join(given)}). "
-                f"Write {name}({', '.join(map(_placeholder, options.values()))}).{hints}"
-            ) from None
-        return rule(*arguments, **named)
-
-    return checked
-
-
-def _short(value: object) -> str:
-    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
-
-
-def _placeholder(option: inspect.Parameter) -> str:
-    if option.default is not option.empty:
-        return f"{option.name}={getattr(option.default, '__name__', option.default)}"
-    return f"{option.name}=..." if option.kind is option.KEYWORD_ONLY else option.name
 
 
 def check_fraction(name: str, fraction: object) -> float:

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from parametrizations._checks import by_signature
 from parametrizations._products.operands import index_dtype
-from parametrizations.masks.arguments import by_signature, check_density, count_of, keep, require_generator
+from parametrizations.masks.arguments import check_density, count_of, keep, require_generator
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 

@@ -13,7 +13,8 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Generator, Tensor
 
-from parametrizations.masks.arguments import by_signature, check_fraction, require_generator, require_values
+from parametrizations._checks import by_signature
+from parametrizations.masks.arguments import check_fraction, require_generator, require_values
 from parametrizations.masks.chance import drawn
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.move import Swap, Swapped

@@ -8,7 +8,8 @@ from functools import partial
 
 from torch import Tensor
 
-from parametrizations.masks.arguments import by_signature, check_density, check_fraction, integers
+from parametrizations._checks import by_signature
+from parametrizations.masks.arguments import check_density, check_fraction, integers
 
 __all__ = ["cosine", "gradual"]
 

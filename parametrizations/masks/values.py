@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from parametrizations._checks import by_signature
 from parametrizations.masks.arguments import (
     Axes,
-    by_signature,
     check_density,
     count_of,
     integers,

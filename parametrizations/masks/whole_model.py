@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from parametrizations._checks import by_signature
 from parametrizations.masks.arguments import (
     Axes,
     as_axes,
-    by_signature,
     check_density,
     count_of,
     keep,
@@ -50,7 +50,8 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
     A layer keeps a number of entries in proportion to ``out + in``, at most all of them; for a convolution, to ``out +
     in + height + width``. Together the layers keep exactly ``round(density * entries)``. Mocanu et al., 2018, arXiv
     1707.04780, equation 3; Evci et al., 2020, arXiv 1911.11134, found it better than the same density in each layer,
-    which every other rule gives.
+    which every other rule gives. All layers together are those with the same rule object: under several keys, pass one
+    object.
 
     Args:
         density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
@@ -86,9 +87,9 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
 def global_magnitude(*, density: float) -> MaskRule:
     """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
 
-    A layer with only small entries may keep few or none. Blalock et al., *What is the State of Neural Network
-    Pruning?*, 2020, arXiv 2003.03033, compare it with `magnitude`, which keeps the same share of each. `remask` chooses
-    among the kept entries.
+    A layer with only small entries may keep few or none. All weights together are those with the same rule object:
+    under several keys, pass one object. Blalock et al., *What is the State of Neural Network Pruning?*, 2020, arXiv
+    2003.03033, compare it with `magnitude`, which keeps the same share of each. `remask` chooses among kept entries.
 
     Args:
         density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from parametrizations._checks import kind_of, require_kind
+from parametrizations._checks import kind_of, require_initialised, require_kind
 from parametrizations.parametrization import COMPLEX, FLOATING, Parametrization
 from parametrizations.testing import (
     checkpoints,
@@ -26,7 +26,7 @@ from parametrizations.testing import (
     training,
 )
 from parametrizations.testing.requirements import Skipped
-from parametrizations.testing.subject import Subject
+from parametrizations.testing.subject import Subject, parametrization_of
 
 __all__ = ["LAWS", "Law", "check_parametrization"]
 
@@ -59,7 +59,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
     Raises:
         TypeError: If ``parametrization`` is not a module, or ``weight`` not a dense tensor of real or complex numbers.
-        ValueError: If ``weight`` is not a matrix with values, or if ``parametrization`` is registered.
+        ValueError: If ``weight`` is a scalar or has no values, or if ``parametrization`` is registered.
         AssertionError: If a promise is broken. The message lists every broken promise, with figures.
 
     Example:
@@ -72,16 +72,18 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         got = kind_of(parametrization)
         raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass (Diagonal(), weight).")
     require_kind("check_parametrization", weight, FLOATING + COMPLEX)
-    if weight.dim() != 2 or not weight.numel() or weight.is_meta:
+    if not weight.dim() or not weight.numel() or weight.is_meta:
         raise ValueError(
-            f"check_parametrization needs a matrix with values. Got shape {tuple(weight.shape)} on {weight.device}. "
-            "Pass e.g. torch.randn(4, 3)."
+            f"check_parametrization needs a weight with dimensions and values. Got shape {tuple(weight.shape)} on "
+            f"{weight.device}. Pass e.g. torch.randn(4, 3)."
         )
-    if isinstance(parametrization, Parametrization) and parametrization.shape is not None:
-        raise ValueError(
-            f"check_parametrization needs an unregistered object. Got a {type(parametrization).__name__} for a weight "
-            f"of shape {tuple(parametrization.shape)}. Create a new one."
-        )
+    if isinstance(parametrization, Parametrization):
+        require_initialised(parametrization)
+        if parametrization.shape is not None:
+            raise ValueError(
+                f"check_parametrization needs an unregistered object. Got a {type(parametrization).__name__} for a "
+                f"weight of shape {tuple(parametrization.shape)}. Create a new one."
+            )
     subject = Subject(parametrization, weight)
     _require_registrable(subject)
     outcome = {name: _run(law, subject) for name, law in LAWS.items()}
@@ -103,7 +105,7 @@ def _require_registrable(subject: Subject) -> None:
     try:
         with _undisturbed():
             stored_values.has_the_contract(subject)
-            subject.layer()
+            parametrization_of(subject.layer()).contains(subject.weight)
     except Exception as error:
         name = type(subject.parametrization).__name__
         raise AssertionError(f"{name} cannot be checked on this weight: {error}") from error

@@ -32,7 +32,7 @@ def backward_works_at_every_step(subject: Subject) -> None:
 
 def linear_is_differentiable_to_any_order(subject: Subject) -> None:
     """Gradcheck and gradgradcheck of ``linear`` pass for every argument; also forward and batched."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     layer = subject.precise_layer()
     arguments = (subject.inputs(2).to(layer.bias), subject.away_from_kinks(stored(layer)), layer.bias)
     leaves = [argument.detach().clone().requires_grad_() for argument in arguments]
@@ -46,7 +46,7 @@ def linear_is_differentiable_to_any_order(subject: Subject) -> None:
 
 def linear_works_for_only_some_gradients(subject: Subject) -> None:
     """Freezing some arguments changes no gradient of the others."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     parametrization = parametrization_of(layer := subject.layer())
     leaves = [subject.inputs(3), stored(layer).detach(), layer.bias.detach()]
     every = outcome_of(parametrization.linear, leaves)[1:]

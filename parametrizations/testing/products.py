@@ -36,7 +36,7 @@ PROBES = 4
 
 def linear_is_the_dense_product(subject: Subject) -> None:
     """``linear`` equals ``F.linear`` with the weight, in value and every gradient, for every input shape."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     parametrization = parametrization_of(layer := subject.layer())
     for batch, bias in itertools.product([(), (5,), (2, 3), (0,), (2, 0)], [layer.bias.detach(), None]):
         leaves = [subject.inputs(*batch), stored(layer).detach(), *([] if bias is None else [bias])]
@@ -49,7 +49,7 @@ def linear_is_the_dense_product(subject: Subject) -> None:
 
 def linear_works_under_vmap(subject: Subject) -> None:
     """Under `torch.func.vmap` over inputs, stored tensors or both, ``linear`` is the dense product."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     parametrization = parametrization_of(layer := subject.layer())
     x, inputs = stored(layer).detach(), subject.inputs(2, 3)
     stack = torch.stack([x, x / 2])
@@ -64,7 +64,7 @@ def linear_works_under_vmap(subject: Subject) -> None:
 
 def linear_refuses_what_a_layer_refuses(subject: Subject) -> None:
     """An input of another width or dtype raises a RuntimeError, as in an `nn.Linear`."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     layer, inputs = subject.layer(), subject.inputs(3)
     other = torch.float32 if inputs.dtype is not torch.float32 else torch.float64
     wrong = {
@@ -128,7 +128,7 @@ def fused_layers_export(subject: Subject) -> None:
 
 def stored_entries_are_at_their_places(subject: Subject) -> None:
     """``places`` is None, or has the positions of the stored entries in the weight, and names the diagonal ones."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     parametrization = parametrization_of(layer := subject.layer())
     x = stored(layer).detach()
     places = parametrization.places(x)
@@ -144,7 +144,7 @@ def stored_entries_are_at_their_places(subject: Subject) -> None:
 
 def steps_on_entries_are_the_steps(subject: Subject) -> None:
     """``on_entries`` is None, or agrees with ``forward`` of a weight with zeros elsewhere, in value and gradient."""
-    subject.require_matrix()
+    subject.skip_unless_matrix()
     parametrization = parametrization_of(subject.layer())
     for what, mask in _patterns(subject.weight).items():
         x, places = subject.weight.detach()[mask], _places_of(mask)

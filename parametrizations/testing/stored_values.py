@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from parametrizations.parametrization import Parametrization
-from parametrizations.testing.requirements import Skipped, most, require, require_equal
+from parametrizations.testing.requirements import most, require, require_equal
 from parametrizations.testing.subject import Subject, dense, parametrization_of, set_stored, stored
 
 
@@ -18,18 +18,6 @@ def has_the_contract(subject: Subject) -> None:
     missing = [method.__name__ for method in unwritten if getattr(kind, method.__name__, None) is method]
     missing += [name for name in names if not callable(getattr(subject.parametrization, name, None))]
     require(not missing, f"Missing: {', '.join(missing)}.")
-
-
-def excess_measures_each_entry(subject: Subject) -> None:
-    """``excess`` gives a distance for each entry of the weight: real, and of the same shape."""
-    parametrization = parametrization_of(subject.layer())
-    if not hasattr(parametrization, "excess"):
-        raise Skipped("it has no excess")
-    weight = subject.weight.detach()
-    excess = parametrization.excess(weight)
-    got = f"{excess.dtype} of shape {tuple(excess.shape)}" if isinstance(excess, Tensor) else type(excess).__name__
-    fits = isinstance(excess, Tensor) and excess.is_floating_point() and excess.shape == weight.shape
-    require(fits, f"excess returns {got}, not a real number for each entry of {tuple(weight.shape)}.")
 
 
 def repr_is_complete(subject: Subject) -> None:
@@ -51,14 +39,9 @@ def forward_gives_a_plain_tensor(subject: Subject) -> None:
 
 
 def right_inverse_is_fresh(subject: Subject) -> None:
-    """The stored tensor is contiguous, of `stored_shape`, holds no more memory than its numbers, and shares none."""
-    weight, parametrization = subject.weight.detach().clone(), subject.fresh()
-    x = parametrization.right_inverse(weight)
-    told = getattr(parametrization, "stored_shape", x.shape)
-    said = tuple(told) if isinstance(told, torch.Size) else type(told).__name__
-    require(
-        said == tuple(x.shape), f"stored_shape is {said}, not the torch.Size {tuple(x.shape)} of the stored tensor."
-    )
+    """The stored tensor is contiguous, holds no more memory than its numbers, and shares none."""
+    weight = subject.weight.detach().clone()
+    x = subject.fresh().right_inverse(weight)
     require(x.is_contiguous(), f"The stored tensor has strides {x.stride()}.")
     held, needed = x.untyped_storage().nbytes(), x.numel() * x.element_size()
     require(held == needed, f"The stored tensor holds {held} bytes for {needed} bytes of numbers.")

@@ -103,7 +103,7 @@ class Subject:
         """Inputs ``(*batch, in)`` in the weight's dtype, the same in every call."""
         return self._random((*batch, matrix(self.weight).shape[1]), seed=1)
 
-    def require_matrix(self) -> None:
+    def skip_unless_matrix(self) -> None:
         """Skip a law about products if the weight is not a matrix."""
         if self.weight.dim() != 2:
             raise Skipped("only matrices have a product")

@@ -194,9 +194,12 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a name instead of rules": (
         lambda: register_(nn.Linear(4, 4), "weight", ZeroDiagonal()),
-        r'register got other arguments.*Write register\(model, {"encoder.\*.weight": ZeroDiagonal\(\)}',
+        r"Got register\(Linear, 'weight', ZeroDiagonal\). Write register\(model, rules, optimizer=None\)",
     ),
-    "remask without optimizer": (lambda: remask_(masked(), {"0.weight": RANDOM}), "'optimizer'. Write remask"),
+    "remask without optimizer": (
+        lambda: remask_(masked(), {"0.weight": RANDOM}),
+        r"Write remask\(model, rules, optimizer=...\)",
+    ),
     "remask of a plain layer": (
         lambda: remask(nn.Linear(4, 4), {"weight": RANDOM}, optimizer=None),
         r"which has no mask yet. Register a mask: register\(model, {'weight': MaskedSparse",
@@ -240,13 +243,14 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a set of pairs": (lambda: sparse_({(0, 1)}), r"masks.from_edges\(pairs\)"),
     "a sparse mask": (lambda: MaskedSparse((torch.eye(4) > 0).to_sparse()), r"Pass mask.to_dense\(\)"),
     "a schedule": (
-        lambda: sparse_(masks.gradual(1.0, 0.1, steps=10)),
-        r"Call it .* masks.magnitude\(density=schedule\(step\)\)",
+        lambda: model_with(sparse_(masks.gradual(1.0, 0.1, steps=10))),
+        r"A schedule is not a mask rule. Give its value to one, as in masks.magnitude\(density=schedule\(step\)\)",
     ),
+    "a rule without an argument": (lambda: sparse_(lambda: 1), "needs a rule for the weight. Got <lambda>"),
     "tune of a list": (lambda: tune(masked(), [torch.ones(1, 4)]), r"Got list.*Pass tune\(model, batch\)"),
     "the gradient of a weight": (
         lambda: remask_(masked(), {"0.weight": rigl_(0.3, {"0.weight": None})}, optimizer=None),
-        r"Got None.*Take the gradients from dense_gradients\(model\)",
+        "Got None.* see dense_gradients",
     ),
     "a checkpoint of another constraint": (
         lambda: model_with(NegExpDiagonal()).load_state_dict(model_with(ZeroDiagonal()).state_dict()),
@@ -262,7 +266,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: plain_state_dict(model_with(NegExpDiagonal()), model_with(ZeroDiagonal()).state_dict()),
         "plain_state_dict needs a checkpoint of NegExpDiagonal .* Got one of ZeroDiagonal",
     ),
-    "own: no super().__init__()": (own(__init__=no_super), r"does not call super\(\).__init__\(\)"),
+    "own: no super().__init__()": (own(__init__=no_super), r"Mine needs super\(\).__init__\(\), called first"),
     "own: an excess that is no tensor": (own(excess=lambda _, weight: False), "an excess for each entry.* Got bool"),  # noqa: ARG005
     "own: an excess for all entries": (own(excess=lambda _, weight: weight.sum()), r"Got torch.float32 of shape \(\)"),
     "own: a method stored_shape": (own(stored_shape=lambda _: (4, 4)), "needs a property stored_shape.* Got method"),
@@ -276,6 +280,13 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 def test_the_error_of_a_typical_mistake_names_the_remedy(call: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError), match=f"(?s){message}"):
         call()
+
+
+def test_a_rule_that_keeps_nothing_warns() -> None:
+    layer = nn.Linear(4, 4)
+    nn.init.zeros_(layer.weight)
+    with pytest.warns(UserWarning, match=r"nonzero\(\) keeps none of 16 entries, so the weight stays zero"):
+        register(layer, {"weight": MaskedSparse(masks.nonzero())})
 
 
 def test_a_checkpoint_of_another_constraint_changes_nothing() -> None:

@@ -21,24 +21,6 @@ class Unwritten(Parametrization):
     pass
 
 
-class MeasuresTheWorstEntry(ZeroDiagonal):
-    @override
-    def excess(self, weight: Tensor) -> Tensor:
-        return super().excess(weight).max()
-
-
-class MeasuresByTruth(ZeroDiagonal):
-    @override
-    def excess(self, weight: Tensor) -> Tensor:
-        return super().excess(weight) > 0
-
-
-class AnswersWithATruth(ZeroDiagonal):
-    @override
-    def excess(self, weight: Tensor) -> Tensor:
-        return bool(super().excess(weight).any())  # type: ignore[return-value]
-
-
 class Silent(ZeroDiagonal):
     @override
     def extra_repr(self) -> str:
@@ -85,17 +67,6 @@ class StoresTheWholeMatrix(Diagonal):
     def right_inverse(self, weight: Tensor) -> Tensor:
         self.adopt(weight)
         return weight.clone().flatten()[: min(weight.shape)]
-
-
-class MissesItsShape(Diagonal):
-    @property
-    @override
-    def stored_shape(self) -> torch.Size:
-        return torch.Size([4])
-
-
-class NumbersItsShape(ZeroDiagonal):
-    stored_shape = 30  # type: ignore[assignment]
 
 
 class StoresItsArgument(ZeroDiagonal):
@@ -152,14 +123,6 @@ BROKEN: Breakers = {
         (NoContract, "Missing: right_inverse, contains, linear"),
         (Unwritten, "Missing: forward, excess, project"),
     ],
-    "excess_measures_each_entry": [
-        (
-            MeasuresTheWorstEntry,
-            r"excess returns torch.float32 of shape \(\), not a real number for each entry of \(6, 5\)",
-        ),
-        (MeasuresByTruth, r"excess returns torch.bool of shape \(6, 5\), not a real number"),
-        (AnswersWithATruth, "excess returns bool, not a real number"),
-    ],
     "repr_is_complete": [(Silent, "The number 6 is not in ''")],
     "forward_gives_a_plain_tensor": [
         (ReturnsASubclass, "The weight is a Tagged"),
@@ -170,8 +133,6 @@ BROKEN: Breakers = {
     "right_inverse_is_fresh": [
         (StoresAView, "has strides"),
         (StoresTheWholeMatrix, "holds 120 bytes for 20 bytes of numbers"),
-        (MissesItsShape, r"stored_shape is \(4,\), not the torch.Size \(5,\) of the stored tensor"),
-        (NumbersItsShape, r"stored_shape is int, not the torch.Size \(6, 5\) of the stored tensor"),
         (StoresItsArgument, "shares memory with the weight that it was computed from"),
     ],
     "every_stored_value_is_in_the_set": [
