@@ -37,7 +37,8 @@ BATCH = 8
 
 def plain() -> Any:
     torch.manual_seed(0)
-    return nn.Sequential(*(nn.Linear(12, 12) for _ in range(4)), nn.Linear(12, 5)).double()
+    linear = [*(nn.Linear(12, 12) for _ in range(4)), nn.Linear(12, 5)]
+    return nn.Sequential(*linear, nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3)).double()
 
 
 def model() -> Any:
@@ -46,6 +47,8 @@ def model() -> Any:
         "1.weight": Diagonal(),
         "2.weight": ZeroDiagonal(),
         "3.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+        "4.bias": MaskedSparse(torch.arange(5) % 2 == 0),
+        "6.weight": MaskedSparse(masks.magnitude(density=0.5)),
     }
     return register(plain(), rules)
 
@@ -113,11 +116,13 @@ def check_every_rank(layers: Any, kind: str) -> None:
             layer.unshard()
     fresh = model()
     assert torch.equal(layers[0].weight != 0, fresh[0].weight != 0)
+    assert torch.equal(layers[4].bias != 0, fresh[4].bias != 0)
+    assert torch.equal(layers[6].weight != 0, fresh[6].weight != 0)
     assert bool((layers[1].weight[~torch.eye(12, dtype=torch.bool)] == 0).all())
     assert bool((layers[2].weight.diagonal() == 0).all())
     assert bool((layers[3].weight.diagonal() < 0).all())
     assert not bool(layers[3].weight.triu(1).any())
-    assert [row.holds for row in summary(layers).rows] == [True] * 4
+    assert [row.holds for row in summary(layers).rows] == [True] * 6
     if kind == "fsdp2":
         for layer in layers:
             layer.reshard()

@@ -23,8 +23,9 @@ from tools.injection import everything, held_by
 def model() -> Any:
     torch.manual_seed(0)
     rule = masks.random(density=0.3, generator=torch.Generator().manual_seed(0))
-    made = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 5)).double()
-    return register(made, {"[02].weight": MaskedSparse(rule)})
+    linear = [nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 5)]
+    made = nn.Sequential(*linear, nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3)).double()
+    return register(made, {"[026].weight": MaskedSparse(rule)})
 
 
 def batch(step: int) -> Tensor:
@@ -53,7 +54,7 @@ def train(made: Any, wrapped: Any, look: Any, rank: int = 0, ranks: int = 1) -> 
             found = {f"{prefix}0.weight": gradient for gradient in gradients.values()}
             rules = {
                 f"{prefix}0.weight": masks.rigl(0.3, found),
-                f"{prefix}2.weight": masks.evolutionary(0.3, generator=generator),
+                f"{prefix}[26].weight": masks.evolutionary(0.3, generator=generator),
             }
             remask(wrapped, rules, optimizer=optimizer)
     return optimizer

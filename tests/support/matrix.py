@@ -8,6 +8,7 @@ strict xfails.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register
 
@@ -24,15 +26,53 @@ __all__ = ["CASES", "LIMITS", "WITH_MASKS", "Case", "Limit", "limit_of"]
 
 N = 6
 
-KINDS: dict[str, Callable[[], list[nn.Module]]] = {
-    "Diagonal": lambda: [Diagonal(product="elementwise")],
-    "ZeroDiagonal": lambda: [ZeroDiagonal(product="replaced-diagonal")],
-    "NegExpDiagonal": lambda: [NegExpDiagonal(product="replaced-diagonal")],
-    "MaskedSparse": lambda: [MaskedSparse(masks.banded(1, 2), product="strips")],
-    "lower-triangular, NegExp": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
-    "Diagonal, NegExp": lambda: [Diagonal(), NegExpDiagonal()],
+
+class Experts(nn.Module):
+    """A stack of linear layers, each with its own input."""
+
+    def __init__(self, experts: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(experts, features, features))
+        self.bias = nn.Parameter(torch.randn(experts, 1, features))
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, input.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+
+
+def normalisation() -> nn.Module:
+    layer = nn.LayerNorm(N)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer
+
+
+def two_thirds(*shape: int) -> MaskedSparse:
+    """A mask that keeps two of three entries."""
+    return MaskedSparse(torch.arange(math.prod(shape)).view(shape) % 3 > 0)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A column: the constraints, the plain layer with a ``weight`` to attach them to, and the shape of one input."""
+
+    constraints: Callable[[], list[nn.Module]]
+    plain: Callable[[], nn.Module] = lambda: nn.Linear(N, N)
+    shape: tuple[int, ...] = (N,)
+
+
+KINDS = {
+    "Diagonal": Kind(lambda: [Diagonal(product="elementwise")]),
+    "ZeroDiagonal": Kind(lambda: [ZeroDiagonal(product="replaced-diagonal")]),
+    "NegExpDiagonal": Kind(lambda: [NegExpDiagonal(product="replaced-diagonal")]),
+    "MaskedSparse": Kind(lambda: [MaskedSparse(masks.banded(1, 2), product="strips")]),
+    "lower-triangular, NegExp": Kind(lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]),
+    "Diagonal, NegExp": Kind(lambda: [Diagonal(), NegExpDiagonal()]),
+    "masked convolution": Kind(lambda: [two_thirds(2, 2, 3, 3)], lambda: nn.Conv2d(2, 2, 3, padding=1), (2, 3, 3)),
+    "masked experts": Kind(lambda: [two_thirds(2, 3, 3)], lambda: Experts(2, 3), (2, 3)),
+    "masked vector": Kind(lambda: [two_thirds(N)], normalisation),
 }
-WITH_MASKS = ("MaskedSparse", "lower-triangular, NegExp")
+WITH_MASKS = ("MaskedSparse", "lower-triangular, NegExp", "masked convolution", "masked experts", "masked vector")
 WAYS = ("plain", "fused")
 
 
@@ -46,24 +86,35 @@ class Case:
     def __str__(self) -> str:
         return f"{self.kind}-{self.way}"
 
+    def plain(self) -> Any:
+        """A fresh layer without a constraint."""
+        return KINDS[self.kind].plain()
+
     def layer(self, seed: int = 0) -> Any:
         """A fresh constrained layer, the same for the same seed."""
         torch.manual_seed(seed)
-        layer = nn.Linear(N, N)
+        layer = self.plain()
+        constraints = KINDS[self.kind].constraints()
         if self.way == "fused":
-            return register(layer, {"weight": KINDS[self.kind]()})
-        for step in KINDS[self.kind]():
+            return register(layer, {"weight": constraints})
+        for step in constraints:
             register_parametrization(layer, "weight", step)
         return layer
+
+    def dense(self, layer: Any) -> Any:
+        """The same layer without a constraint."""
+        plain = self.plain()
+        plain.load_state_dict({"weight": layer.weight.detach(), "bias": layer.bias.detach()})
+        return plain
 
     def stored(self, layer: Any) -> nn.Parameter:
         """The tensor that is stored and trained."""
         stored: nn.Parameter = layer.parametrizations.weight.original
         return stored
 
-
-def inputs(batch: int = 3) -> Tensor:
-    return torch.linspace(-1, 1, batch * N).view(batch, N)
+    def inputs(self, batch: int = 3) -> Tensor:
+        shape = (batch, *KINDS[self.kind].shape)
+        return torch.linspace(-1, 1, math.prod(shape)).view(shape)
 
 
 CASES = [Case(kind, way) for kind in KINDS for way in WAYS]

@@ -16,14 +16,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.support.matrix import CASES, inputs
+from tests.support.matrix import CASES, Case
 
 
-def step(model: nn.Module, layer: nn.Module, rank: int, ranks: int) -> None:
+def step(case: Case, model: nn.Module, layer: nn.Module, rank: int, ranks: int) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
     for batch in (2, 4):
         optimizer.zero_grad()
-        model(inputs(batch).chunk(ranks)[rank]).square().mean().backward()
+        model(case.inputs(batch).chunk(ranks)[rank]).square().mean().backward()
         optimizer.step()
 
 
@@ -32,15 +32,15 @@ def main() -> None:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     for case in CASES:
         alone, layer, sharded = case.layer(), case.layer(), case.layer()
-        step(alone, alone, 0, 1)
-        step(DistributedDataParallel(layer), layer, rank, ranks)
+        step(case, alone, alone, 0, 1)
+        step(case, DistributedDataParallel(layer), layer, rank, ranks)
         fully_shard(sharded)
-        step(sharded, sharded, rank, ranks)
+        step(case, sharded, sharded, rank, ranks)
         gathered = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True))
         for kind, state in (("ddp", layer.state_dict()), ("fsdp2", gathered)):
             whole = copy.deepcopy(alone)
             whole.load_state_dict(state)
-            torch.testing.assert_close(whole(inputs()), alone(inputs()))
+            torch.testing.assert_close(whole(case.inputs()), alone(case.inputs()))
             if rank == 0:
                 print(f"{kind} {case}", flush=True)
         del layer, sharded
