@@ -17,7 +17,15 @@ from tools.campaign.constraints import Constraint, chain, make
 from tools.campaign.session import Session, Skipped
 from tools.campaign.training import drop_state, train
 
-__all__ = ["attach_with_torch", "bake_copy", "bake_in_place", "register_some", "remove_with_torch", "text_of"]
+__all__ = [
+    "attach_with_torch",
+    "bake_copy",
+    "bake_in_place",
+    "register_any",
+    "register_some",
+    "remove_with_torch",
+    "text_of",
+]
 
 
 def text_of(constraints: list[Constraint]) -> str:
@@ -61,7 +69,16 @@ def may_clash(kinds: set[str]) -> bool:
 
 def register_some(session: Session, random: Random) -> None:
     """`register` on one to five matrices, with or without the optimizer, and often take a step."""
-    names = random.sample(session.matrices(), random.randint(1, min(5, len(session.matrices()))))
+    _register(session, random, session.matrices())
+
+
+def register_any(session: Session, random: Random) -> None:
+    """The same on parameters of any shape: convolutions, scales and biases, too."""
+    _register(session, random, list(session.reference.cells))
+
+
+def _register(session: Session, random: Random, among: list[str]) -> None:
+    names = random.sample(among, random.randint(1, min(5, len(among))))
     plans = {name: draw(session, random, name) for name in names}
     keep = session.optimizer is not None and random.random() < 0.7
     texts = ", ".join(f'"{name}": {text_of(plan)}' for name, plan in plans.items())

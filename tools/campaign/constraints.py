@@ -43,7 +43,9 @@ def make(constraint: Constraint) -> nn.Module:
 
 
 def chain(random: Random, shape: torch.Size, dtype: torch.dtype, there: list[str]) -> list[Constraint]:
-    """One or two constraints to register on top of the present ones; an empty list if every class is present."""
+    """One or two constraints to register on top of the present ones; an empty list if there is none left."""
+    if len(shape) != 2:
+        return [] if there else [_constraint(random, "MaskedSparse", shape)]
     first = [] if there else ["Diagonal", "MaskedSparse", "MaskedSparse"]
     onto = ["ZeroDiagonal"] if dtype.is_complex else ["ZeroDiagonal", "NegExpDiagonal"]
     onto = [kind for kind in onto if kind not in there]
@@ -68,10 +70,8 @@ def _constraint(random: Random, kind: str, shape: torch.Size) -> Constraint:
 
 
 def _mask(random: Random, shape: torch.Size) -> tuple[str, Fits]:
-    rules: list[Callable[..., tuple[str, Fits]]] = [
-        _tensor,
-        _random,
-        _magnitude,
+    of_any_shape: list[Callable[..., tuple[str, Fits]]] = [_tensor, _random, _magnitude]
+    of_matrices: list[Callable[..., tuple[str, Fits]]] = [
         _banded,
         _lower,
         _blocks,
@@ -79,7 +79,7 @@ def _mask(random: Random, shape: torch.Size) -> tuple[str, Fits]:
         _edges,
         _autoregressive,
     ]
-    return random.choice(rules)(random, *shape)
+    return random.choice(of_any_shape + of_matrices if len(shape) == 2 else of_any_shape)(random, *shape)
 
 
 def _same(expected: Tensor) -> Fits:
@@ -92,9 +92,9 @@ def _where(rows: int, columns: int, kept: Callable[[int, int], bool]) -> Fits:
     return _same(torch.tensor(listed, dtype=torch.bool).view(rows, columns))
 
 
-def _tensor(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
+def _tensor(random: Random, *shape: int) -> tuple[str, Fits]:
     seed, share = random.randrange(1000), random.choice([0.0, 0.1, 0.5, 1.1])
-    text = f"torch.rand({rows}, {columns}, generator=torch.Generator().manual_seed({seed})) < {share}"
+    text = f"torch.rand({shape}, generator=torch.Generator().manual_seed({seed})) < {share}"
     return text, _same(eval(text, {"torch": torch}))
 
 

@@ -91,6 +91,19 @@ class Attention(nn.Module):
         return output
 
 
+class Convolution(nn.Module):
+    """A convolution over the features; its channels are averaged."""
+
+    def __init__(self, channels: int, bias: bool) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(1, channels, 3, padding=1, bias=bias)
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.layer(input.unsqueeze(1)).mean(1)
+        return output
+
+
 class Embedded(nn.Module):
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
@@ -112,7 +125,7 @@ class Own(nn.Linear):
 
 
 ANY = ("linear", "pair", "twice", "branches", "nested", "own")
-REAL = ("embedding", "recurrent", "gated", "attention", "norm", "tanh")
+REAL = ("embedding", "recurrent", "gated", "attention", "convolution", "norm", "tanh")
 RECURRENT: dict[str, type[nn.RNNBase]] = {"recurrent": nn.RNN, "gated": nn.LSTM}
 
 
@@ -128,6 +141,7 @@ def _module(block: Block, width: int) -> nn.Module:
         "own": lambda: Own(width, width, bias=block.bias),
         "embedding": lambda: Embedded(max(block.inner, 1), width),
         "attention": lambda: Attention(width, block.bias),
+        "convolution": lambda: Convolution(max(block.inner, 1), block.bias),
         "norm": lambda: nn.LayerNorm(width),
         "tanh": lambda: nn.Tanh(),
     }

@@ -74,7 +74,7 @@ BAD: dict[str, Bad] = {
     "summary(3)": lambda *_: p.summary(3),  # type: ignore[arg-type]
     "plain_state_dict(model, 3)": lambda s, _: p.plain_state_dict(s.model, 3),  # type: ignore[arg-type]
     "layer.weight = NaN": _assign(_with_nan),
-    "layer.weight = another shape": _assign(lambda weight: weight.new_zeros(weight.shape[0] + 1, weight.shape[1])),
+    "layer.weight = another shape": _assign(lambda weight: weight.new_zeros(weight.shape[0] + 1, *weight.shape[1:])),
     "layer.weight = integers": _assign(lambda weight: torch.zeros(weight.shape, dtype=torch.int64)),
     "layer.weight = a list": _assign(lambda weight: weight.tolist()),
     "layer.weight = sparse": _assign(lambda weight: weight.to_sparse()),

@@ -30,6 +30,7 @@ def nothing(session: Session, random: Random) -> None:
 OPERATIONS: list[Operation] = [
     nothing,
     *[attaching.register_some] * 5,
+    *[attaching.register_any] * 2,
     training.train,
     training.train,
     values.assign,
