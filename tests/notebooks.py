@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.progress import track
 __all__ = ["FOLDER", "PATHS", "PICTURES", "outputs", "pictures", "read", "run", "steady_text"]
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-PATHS = sorted(FOLDER.glob("*.ipynb"))
+PATHS = sorted(FOLDER.glob("*.ipynb"), key=lambda path: (int(re.split(r"\D", path.name)[0]), path.name))
 PICTURES = {"1_first_steps": "four_constraints.png"}
 """Whose first picture the README shows, and the file that it is in."""
 
