@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations._products.choice import ASKED, ELEMENTWISE, Explanation
-from parametrizations._products.dense import with_diagonal
+from parametrizations._diagonals import OnDiagonals
+from parametrizations._products.choice import ASKED, AXES, ELEMENTWISE, Explanation
 from parametrizations._products.diagonal import diagonal_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._torch.memory import require_memory
-from parametrizations.parametrization import Parametrization
 
 __all__ = ["Diagonal"]
 
 
-class Diagonal(Parametrization):
+class Diagonal(OnDiagonals):
     """A weight with ``x`` on its main diagonal and exact zeros elsewhere.
 
     ``weight[i, i] = x[i]``, ``weight[i, j] = 0`` for ``i != j``. The free parameters are ``x``, of
-    shape ``(min(out, in),)``; the weight is ``(out, in)``, square or not, real or complex. `Diagonal` must be the
-    first parametrization of its tensor.
+    shape ``(min(out, in),)``; the weight is ``(out, in)``, square or not, real or complex. With ``blocks`` or batches
+    ``x`` is ``(batch * blocks * min(out / blocks, in),)``, one diagonal after another. `Diagonal` must be the first
+    parametrization of its tensor.
 
     Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with a non-zero
     entry off the diagonal raises, or also drops it (``on_infeasible="project"``).
 
-    On ``nn.LSTM.weight_hh_l0``, ``(4 H, H)``, the diagonal covers only the input gate.
-
     Args:
+        blocks: The number of equal blocks of rows, each with a main diagonal: 4 for the gates of `nn.LSTM`, 3 for
+            `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions, such as ``(-2, -1)`` for
+            experts, ``(experts, out, in)``. All other axes are batch. `register` supplies them for convolutions.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
             ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
@@ -37,8 +41,9 @@ class Diagonal(Parametrization):
 
     Raises:
         TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
-        ValueError: On registering and assigning, if the weight does not have 2 dimensions, or is not finite; on
-            assigning, if it has another shape or is outside the set.
+        ValueError: On registering and assigning, if the weight is not a matrix and ``axes`` are not given, if
+            ``blocks`` does not divide its rows, or if it is not finite; on assigning, if it has another shape or is
+            outside the set.
 
     Example:
         >>> from torch import nn
@@ -57,43 +62,59 @@ class Diagonal(Parametrization):
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        return torch.Size([min(self._known_shape)])
+        shape = self._known_shape
+        if self._has_one:
+            return torch.Size([min(shape)])
+        rows, columns = (shape[axis] for axis in self._axes_of(shape))
+        batch = math.prod([shape[axis] for axis in range(len(shape)) if axis not in self._axes_of(shape)])
+        return torch.Size([batch * self.block_count * min(rows // self.block_count, columns)])
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         shape = self._require_stored(x)
         require_memory("Diagonal", shape.numel(), x)
-        return with_diagonal(x.new_zeros(shape), x)
+        zeros = x.new_zeros(shape)
+        return self.with_diagonals(zeros, x if self._has_one else x.reshape(self.diagonals(zeros).shape))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
+        if self.axes is not None:
+            return AXES
         return ASKED if self.product == "dense" else ELEMENTWISE
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.product == "dense" or not has_rows(input):
+        if self.product == "dense" or self.axes is not None or not has_rows(input):
             return super().linear(input, x, bias)
         shape = self._require_stored(x)
         require_operands(input, x, bias, shape[1])
-        return diagonal_linear(input, x, bias, shape)
+        return diagonal_linear(input, x, bias, shape, self.block_count)
 
     @override
-    def places(self, x: Tensor) -> Places:
-        step = self._known_shape[1] + 1
-        return Places(self._known_shape, None, lambda: torch.arange(x.numel(), device=x.device) * step)
+    def places(self, x: Tensor) -> Places | None:
+        if self.axes is not None:
+            return None
+        return Places(self._known_shape, None, lambda: self._positions(x), self.block_count)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """The row-major positions of the diagonals."""
+        rows, columns = self._known_shape
+        first = torch.arange(self.block_count, device=x.device) * (rows // self.block_count * columns)
+        along = torch.arange(x.numel() // self.block_count, device=x.device) * (columns + 1)
+        return (first[:, None] + along).flatten()
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
         size = weight.abs()
-        return size.diagonal_scatter(torch.zeros_like(size.diagonal()))
+        return self.with_diagonals(size, torch.zeros_like(self.diagonals(size)))
 
     @override
     def project(self, weight: Tensor) -> Tensor:
-        return torch.zeros_like(weight).diagonal_scatter(weight.diagonal())
+        return self.with_diagonals(torch.zeros_like(weight), self.diagonals(weight))
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
-        return weight.diagonal()
+        return self.diagonals(weight).flatten()
 
     @override
     def _inverted_projection(self, weight: Tensor) -> Tensor:

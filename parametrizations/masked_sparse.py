@@ -100,6 +100,11 @@ class MaskedSparse(Parametrization):
         """The mask rule; None after it has made the mask."""
         return self._rule
 
+    @override
+    def with_axes(self, axes: tuple[int, int] | None) -> Self:
+        rule = None if self.rule is None else self.rule.with_axes(axes)
+        return self if rule is None or rule is self.rule else self._with_rule(rule)
+
     def _with_rule(self, rule: MaskRule) -> Self:
         """A copy with the same options and another mask rule."""
         twin = copy.deepcopy(self)

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import positive
-from parametrizations._products.choice import Explanation, explain_replaced_diagonal
-from parametrizations._products.dense import with_diagonal
+from parametrizations._diagonals import OnDiagonals
+from parametrizations._products.choice import AXES, Explanation, explain_replaced_diagonal
 from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
 from parametrizations._torch.private import is_traced
-from parametrizations.parametrization import FLOATING, Parametrization
+from parametrizations.parametrization import FLOATING
 
 __all__ = ["FLOOR", "NegExpDiagonal"]
 
@@ -27,7 +27,7 @@ LARGE = 2**21
 """With fewer entries, a copy of the matrix takes less time than a product in parts."""
 
 
-class NegExpDiagonal(Parametrization):
+class NegExpDiagonal(OnDiagonals):
     """A weight with a finite and strictly negative main diagonal, for all finite stored values.
 
     ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the
@@ -50,6 +50,9 @@ class NegExpDiagonal(Parametrization):
     arXiv 2312.00752; ``mamba_simple.py``).
 
     Args:
+        blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`, 3 for
+            `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
             ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
@@ -57,8 +60,9 @@ class NegExpDiagonal(Parametrization):
 
     Raises:
         TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
-        ValueError: On registering and assigning, if the weight does not have 2 dimensions, or is not finite; on
-            assigning, if it has another shape or is outside the set.
+        ValueError: On registering and assigning, if the weight is not a matrix and ``axes`` are not given, if
+            ``blocks`` does not divide its rows, or if it is not finite; on assigning, if it has another shape or is
+            outside the set.
 
     Example:
         >>> from torch import nn
@@ -77,12 +81,12 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        matrix, diagonal = with_own_diagonal(x)
-        return with_diagonal(matrix, -positive.exp(diagonal))
+        matrix, diagonals = with_own_diagonal(x, self.diagonals, self.with_diagonals)
+        return self.with_diagonals(matrix, -positive.exp(diagonals))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return explain_replaced_diagonal(x, self.product, LARGE)
+        return AXES if self.axes is not None else explain_replaced_diagonal(x, self.product, LARGE)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,14 +95,19 @@ class NegExpDiagonal(Parametrization):
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])
-        matrix, diagonal = with_own_diagonal(x)
-        output = form_linear(input, matrix, bias, ZeroedDiagonal(x.shape))
-        size = diagonal.shape[0]
-        output.narrow(-1, 0, size).sub_(input.narrow(-1, 0, size) * positive.exp(diagonal))
+        matrix, diagonals = with_own_diagonal(x, self.diagonals, self.with_diagonals)
+        blocks, size = self.block_count, diagonals.shape[-1]
+        output = form_linear(input, matrix, bias, ZeroedDiagonal(x.shape, blocks))
+        inputs, outputs = input.narrow(-1, 0, size), output
+        if blocks > 1:
+            inputs, outputs = inputs.unsqueeze(-2), output.view(*input.shape[:-1], blocks, x.shape[0] // blocks)
+        outputs.narrow(-1, 0, size).sub_(inputs * positive.exp(diagonals))
         return output
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        if self.axes is not None or places.blocks != self.block_count:
+            return None
         if not places.has_whole_diagonal:  # forward would put -exp(0) = -1 at positions without an entry
             return None
         if places.diagonal is None:
@@ -107,28 +116,28 @@ class NegExpDiagonal(Parametrization):
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
-        diagonal = weight.diagonal()
+        diagonal = self.diagonals(weight)
         smallest, largest = positive.limits(diagonal)
         outside = torch.maximum(diagonal + smallest, -diagonal - largest).clamp(min=0)
-        return torch.zeros_like(weight).diagonal_scatter(outside)
+        return self.with_diagonals(torch.zeros_like(weight), outside)
 
     @override
     def project(self, weight: Tensor) -> Tensor:
-        return weight.diagonal_scatter(-_sizes(weight.diagonal()))
+        return self.with_diagonals(weight, -_sizes(self.diagonals(weight)))
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
-        return weight.diagonal_scatter(positive.log(-weight.diagonal()))
+        return self.with_diagonals(weight, positive.log(-self.diagonals(weight)))
 
     @override
     def _inverted_projection(self, weight: Tensor) -> Tensor:
-        return weight.diagonal_scatter(positive.log(_sizes(weight.diagonal())))
+        return self.with_diagonals(weight, positive.log(_sizes(self.diagonals(weight))))
 
     @override
     def rounding(self, weight: Tensor) -> Tensor:
-        diagonal = weight.diagonal()
+        diagonal = self.diagonals(weight)
         epsilons = (1 + diagonal.abs().log().abs()) * torch.finfo(weight.dtype).eps
-        return torch.zeros_like(weight).diagonal_scatter(epsilons * diagonal.abs())
+        return self.with_diagonals(torch.zeros_like(weight), epsilons * diagonal.abs())
 
 
 def _sizes(diagonal: Tensor) -> Tensor:

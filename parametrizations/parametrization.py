@@ -142,6 +142,10 @@ class Parametrization(nn.Module):
         """Learn the set from the first weight shown, before it is projected."""
         self.shape = weight.shape
 
+    def with_axes(self, axes: tuple[int, int] | None) -> Self:  # noqa: ARG002
+        """The constraint for a weight with these axes of outputs and inputs: a copy if it depends on them."""
+        return self
+
     def rounding(self, weight: Tensor) -> Tensor:
         """The largest absolute error of each entry of a member after storing it; 0 by default."""
         return torch.zeros_like(weight.abs())
@@ -403,6 +407,8 @@ class Parametrization(nn.Module):
                 if self.dims is None
                 else (f"{self.dims} dimensions", "Register it on a matrix, such as nn.Linear's weight")
             )
+            if hasattr(self, "axes") and weight.dim() > 2:
+                advice = "Pass its axes of outputs and inputs, such as axes=(-2, -1)"
             raise ValueError(
                 f"{type(self).__name__} needs a weight with {needed}. Got {weight.dim()}, of shape "
                 f"{tuple(weight.shape)}. {advice}."

@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._products.choice import Explanation, explain_replaced_diagonal
+from parametrizations._diagonals import OnDiagonals
+from parametrizations._products.choice import AXES, Explanation, explain_replaced_diagonal
 from parametrizations._products.dense import with_diagonal
 from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import ZeroedDiagonal
 from parametrizations._torch.private import is_traced
-from parametrizations.parametrization import Parametrization
 
 __all__ = ["ZeroDiagonal"]
 
@@ -22,7 +22,7 @@ LARGE = 2**20
 """With fewer entries, a copy of the matrix takes less time than a product in parts."""
 
 
-class ZeroDiagonal(Parametrization):
+class ZeroDiagonal(OnDiagonals):
     """A weight with exact zeros on its main diagonal: no output depends on the input with the same index.
 
     ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the shape of the
@@ -36,6 +36,9 @@ class ZeroDiagonal(Parametrization):
     Data*, 2019, arXiv 1905.03375.
 
     Args:
+        blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`, 3 for
+            `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
             ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
@@ -43,8 +46,9 @@ class ZeroDiagonal(Parametrization):
 
     Raises:
         TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
-        ValueError: On registering and assigning, if the weight does not have 2 dimensions, or is not finite; on
-            assigning, if it has another shape or is outside the set.
+        ValueError: On registering and assigning, if the weight is not a matrix and ``axes`` are not given, if
+            ``blocks`` does not divide its rows, or if it is not finite; on assigning, if it has another shape or is
+            outside the set.
 
     Example:
         >>> from torch import nn
@@ -59,12 +63,14 @@ class ZeroDiagonal(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
+        if not self._has_one:
+            return self.with_diagonals(x, torch.zeros_like(self.diagonals(x)))
         zeros = torch.zeros_like(x.diagonal()) if is_traced() else x.new_zeros(min(x.shape))
         return with_diagonal(x, zeros)
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        return explain_replaced_diagonal(x, self.product, LARGE)
+        return AXES if self.axes is not None else explain_replaced_diagonal(x, self.product, LARGE)
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,10 +79,12 @@ class ZeroDiagonal(Parametrization):
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
         require_operands(input, x, bias, x.shape[1])
-        return form_linear(input, x, bias, ZeroedDiagonal.of(x))
+        return form_linear(input, x, bias, ZeroedDiagonal.of(x, self.block_count))
 
     @override
-    def on_entries(self, x: Tensor, places: Places) -> Tensor:
+    def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        if self.axes is not None or places.blocks != self.block_count:
+            return None
         if places.diagonal is None:
             return x.masked_fill(torch.ones_like(x, dtype=torch.bool), 0)
         return x.scatter(0, places.diagonal, 0)
@@ -84,7 +92,7 @@ class ZeroDiagonal(Parametrization):
     @override
     def excess(self, weight: Tensor) -> Tensor:
         size = weight.abs()
-        return torch.zeros_like(size).diagonal_scatter(size.diagonal())
+        return self.with_diagonals(torch.zeros_like(size), self.diagonals(size))
 
     @override
     def project(self, weight: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ SHAPES = {"square": (4, 4), "tall": (5, 3), "wide": (3, 5), "single": (1, 1)}
 OTHER_SHAPES = {"vector": (7,), "experts": (2, 3, 4), "convolution": (4, 3, 2, 2)}
 """For constraints on weights of any shape."""
 
+BATCHES = {name: OTHER_SHAPES[name] for name in ("experts", "convolution")}
+"""Batches of matrices, with the batch first or last."""
+
 KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "Diagonal": lambda _: Diagonal(),
     "Diagonal-project": lambda _: Diagonal(on_infeasible="project"),
@@ -46,6 +49,11 @@ OTHER_KINDS: dict[str, Callable[[tuple[int, ...]], Parametrization]] = {
     "MaskedSparse-empty": lambda shape: MaskedSparse(torch.zeros(shape, dtype=torch.bool)),
 }
 
+GATES = {"gates": (6, 3), "wide_gates": (4, 5)}
+"""Two blocks of rows, one under another."""
+
+ON_DIAGONALS = {"Diagonal": Diagonal, "ZeroDiagonal": ZeroDiagonal, "NegExpDiagonal": NegExpDiagonal}
+
 
 def checkerboard(shape: tuple[int, int]) -> Tensor:
     rows, columns = torch.arange(shape[0]), torch.arange(shape[1])
@@ -72,7 +80,17 @@ def weight(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor
 
 def _dtypes(kind: str, made: Parametrization) -> tuple[torch.dtype, ...]:
     """Every dtype for the classes and their products, one dtype for variants with other options."""
+    if kind.endswith(("-blocks", "-axes")):
+        return tuple(dtype for dtype in (torch.float32, torch.bfloat16, torch.complex64) if dtype in made.dtypes)
     return (torch.float32,) if "-" in kind and "structured" not in kind else made.dtypes
+
+
+def _of_blocks(kind: Any) -> Callable[[tuple[int, ...]], Parametrization]:
+    return lambda _: kind(blocks=2)
+
+
+def _of_axes(kind: Any) -> Callable[[tuple[int, ...]], Parametrization]:
+    return lambda shape: kind(axes=(-2, -1) if len(shape) == 3 else (0, 1), blocks=1 if len(shape) == 3 else 2)
 
 
 def _cases(kinds: Mapping[str, Callable[[Any], Parametrization]], shapes: Mapping[str, Any]) -> Iterator[Any]:
@@ -84,5 +102,9 @@ def _cases(kinds: Mapping[str, Callable[[Any], Parametrization]], shapes: Mappin
 
 
 CASES: dict[str, Subject] = dict(_cases(KINDS, SHAPES))
-OTHER_CASES: dict[str, Subject] = dict(_cases(OTHER_KINDS, OTHER_SHAPES))
-"""Weights that are not matrices. Laws alone run over them."""
+OTHER_CASES: dict[str, Subject] = {
+    **dict(_cases(OTHER_KINDS, OTHER_SHAPES)),
+    **dict(_cases({f"{name}-blocks": _of_blocks(kind) for name, kind in ON_DIAGONALS.items()}, GATES)),
+    **dict(_cases({f"{name}-axes": _of_axes(kind) for name, kind in ON_DIAGONALS.items()}, BATCHES)),
+}
+"""Weights of other shapes, and several diagonals in one weight. Laws alone run over them."""

@@ -158,6 +158,16 @@ class Slot:
             return None
         return (1, 0) if self.module.transposed else (0, 1)
 
+    @property
+    def gates(self) -> int:
+        """The number of weights that PyTorch stacks in the rows of the tensor: gates, or query, key and value."""
+        module, name = self.module, self.tensor_name
+        if isinstance(module, nn.MultiheadAttention):
+            return 3 if name == "in_proj_weight" else 1
+        if not isinstance(module, nn.RNNBase | nn.RNNCellBase) or not name.startswith(("weight_ih", "weight_hh")):
+            return 1
+        return 4 if isinstance(module, nn.LSTM | nn.LSTMCell) else 3 if isinstance(module, nn.GRU | nn.GRUCell) else 1
+
     def copied(self) -> Slot:
         """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""
         return Slot(self.names, self.module, self.tensor_name, copied(self.chain))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from parametrizations._checks import by_signature, kind_of, require_initialised
+from parametrizations._diagonals import OnDiagonals
 from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
@@ -119,6 +121,9 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
         "Narrow one of them, or give a sequence of parametrizations.",
     )
     for slot, steps in plan:
+        _warn_of_stacked_weights(slot, steps)
+    plan = [(slot, [_fitting(slot, step) for step in steps]) for slot, steps in plan]
+    for slot, steps in plan:
         _require_different_classes(slot, steps)
     _require_dims(rules, plan)
     require_eligible(model, plan, tied_names(every) if plan else {})
@@ -168,7 +173,11 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
         if others and (fitting or dims[others[0]] is not None):
             needed = "two or more dimensions" if dims[others[0]] is None else f"{dims[others[0]]} dimensions"
             names = ", ".join(map(repr, [slot.name for slot in fitting[:4]])) + ", ..." * (len(fitting) > 4)
-            advice = f"Narrow the pattern to the others among its matches: {names}" if names else "Take MaskedSparse"
+            advice = (
+                f"Narrow the pattern to the others among its matches: {names}"
+                if names
+                else "Take MaskedSparse, or pass axes"
+            )
             raise ValueError(
                 f"register needs weights with {needed} for {shown(key)}. Got {others[0].name!r} of shape "
                 f"{tuple(others[0].first_stored.shape)}. {advice}."
@@ -217,12 +226,20 @@ def _with_individual_rules(plan: Plan) -> Plan:
     rules = individual([rule for *_, rule in together], weights)
     for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
         steps[index] = step._with_rule(rule)
-    return [(slot, [_with_axes(slot, step) for step in steps]) for slot, steps in own]
+    return own
 
 
-def _with_axes(slot: Slot, step: nn.Module) -> nn.Module:
-    """The step, or a copy whose mask rule has the axes of a convolution."""
-    if not isinstance(step, MaskedSparse) or step.rule is None:
-        return step
-    rule = step.rule.with_axes(slot.axes)
-    return step if rule is step.rule else step._with_rule(rule)
+def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
+    """The step, or a copy with the axes of a convolution."""
+    return step.with_axes(slot.axes) if isinstance(step, Parametrization) else step
+
+
+def _warn_of_stacked_weights(slot: Slot, steps: Sequence[nn.Module]) -> None:
+    """Warn if one main diagonal reaches only the first of several stacked weights, such as the gates of an LSTM."""
+    for step in steps:
+        if isinstance(step, OnDiagonals) and step.blocks is None and slot.gates > 1:
+            text = (
+                f"{type(step).__name__} reaches the first of the {slot.gates} weights stacked in {slot.name!r}. Pass "
+                f"blocks={slot.gates} for a diagonal in each, or blocks=1 if one is meant."
+            )
+            warnings.warn(text, stacklevel=5)

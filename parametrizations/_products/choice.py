@@ -19,6 +19,7 @@ from parametrizations._torch.transforms import is_traced_for_a_file
 
 __all__ = [
     "ASKED",
+    "AXES",
     "ELEMENTWISE",
     "NOT_A_MATRIX",
     "OTHER_DEVICE",
@@ -51,6 +52,7 @@ OTHER_DTYPE = Explanation("dense", "csr and replaced-diagonal are for float32 an
 OTHER_DEVICE = Explanation("dense", "the other products are for the CPU")
 ELEMENTWISE = Explanation("elementwise", "one multiplication for each output")
 EMPTY = Explanation("dense", "the weight has no entries")
+AXES = Explanation("dense", "axes are given")
 NOT_A_MATRIX = Explanation("dense", "the weight is not a matrix")
 REPLACED = Explanation("replaced-diagonal", "only blocks on the diagonal are copied, not the whole weight")
 

@@ -39,13 +39,13 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
 
 
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
-    """A copy of a matrix ``(out, in)`` with another main diagonal, of shape ``(min(out, in),)``.
+    """A copy of matrices ``(*batch, out, in)`` with other main diagonals, of shape ``(*batch, min(out, in))``.
 
     Exported and traced programs use ``where`` instead of ``diagonal_scatter``, because ONNX exporters reject that.
     The exporter of torch 2.13 decomposes it into an in-place copy and refuses that; the older one lacks the operator.
     """
     if not (torch.compiler.is_exporting() or is_traced()):
-        return matrix.diagonal_scatter(diagonal)
-    rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape)
-    column = F.pad(diagonal, (0, matrix.shape[0] - diagonal.shape[0]))[:, None]
+        return matrix.diagonal_scatter(diagonal, 0, -2, -1)
+    rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape[-2:])
+    column = F.pad(diagonal, (0, matrix.shape[-2] - diagonal.shape[-1]))[..., None]
     return torch.where(rows[:, None] == columns, column, matrix)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,16 +18,17 @@ WIDE = 512
 """From this number of features on, two operations train faster: the gradient of ``addcmul`` has one more pass."""
 
 
-def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
-    """``F.linear(input, weight, bias)`` with ``x`` on the main diagonal of ``weight``.
+def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size, blocks: int) -> Tensor:
+    """``F.linear(input, weight, bias)`` with ``x`` on the main diagonals of the blocks of rows of ``weight``.
 
     Half precision is computed in float32 and rounded once, as a matrix product does.
 
     Args:
         input: ``(*, in)``.
-        x: ``(min(out, in),)``.
+        x: ``(blocks * min(out / blocks, in),)``.
         bias: ``(out,)``, or None.
         shape: The shape of ``weight``, ``(out, in)``.
+        blocks: The number of equal blocks of rows.
 
     Returns:
         ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
@@ -34,11 +37,19 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
     if not input.is_contiguous():  # the output of a matrix product is contiguous, too
         input = input.contiguous()
-    input = input if shape[1] <= shape[0] else input.narrow(-1, 0, shape[0])
+    rows = shape[0] // blocks
+    input = input if shape[1] <= rows else input.narrow(-1, 0, rows)
+    multiply_add = _multiply_add if blocks == 1 else partial(_by_blocks, blocks)
     if x.dtype == dtype == wide:  # nothing to convert
-        return _multiply_add(input, x, bias, shape)
+        return multiply_add(input, x, bias, shape)
     bias = None if bias is None else bias.to(dtype).to(wide)
-    return _multiply_add(input.to(dtype).to(wide), x.to(dtype).to(wide), bias, shape).to(dtype)
+    return multiply_add(input.to(dtype).to(wide), x.to(dtype).to(wide), bias, shape).to(dtype)
+
+
+def _by_blocks(blocks: int, input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    products = input.unsqueeze(-2) * x.view(blocks, input.shape[-1])
+    output = F.pad(products, (0, shape[0] // blocks - input.shape[-1])).flatten(-2)
+    return output if bias is None else output + bias
 
 
 def _multiply_add(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:

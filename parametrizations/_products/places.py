@@ -18,6 +18,7 @@ class Places(NamedTuple):
         shape: The shape of the weight, ``(out, in)``.
         diagonal: Indices of the stored entries on the main diagonal, in order; None if all of them are.
         positions: Returns the row-major positions of the entries, ``(entries,)``.
+        blocks: The number of equal blocks of rows, if ``diagonal`` refers to the main diagonals of blocks.
 
     Example:
         Dale's law: the connections from one neuron all excite, or all inhibit. The map acts on each entry separately
@@ -55,6 +56,7 @@ class Places(NamedTuple):
     shape: torch.Size
     diagonal: Tensor | None
     positions: Callable[[], Tensor]
+    blocks: int = 1
 
     @property
     def has_whole_diagonal(self) -> bool:

@@ -7,7 +7,7 @@ zero diagonal; the rest of the stored matrix is multiplied in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -30,26 +30,29 @@ MEDIUM = 2**18
 
 @dataclass(frozen=True, eq=False)
 class ZeroedDiagonal(Kernel):
-    """A stored matrix ``(out, in)``, multiplied as if its main diagonal were zero.
+    """A stored matrix ``(out, in)``, multiplied as if the main diagonals of its blocks of rows were zero.
 
     Args:
         shape: ``(out, in)``.
+        blocks: The number of equal blocks of rows.
         zeroed: A stored matrix with a zero diagonal, which needs no copy. Tangents and gradients, which take its place
             in derivatives, lie elsewhere in memory.
     """
 
     shape: torch.Size
+    blocks: int = 1
     zeroed: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor) -> Self:
+    def of(cls, x: Tensor, blocks: int = 1) -> Self:
         """The form of a stored matrix. `ZeroDiagonal` stores a zero diagonal unless a user writes other values."""
-        is_zero = may_look_at_values(x) and not x.diagonal().any()
-        return cls(x.shape, x.detach() if is_zero else None)
+        form = cls(x.shape, blocks)
+        is_zero = may_look_at_values(x) and not form._diagonals(x).any()
+        return cls(x.shape, blocks, x.detach()) if is_zero else form
 
     @override
     def dense(self, values: Tensor) -> Tensor:
-        return with_diagonal(values, values.new_zeros(min(self.shape)))
+        return with_diagonal(self._by_blocks(values), torch.zeros_like(self._diagonals(values))).flatten(0, 1)
 
     @override
     def entries(self, weight: Tensor) -> Tensor:
@@ -64,8 +67,14 @@ class ZeroedDiagonal(Kernel):
     @override
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
         outer = left.mT @ right
-        outer.diagonal().zero_()
+        self._diagonals(outer).zero_()
         return outer
+
+    def _by_blocks(self, matrix: Tensor) -> Tensor:
+        return matrix.view(self.blocks, self.shape[0] // self.blocks, self.shape[1])
+
+    def _diagonals(self, matrix: Tensor) -> Tensor:
+        return self._by_blocks(matrix).diagonal(0, -2, -1)
 
     def _is_zeroed(self, values: Tensor) -> bool:
         zeroed = self.zeroed
@@ -73,9 +82,10 @@ class ZeroedDiagonal(Kernel):
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Copies of the blocks on the diagonal, and views to their left and right."""
-        for row in range(0, x.shape[0], BLOCK):
-            strip = x.narrow(0, row, min(BLOCK, x.shape[0] - row))
-            left, right = min(row, x.shape[1]), min(row + strip.shape[0], x.shape[1])
+        height = x.shape[0] // self.blocks
+        for row in (first + row for first in range(0, x.shape[0], height) for row in range(0, height, BLOCK)):
+            strip = x.narrow(0, row, min(BLOCK, height - row % height))
+            left, right = min(row % height, x.shape[1]), min(row % height + strip.shape[0], x.shape[1])
             if left > 0:
                 yield row, 0, strip.narrow(1, 0, left)
             if left < right:
@@ -86,25 +96,33 @@ class ZeroedDiagonal(Kernel):
                 yield row, right, strip.narrow(1, right, x.shape[1] - right)
 
 
-def with_own_diagonal(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix and its diagonal. The gradient of the diagonal is written into the gradient of the matrix.
+def with_own_diagonal(
+    x: Tensor, diagonals: Callable[[Tensor], Tensor], with_diagonals: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The matrix and its diagonals. The gradient of the diagonals is written into the gradient of the matrix.
 
-    Plain autograd would allocate a second matrix for the gradient of the diagonal, and add it.
+    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it.
+
+    Args:
+        x: The matrix.
+        diagonals: Returns a view of the diagonals of a matrix.
+        with_diagonals: Returns a copy of a matrix with other diagonals.
     """
     if is_traced() or x.numel() < MEDIUM or are_transforms_active() or is_recorded() or has_tangent(x):
-        return x, x.diagonal()
-    matrix, diagonal = _WithDiagonal.apply(x)  # type: ignore[no-untyped-call]
-    return matrix, diagonal
+        return x, diagonals(x)
+    matrix, own = _WithDiagonal.apply(x, diagonals, with_diagonals)  # type: ignore[no-untyped-call]
+    return matrix, own
 
 
 class _WithDiagonal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
-        return x.view_as(x), x.diagonal().clone()
+    def forward(ctx: Any, x: Tensor, diagonals: Any, with_diagonals: Any) -> tuple[Tensor, Tensor]:
+        ctx.diagonals, ctx.with_diagonals = diagonals, with_diagonals
+        return x.view_as(x), diagonals(x).clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, of_diagonal: Tensor) -> Tensor:  # noqa: ARG004
-        if is_differentiated(grad, of_diagonal):
-            return grad.diagonal_scatter(of_diagonal)
-        grad.diagonal().copy_(of_diagonal)
-        return grad
+    def backward(ctx: Any, grad: Tensor, of_diagonals: Tensor) -> tuple[Tensor, None, None]:
+        if is_differentiated(grad, of_diagonals):
+            return ctx.with_diagonals(grad, of_diagonals), None, None
+        ctx.diagonals(grad).copy_(of_diagonals)
+        return grad, None, None

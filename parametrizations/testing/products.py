@@ -135,10 +135,11 @@ def stored_entries_are_at_their_places(subject: Subject) -> None:
     if places is None:
         return
     require_equal(_put(x, places), parametrization(x), "The weight with the stored entries at their places")
-    on_diagonal = (places.rows == places.columns).nonzero().flatten()
+    height = max(places.shape[0] // places.blocks, 1)
+    on_diagonal = (places.rows % height == places.columns).nonzero().flatten()
     named = torch.arange(x.numel(), device=x.device) if places.diagonal is None else places.diagonal
     require(named.tolist() == on_diagonal.tolist(), "The places name other entries as diagonal.")
-    whole = on_diagonal.numel() == min(places.shape)
+    whole = on_diagonal.numel() == places.blocks * min(height, places.shape[1])
     require(places.has_whole_diagonal == whole, "The places are wrong about whether the whole diagonal is stored.")
 
 

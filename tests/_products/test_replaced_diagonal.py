@@ -83,7 +83,7 @@ def test_only_blocks_on_the_diagonal_are_copied(shape: tuple[int, int], monkeypa
 def test_the_gradient_of_the_diagonal_is_written_into_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
     x = torch.arange(6.0).view(2, 3).requires_grad_()
-    matrix, diagonal = with_own_diagonal(x)
+    matrix, diagonal = with_own_diagonal(x, Tensor.diagonal, Tensor.diagonal_scatter)
     assert matrix.data_ptr() == x.data_ptr()
     assert diagonal.tolist() == [0, 4]
     # The product gives the diagonal of the matrix no gradient.

@@ -1,0 +1,94 @@
+"""`OnDiagonals`: the base class of constraints on the main diagonals of a weight."""
+
+from __future__ import annotations
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from parametrizations._checks import by_signature
+from parametrizations._products.choice import Product
+from parametrizations._products.dense import with_diagonal
+from parametrizations.masks.arguments import Axes, as_axes, integers
+from parametrizations.masks.rule import known_axes
+from parametrizations.parametrization import Infeasible, Parametrization
+
+__all__ = ["OnDiagonals"]
+
+
+class OnDiagonals(Parametrization):
+    """A constraint on the main diagonals of a weight: one for each matrix and each of its equal blocks of rows.
+
+    It is the constraint on ``weight.unflatten(out_axis, (blocks, -1))``, whose last two axes are those of a block.
+    """
+
+    @by_signature
+    def __init__(
+        self,
+        *,
+        blocks: int | None = None,
+        axes: Axes = None,
+        on_infeasible: Infeasible = "raise",
+        product: Product = "auto",
+    ) -> None:
+        super().__init__(on_infeasible=on_infeasible, product=product)
+        name = type(self).__name__
+        if blocks is not None and integers(name, blocks)[0] < 1:
+            raise ValueError(f"{name} needs blocks of at least 1. Got {blocks}. LSTM has 4 gates, GRU 3.")
+        self.blocks = blocks
+        self._set_axes(as_axes(name, axes))
+
+    def _set_axes(self, axes: Axes) -> None:
+        self.axes = axes
+        self.dims = 2 if axes is None else None
+        self._has_one = axes is None and self.block_count == 1
+
+    @property
+    def block_count(self) -> int:
+        """The number of blocks of rows, each with a main diagonal."""
+        return self.blocks or 1
+
+    @override
+    def with_axes(self, axes: Axes) -> Self:
+        if axes is None or self.axes is not None or self.shape is not None:
+            return self
+        twin = copy.deepcopy(self)
+        twin._set_axes(axes)
+        return twin
+
+    @override
+    def options(self) -> dict[str, object]:
+        return {name: value for name, value in super().options().items() if value is not None}
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        out, _ = self._axes_of(weight.shape)
+        if weight.shape[out] % self.block_count:
+            raise ValueError(
+                f"{type(self).__name__} needs a number of rows that {self.block_count} blocks divide. Got "
+                f"{weight.shape[out]}, of shape {tuple(weight.shape)}. Choose another number, or leave the layer out."
+            )
+        super().adopt(weight)
+
+    def diagonals(self, weight: Tensor) -> Tensor:
+        """A view of the main diagonals: ``(diagonal,)``, or with blocks or batches ``(*batch, blocks, diagonal)``."""
+        return weight.diagonal() if self._has_one else self._blocks(weight).diagonal(dim1=-2, dim2=-1)
+
+    def with_diagonals(self, weight: Tensor, diagonals: Tensor) -> Tensor:
+        """A copy of a weight with other main diagonals, of the shape of `diagonals`."""
+        if self._has_one:
+            return with_diagonal(weight, diagonals)
+        whole = with_diagonal(self._blocks(weight), diagonals).flatten(-3, -2)
+        return whole.movedim((-2, -1), self._axes_of(weight.shape))
+
+    def _blocks(self, weight: Tensor) -> Tensor:
+        """A view of the blocks: ``(*batch, blocks, rows, columns)``."""
+        matrices = weight.movedim(self._axes_of(weight.shape), (-2, -1))
+        *batch, rows, columns = matrices.shape
+        return matrices.reshape(*batch, self.block_count, rows // self.block_count, columns)  # a view
+
+    def _axes_of(self, shape: torch.Size) -> tuple[int, int]:
+        return known_axes(type(self).__name__, shape, self.axes)
