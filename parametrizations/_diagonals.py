@@ -44,7 +44,7 @@ class OnDiagonals(Parametrization):
     def _set_axes(self, axes: Axes) -> None:
         self.axes = axes
         self.dims = 2 if axes is None else None
-        self._has_one = axes is None and self.block_count == 1
+        self.has_one_diagonal = axes is None and self.block_count == 1
 
     @property
     def block_count(self) -> int:
@@ -65,7 +65,7 @@ class OnDiagonals(Parametrization):
 
     @override
     def adopt(self, weight: Tensor) -> None:
-        out, _ = self._axes_of(weight.shape)
+        out, _ = self.matrix_axes(weight.shape)
         if weight.shape[out] % self.block_count:
             raise ValueError(
                 f"{type(self).__name__} needs a number of rows that {self.block_count} blocks divide. Got "
@@ -75,20 +75,21 @@ class OnDiagonals(Parametrization):
 
     def diagonals(self, weight: Tensor) -> Tensor:
         """A view of the main diagonals: ``(diagonal,)``, or with blocks or batches ``(*batch, blocks, diagonal)``."""
-        return weight.diagonal() if self._has_one else self._blocks(weight).diagonal(dim1=-2, dim2=-1)
+        return weight.diagonal() if self.has_one_diagonal else self._blocks(weight).diagonal(dim1=-2, dim2=-1)
 
     def with_diagonals(self, weight: Tensor, diagonals: Tensor) -> Tensor:
         """A copy of a weight with other main diagonals, of the shape of `diagonals`."""
-        if self._has_one:
+        if self.has_one_diagonal:
             return with_diagonal(weight, diagonals)
-        whole = with_diagonal(self._blocks(weight), diagonals).flatten(-3, -2)
-        return whole.movedim((-2, -1), self._axes_of(weight.shape))
+        axes = self.matrix_axes(weight.shape)
+        whole = with_diagonal(self._blocks(weight), diagonals)
+        return whole.reshape(weight.movedim(axes, (-2, -1)).shape).movedim((-2, -1), axes)
 
     def _blocks(self, weight: Tensor) -> Tensor:
         """A view of the blocks: ``(*batch, blocks, rows, columns)``."""
-        matrices = weight.movedim(self._axes_of(weight.shape), (-2, -1))
+        matrices = weight.movedim(self.matrix_axes(weight.shape), (-2, -1))
         *batch, rows, columns = matrices.shape
         return matrices.reshape(*batch, self.block_count, rows // self.block_count, columns)  # a view
 
-    def _axes_of(self, shape: torch.Size) -> tuple[int, int]:
+    def matrix_axes(self, shape: torch.Size) -> tuple[int, int]:
         return known_axes(type(self).__name__, shape, self.axes)

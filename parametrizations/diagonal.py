@@ -63,10 +63,10 @@ class Diagonal(OnDiagonals):
     @override
     def stored_shape(self) -> torch.Size:
         shape = self._known_shape
-        if self._has_one:
+        if self.has_one_diagonal:
             return torch.Size([min(shape)])
-        rows, columns = (shape[axis] for axis in self._axes_of(shape))
-        batch = math.prod([shape[axis] for axis in range(len(shape)) if axis not in self._axes_of(shape)])
+        rows, columns = (shape[axis] for axis in self.matrix_axes(shape))
+        batch = math.prod([shape[axis] for axis in range(len(shape)) if axis not in self.matrix_axes(shape)])
         return torch.Size([batch * self.block_count * min(rows // self.block_count, columns)])
 
     @override
@@ -74,7 +74,7 @@ class Diagonal(OnDiagonals):
         shape = self._require_stored(x)
         require_memory("Diagonal", shape.numel(), x)
         zeros = x.new_zeros(shape)
-        return self.with_diagonals(zeros, x if self._has_one else x.reshape(self.diagonals(zeros).shape))
+        return self.with_diagonals(zeros, x if self.has_one_diagonal else x.reshape(self.diagonals(zeros).shape))
 
     @override
     def explain(self, x: Tensor) -> Explanation:

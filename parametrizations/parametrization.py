@@ -212,7 +212,13 @@ class Parametrization(nn.Module):
         self._check(weight)
         before = dict(vars(self))
         try:
-            x = self._stored_for(weight).contiguous()
+            x = self._stored_for(weight)
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__} needs project(weight) and invert(member) to return tensors. Got "
+                    f"{type(x).__name__}. Is a return missing?"
+                )
+            x = x.contiguous()
             if not self._is_own or share_memory(x, weight):
                 x = x.clone()
             self._require_stored_shape(x)
@@ -349,6 +355,8 @@ class Parametrization(nn.Module):
         adopting = is_registration() or (self.shape is None and not is_assignment())
         if self.shape is None:
             self.adopt(weight)
+            if self.shape is None:
+                raise TypeError(f"{type(self).__name__} needs its adopt to call super().adopt(weight). Got no call.")
         if adopting or self.on_infeasible == "project" or weight.is_meta:
             return self._inverted_projection(weight)
         excess = self._checked_excess(weight)
@@ -396,11 +404,17 @@ class Parametrization(nn.Module):
             got = tuple(declared) if isinstance(declared, tuple) else type(declared).__name__
             raise ValueError(
                 f"{type(self).__name__} needs a property stored_shape with the shape of its stored tensor. Got "
-                f"{got} for a stored tensor of shape {tuple(x.shape)}. See the manual, Write your own."
+                f"{got} for a stored tensor of shape {tuple(x.shape)}. project(weight) has to keep the shape, and "
+                "invert(member) to return a tensor of stored_shape."
             )
 
     def _require_matrix(self, weight: Tensor) -> None:
         """Refuse a weight with other `dims`, or with another shape than the registered weight."""
+        if self.shape not in (None, weight.shape):
+            raise ValueError(
+                f"{type(self).__name__} needs a weight of shape {tuple(self._known_shape)}. "
+                f"Got {tuple(weight.shape)}. {checks.asked()} a weight of that shape; create a new object for another."
+            )
         if not self._has_dims(weight):
             needed, advice = (
                 ("at least 1 dimension", "Give a scalar one, with unsqueeze")
@@ -409,14 +423,11 @@ class Parametrization(nn.Module):
             )
             if hasattr(self, "axes") and weight.dim() > 2:
                 advice = "Pass its axes of outputs and inputs, such as axes=(-2, -1)"
+            elif not self._is_own:
+                advice += f", or set dims in {type(self).__name__}; None takes any number"
             raise ValueError(
                 f"{type(self).__name__} needs a weight with {needed}. Got {weight.dim()}, of shape "
                 f"{tuple(weight.shape)}. {advice}."
-            )
-        if self.shape not in (None, weight.shape):
-            raise ValueError(
-                f"{type(self).__name__} needs a weight of shape {tuple(self._known_shape)}. "
-                f"Got {tuple(weight.shape)}. {checks.asked()} a weight of that shape; create a new object for another."
             )
 
     def _has_dims(self, weight: Tensor) -> bool:

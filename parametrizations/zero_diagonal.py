@@ -63,7 +63,7 @@ class ZeroDiagonal(OnDiagonals):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        if not self._has_one:
+        if not self.has_one_diagonal:
             return self.with_diagonals(x, torch.zeros_like(self.diagonals(x)))
         zeros = torch.zeros_like(x.diagonal()) if is_traced() else x.new_zeros(min(x.shape))
         return with_diagonal(x, zeros)

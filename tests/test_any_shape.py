@@ -319,7 +319,7 @@ def test_a_class_matches_subclasses_and_constrained_layers() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
-    "no such module": (network, nn.Conv3d, "needs a parameter for Conv3d. Got no module of this class"),
+    "no such module": (network, nn.Conv3d, "needs a parameter for Conv3d. Got none in modules of this class"),
     "an LSTM": (
         lambda: nn.LSTM(2, 2),
         nn.LSTM,

@@ -234,11 +234,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
     ),
     "register: a kernel of a convolution": (
-        'register(w.convolution, {"weight": ZeroDiagonal()})',
+        'register_parametrization(w.convolution, "weight", ZeroDiagonal())',
         ValueError,
         (
-            "register cannot attach ZeroDiagonal to 'weight'. ZeroDiagonal needs a weight with 2 dimensions. "
-            "Got 3, of shape (2, 2, 3). Register it on a matrix, such as nn.Linear's weight."
+            "ZeroDiagonal needs a weight with 2 dimensions. Got 3, of shape (2, 2, 3). Pass its axes of outputs "
+            "and inputs, such as axes=(-2, -1)."
         ),
     ),
     "register: a buffer": (
@@ -493,16 +493,16 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'Diagonal("project")',
         TypeError,
         (
-            "Diagonal needs other arguments. Got Diagonal('project'). Write Diagonal(on_infeasible='raise', "
-            "product='auto'). The shape is that of the weight."
+            "Diagonal needs other arguments. Got Diagonal('project'). Write Diagonal(blocks=None, axes=None, "
+            "on_infeasible='raise', product='auto'). The shape is that of the weight."
         ),
     ),
     "options: one that is not there": (
         "ZeroDiagonal(floor=1e-3)",
         TypeError,
         (
-            "ZeroDiagonal needs other arguments. Got ZeroDiagonal(floor=0.001). Write "
-            "ZeroDiagonal(on_infeasible='raise', product='auto'). The shape is that of the weight."
+            "ZeroDiagonal needs other arguments. Got ZeroDiagonal(floor=0.001). Write ZeroDiagonal(blocks=None, "
+            "axes=None, on_infeasible='raise', product='auto'). The shape is that of the weight."
         ),
     ),
     "options: of an object of one's own": (
@@ -622,7 +622,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "register: a class that no module has": (
         "register(w.plain, {nn.Conv2d: MaskedSparse(masks.banded(1, 1))})",
         ValueError,
-        "register needs a parameter for Conv2d. Got no module of this class. Pass the class of a layer of the model.",
+        (
+            "register needs a parameter for Conv2d. Got none in modules of this class. Pass the class of layers "
+            "that have one themselves, such as nn.Linear."
+        ),
     ),
     "register: a class that is not of a module": (
         "register(w.plain, {int: MaskedSparse(masks.banded(1, 1))})",
@@ -800,8 +803,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "assign(w.diagonal, torch.ones(4))",
         ValueError,
         (
-            "Diagonal needs a weight with 2 dimensions. Got 1, of shape (4,). Register it on a matrix, such "
-            "as nn.Linear's weight."
+            "Diagonal needs a weight of shape (4, 4). Got (4,). Assign a weight of that shape; create a new "
+            "object for another."
         ),
     ),
     "assigning: integers": (

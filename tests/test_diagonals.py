@@ -173,6 +173,7 @@ def test_blocks_and_axes_are_checked(call: Callable[[], object], kind: type[Exce
 
 
 @of_the_compiler
+@pytest.mark.filterwarnings("ignore:The tensor attributes self._flat_weights")
 @every_kind
 def test_a_recurrent_layer_trains_exports_and_bakes(kind: Any) -> None:
     layer: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": kind(blocks=4)})

@@ -117,6 +117,11 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
             if isinstance(new, Parametrization):
                 new._require_matrix(weight)
             chain = _first(slot, new, weight) if twin is None else _further(slot, twin, new, weight)
+            if isinstance(new, Parametrization) and new.shape is None:
+                raise TypeError(
+                    f"{type(new).__name__} needs the right_inverse of Parametrization, which checks weights. Got its "
+                    "own. Define project, excess and invert instead."
+                )
             twin = Slot(slot.names, slot.module, slot.tensor_name, chain)
     assert twin is not None
     known: list[int] = getattr(twin.chain, ATTACHED, [])

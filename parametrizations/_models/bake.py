@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from parametrizations._checks import by_signature
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import (
     Slot,
@@ -33,6 +34,7 @@ __all__ = ["bake"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@by_signature
 def bake(
     model: Model,
     patterns: Key | Iterable[Key] | None = None,

@@ -19,6 +19,7 @@ from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import given
 from parametrizations._torch.private import children, give_versions
 from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations.masked_sparse import MaskedSparse
 
 __all__ = ["note_kinds", "plain_state_dict", "take_plain"]
 
@@ -128,8 +129,10 @@ def take_plain(
             _require_unchanged(slot, found)
             state = _constrained_state(slot, weight, assigned)
         except (TypeError, ValueError, RuntimeError) as error:
-            form = "plain " if is_plain else ""
-            errors.append(f"While loading the {form}{slot.name!r}: {error} The tensor stays as it was.")
+            form, advice = "plain " if is_plain else "", ""
+            if is_plain and isinstance(slot.steps[0], MaskedSparse):
+                advice = " To choose the mask from this checkpoint, load it into the plain model, and register then."
+            errors.append(f"While loading the {form}{slot.name!r}: {error}{advice} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
 

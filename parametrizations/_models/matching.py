@@ -132,8 +132,10 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
     every = list(slots)
     if isinstance(key, type):
         names = [slot.name for slot in every if isinstance(slot.module, key)]
-        advice = f"Name its parameters, such as {names[0]!r}." if names else "Pass the class of a layer of the model."
-        got = "no matrix with the name 'weight' in it" if names else "no module of this class"
+        advice = "Pass the class of layers that have one themselves, such as nn.Linear."
+        if names:
+            advice = f"Name its parameters, such as {names[0]!r}."
+        got = "no matrix with the name 'weight' in it" if names else "none in modules of this class"
         raise ValueError(f"{caller} needs a {wanted} for {key.__name__}. Got {got}. {advice}")
     names = [name for slot in every for name in slot.names]
     close = get_close_matches(key, names, n=3, cutoff=0.3) or names[:3]
@@ -141,6 +143,8 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
     if any(name.startswith(f"{key}.") for name in names):
         close = [name for name in names if name.startswith(f"{key}.")][:3]
         got, advice = "the name of a module", f"Name its parameters: {', '.join(map(repr, close))}"
+    elif key.rpartition(".")[2] in {type(slot.module).__name__.removeprefix("Parametrized") for slot in every}:
+        advice = "Pass the class itself, such as nn.Linear, for every layer of the class"
     elif not names:
         advice = "Register before quantizing; a plain tensor needs to become an nn.Parameter"
     elif re.search(r"[\\^$|+(]|(?<!\w)\.\*", key):

@@ -52,7 +52,7 @@ class ZeroedDiagonal(Kernel):
 
     @override
     def dense(self, values: Tensor) -> Tensor:
-        return with_diagonal(self._by_blocks(values), torch.zeros_like(self._diagonals(values))).flatten(0, 1)
+        return with_diagonal(self._by_blocks(values), torch.zeros_like(self._diagonals(values))).view(self.shape)
 
     @override
     def entries(self, weight: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class ZeroedDiagonal(Kernel):
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Copies of the blocks on the diagonal, and views to their left and right."""
-        height = x.shape[0] // self.blocks
+        height = max(x.shape[0] // self.blocks, 1)
         for row in (first + row for first in range(0, x.shape[0], height) for row in range(0, height, BLOCK)):
             strip = x.narrow(0, row, min(BLOCK, height - row % height))
             left, right = min(row % height, x.shape[1]), min(row % height + strip.shape[0], x.shape[1])

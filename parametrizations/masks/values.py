@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
 
 import torch
@@ -94,7 +95,11 @@ def nonzero() -> MaskRule:
 
 def _nonzero(weight: Tensor) -> Tensor:
     require_values("nonzero", weight)
-    return weight != 0
+    mask = weight != 0
+    if weight.numel() and mask.all():
+        text = "nonzero() keeps every entry: none is zero. Load the pruned checkpoint first, and register then."
+        warnings.warn(text, stacklevel=2)
+    return mask
 
 
 def _drop_zeros(kept: Kept) -> Swapped:
@@ -105,6 +110,9 @@ def _drop_zeros(kept: Kept) -> Swapped:
 def _magnitude(density: float, weight: Tensor) -> Tensor:
     require_values("magnitude", weight)
     kept = weight.abs().flatten().topk(count_of(density, weight.numel()), sorted=False)
+    if density < 1 and kept.values.numel() and not kept.values.any():
+        text = f"magnitude({density}) has nothing to compare: all entries are zero. Train first, or use masks.random."
+        warnings.warn(text, stacklevel=2)
     return keep(weight, kept.indices)
 
 

@@ -21,7 +21,7 @@ def state_dict_reloads(subject: Subject) -> None:
     for other in (subject.weight.flip(0), torch.zeros_like(subject.weight), subject.weight.flip(-1)):
         layer = subject.layer(other)
         layer.load_state_dict(saved.state_dict())
-        require_equal(dense(layer), dense(saved), "The reloaded weight")
+        require_equal(dense(layer), dense(saved), "The reloaded weight (get_extra_state saves what adopt learns)")
 
 
 def checkpoint_files(subject: Subject) -> None:

@@ -119,7 +119,7 @@ def _require_unmoved(layer: Any, member: Tensor, what: str) -> None:
     require(
         not bool(beyond.any()),
         f"{what} moved in {int(beyond.sum())} of {member.numel()} entries, by at most {most(moved):.3g}. "
-        "If the map rounds, rounding(weight) has to say by how much.",
+        "Define invert(member), the inverse of forward. If the map rounds, rounding(weight) has to say by how much.",
     )
     claimed, limit = most(allowed), _most_rounding(member)
     require(claimed <= limit, f"It claims to round by {claimed:.3g}, where {limit:.3g} is rounding.")

@@ -164,7 +164,7 @@ def test_a_failing_initialisation_leaves_the_layer_constrained() -> None:
 
 def test_attention_built_on_meta_is_initialised() -> None:
     with torch.device("meta"):
-        attention: Any = register(nn.MultiheadAttention(8, 2), {"in_proj_weight": ZeroDiagonal()})
+        attention: Any = register(nn.MultiheadAttention(8, 2), {"in_proj_weight": ZeroDiagonal(blocks=3)})
     attention.to_empty(device="cpu")
     with torch.no_grad():
         attention.parametrizations.in_proj_weight.original.fill_(777)
@@ -174,7 +174,7 @@ def test_attention_built_on_meta_is_initialised() -> None:
 
 
 def test_recurrent_and_embedding_layers_and_third_party_parametrizations_reset() -> None:
-    model: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": ZeroDiagonal(), "weight_ih_l0": Diagonal()})
+    model: Any = register(nn.LSTM(3, 4), {"weight_hh_l0": ZeroDiagonal(blocks=4), "weight_ih_l0": Diagonal(blocks=1)})
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model.reset_parameters()
     assert not any(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))

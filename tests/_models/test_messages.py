@@ -162,6 +162,10 @@ def own(**members: Any) -> Callable[[], nn.Linear]:
     return call
 
 
+def rectangular(**members: Any) -> Callable[[], nn.Module]:
+    return lambda: register(nn.Linear(3, 4), {"weight": type("Mine", (Own,), members)()})
+
+
 def model_with(step: nn.Module) -> Any:
     return register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": step})
 
@@ -183,6 +187,7 @@ register_: Any = register  # without types
 remask_: Any = remask
 sparse_: Any = MaskedSparse
 zero_: Any = ZeroDiagonal
+bake_: Any = bake
 rigl_: Any = masks.rigl
 ofscipy: Any = importlib.import_module("scipy.sparse")
 RANDOM = masks.random(density=0.5)
@@ -266,6 +271,31 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: plain_state_dict(model_with(NegExpDiagonal()), model_with(ZeroDiagonal()).state_dict()),
         "plain_state_dict needs a checkpoint of NegExpDiagonal .* Got one of ZeroDiagonal",
     ),
+    "a class by its name": (
+        lambda: register(nn.Sequential(nn.Linear(4, 4)), {"nn.Linear": Diagonal()}),
+        "Pass the class itself, such as nn.Linear, for every layer",
+    ),
+    "a class of containers": (
+        lambda: register(nn.Sequential(nn.Linear(4, 4)), {nn.Sequential: Diagonal()}),
+        "Got none in modules of this class. Pass the class of layers that have one themselves",
+    ),
+    "a diagonal instead of the weight": (
+        lambda: setattr(model_with(Diagonal())[0], "weight", torch.ones(4)),
+        r"Diagonal needs a weight of shape \(4, 4\). Got \(4,\)",
+    ),
+    "a pretrained checkpoint after registering": (
+        lambda: masked().load_state_dict({"0.weight": torch.ones(4, 4), "0.bias": torch.ones(4)}),
+        "To choose the mask from this checkpoint, load it into the plain model, and register then",
+    ),
+    "two patterns": (lambda: bake_(masked(), "0.weight", "1.weight"), r"Write bake\(model, patterns=None"),
+    "own: project gives nothing": (own(project=lambda _, weight: None), "Got NoneType. Is a return missing"),  # noqa: ARG005
+    "own: project transposes": (rectangular(project=lambda _, w: w.mT), r"project\(weight\) has to keep the shape"),
+    "own: adopt without the base": (own(adopt=lambda _, weight: None), r"to call super\(\).adopt\(weight\)"),  # noqa: ARG005
+    "own: right_inverse": (own(right_inverse=lambda _, w: w.clone()), "Define project, excess and invert instead"),
+    "own: a convolution": (
+        lambda: register(nn.Conv2d(3, 4, 3), {"weight": Own()}),
+        "Register it on a matrix.* or set dims in Own; None takes any number",
+    ),
     "own: no super().__init__()": (own(__init__=no_super), r"Mine needs super\(\).__init__\(\), called first"),
     "own: an excess that is no tensor": (own(excess=lambda _, weight: False), "an excess for each entry.* Got bool"),  # noqa: ARG005
     "own: an excess for all entries": (own(excess=lambda _, weight: weight.sum()), r"Got torch.float32 of shape \(\)"),
@@ -280,6 +310,15 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 def test_the_error_of_a_typical_mistake_names_the_remedy(call: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError), match=f"(?s){message}"):
         call()
+
+
+def test_rules_that_look_at_the_wrong_values_warn() -> None:
+    layer = nn.Linear(4, 4)
+    with pytest.warns(UserWarning, match="none is zero. Load the pruned checkpoint first"):
+        register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.nonzero())})
+    nn.init.zeros_(layer.weight)
+    with pytest.warns(UserWarning, match=r"magnitude\(0.5\) has nothing to compare: all entries are zero"):
+        register(layer, {"weight": MaskedSparse(masks.magnitude(density=0.5))})
 
 
 def test_a_rule_that_keeps_nothing_warns() -> None:
@@ -353,9 +392,11 @@ def test_an_unknown_option_beside_the_density_is_not_called_a_missing_density(ru
         rule(density=0.1, seed=0)
 
 
-def test_a_matrix_constraint_on_convolutions_names_the_mask() -> None:
-    with pytest.raises(ValueError, match=r"needs weights with 2 dimensions for Conv2d.*Take MaskedSparse\."):
-        register(nn.Sequential(nn.Conv2d(3, 3, 3)), {nn.Conv2d: ZeroDiagonal()})
+def test_a_matrix_constraint_on_a_stack_names_the_mask_and_the_axes() -> None:
+    with pytest.raises(
+        ValueError, match=r"needs weights with 2 dimensions for Bilinear.*Take MaskedSparse, or pass axes\."
+    ):
+        register(nn.Sequential(nn.Bilinear(3, 3, 3)), {nn.Bilinear: ZeroDiagonal()})
 
 
 def test_tune_without_inputs_asks_for_them() -> None:
@@ -376,7 +417,7 @@ def test_a_registered_object_is_not_checked() -> None:
 
 
 def test_a_pattern_that_meets_a_vector_lists_the_matrices() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Bilinear(4, 4, 4), nn.Linear(4, 4))
     with pytest.raises(ValueError, match=r"Got '1.weight' of shape \(4,\). Narrow .* matches: '0.weight', '3.weight'"):
         register(model, {"*.weight": ZeroDiagonal()})
     assert not summary(model).rows

@@ -44,7 +44,7 @@ def ids() -> Tensor:
 
 
 def recurrent(kind: type[nn.RNNBase]) -> Life:
-    rules = {"weight_hh_l*": MaskedSparse(masks.banded(1, 1)), "weight_ih_l0": ZeroDiagonal()}
+    rules = {"weight_hh_l*": MaskedSparse(masks.banded(1, 1)), "weight_ih_l0": ZeroDiagonal(blocks=1)}
     return Life(lambda: kind(8, 8, num_layers=2, batch_first=True), rules, lambda model: model(sequence())[0])  # type: ignore[arg-type, call-arg]
 
 
@@ -117,7 +117,7 @@ LIVES = {
     ),
     "MultiheadAttention": Life(
         lambda: nn.MultiheadAttention(8, 2, batch_first=True),
-        {"in_proj_weight": ZeroDiagonal(), "out_proj.weight": MaskedSparse(masks.n_of_m(2, 4))},
+        {"in_proj_weight": ZeroDiagonal(blocks=3), "out_proj.weight": MaskedSparse(masks.n_of_m(2, 4))},
         lambda model: model(sequence(), sequence(), sequence(), need_weights=False)[0],
     ),
     "MultiheadAttention-kdim": Life(

@@ -75,7 +75,8 @@ def run_sequence(plan: Plan, drawn: list[tuple[Operation, int]], tally: Tally) -
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         warnings.filterwarnings("ignore", message="Complex modules are a new feature")
-        warnings.filterwarnings("ignore", message=".* keeps none of")
+        warnings.filterwarnings("ignore", message=".* (keeps none of|has nothing to compare)")
+        warnings.filterwarnings("ignore", message=".* reaches the first of the")
         session = Session.of(plan)
         try:
             for operation, seed in drawn:
