@@ -1428,8 +1428,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
-            "'weight'. Got (4,). The gradient of what is stored tells nothing about other entries: see "
-            "dense_gradients."
+            "'weight'. Got (4,). Take it from dense_gradients; the gradient of the stored entries is not enough, "
+            "and per_block has no gradients of blocks."
         ),
     ),
     "masks.rigl: not finite": (
@@ -1459,6 +1459,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.gradual(0.5, 0.1, steps=0.5)",
         TypeError,
         "gradual needs whole numbers. Got float. Pass one int for each argument.",
+    ),
+    "masks.per_block: a rule that is not called": (
+        "masks.per_block(masks.random, 4)",
+        TypeError,
+        "per_block needs a mask rule. Got function. Pass e.g. (masks.random(density=0.1), 4).",
     ),
     "masks.erdos_renyi: a rule": (
         "masks.erdos_renyi(density=0.1, rule=0.2)",
@@ -1650,9 +1655,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.sparse, {"weight": masks.rigl(0.3, {"weight": None})}, optimizer=None)',
         ValueError,
         (
-            "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) "
-            "for 'weight'. Got None. The gradient of what is stored tells nothing about other "
-            "entries: see dense_gradients."
+            "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
+            "'weight'. Got None. Take it from dense_gradients; the gradient of the stored entries is not enough, "
+            "and per_block has no gradients of blocks."
         ),
     ),
 }

@@ -5,7 +5,7 @@ Each function here returns a `MaskRule`, except the two schedules. Any other cal
 
 - By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `autoregressive`
 - By the weight's values: `magnitude`, `n_of_m`, `nonzero`; by chance: `random`
-- By several weights at once: `erdos_renyi`, `global_magnitude`
+- By several weights at once: `erdos_renyi`, `global_magnitude`; for blocks of rows, such as gates: `per_block`
 - By the existing mask, for `remask`: `evolutionary` (SET), `rigl`
 - Schedules of a density or a fraction: `gradual`, `cosine`
 """
@@ -13,6 +13,7 @@ Each function here returns a `MaskRule`, except the two schedules. Any other cal
 from parametrizations.masks.chance import random
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.moving import evolutionary, rigl
+from parametrizations.masks.per_block import per_block
 from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.schedules import cosine, gradual
 from parametrizations.masks.structure import autoregressive, banded, block_diagonal, from_edges, lower_triangular
@@ -35,6 +36,7 @@ __all__ = [
     "magnitude",
     "n_of_m",
     "nonzero",
+    "per_block",
     "random",
     "rigl",
 ]

@@ -143,8 +143,8 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
     if shape != kept.shape:
         raise ValueError(
             f"{name} needs a dense gradient of shape {tuple(kept.shape)} for {kept.name!r}. "
-            f"Got {shape if shape is None else tuple(shape)}. The gradient of what is stored tells nothing about other "
-            "entries: see dense_gradients."
+            f"Got {shape if shape is None else tuple(shape)}. Take it from dense_gradients; the gradient of the stored "
+            "entries is not enough, and per_block has no gradients of blocks."
         )
     return gradient
 
