@@ -250,9 +250,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.tied, {"0.weight": Diagonal()})',
         ValueError,
         (
-            "register needs an untied parameter. Got one tensor for '0.weight', '1.weight'. Untie them first, "
-            "with layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers, or constrain "
-            "another parameter."
+            "register needs all owners of a tied parameter. Got '0.weight' without '1.weight'. Give both the "
+            "same constraint, or exclude it: {'0.weight': None}. To untie them, write layer.weight = "
+            "nn.Parameter(layer.weight.detach().clone()) for one of the layers."
         ),
     ),
     "register: a lazy layer": (

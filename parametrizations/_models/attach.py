@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import ATTACHED, ORDER, REFERS, Slot, plain_order
+from parametrizations._models.constrained import ATTACHED, HOLDERS, ORDER, REFERS, Slot, plain_order
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.layer import constrained_class
 from parametrizations._models.matching import naming
@@ -93,9 +93,9 @@ def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
     else:
         state.collect(changes)
         trained = _collect_further(changes, slot, built, old)
-    lists = changes.draft(children(changes.draft(children(slot.module))["parametrizations"]))
-    kind = constrained_class(slot.module, lists, fused=True)
-    changes.attribute(slot.module, "__class__", kind)
+    for module, _ in slot.holders:
+        lists = changes.draft(children(changes.draft(children(module))["parametrizations"]))
+        changes.attribute(module, "__class__", constrained_class(module, lists, fused=True))
     own = {id(tensor) for tensor in old}  # the parameters of other modules keep their place in the optimizer
     trained = {name: one for name, one in trained.items() if id(one) in own or id(one) not in call.contents}
     renew(changes, call.optimizer, old, trained)
@@ -122,7 +122,7 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
                     f"{type(new).__name__} needs the right_inverse of Parametrization, which checks weights. Got its "
                     "own. Define project, excess and invert instead."
                 )
-            twin = Slot(slot.names, slot.module, slot.tensor_name, chain)
+            twin = replace(slot, parametrizations=chain)
     assert twin is not None
     known: list[int] = getattr(twin.chain, ATTACHED, [])
     setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
@@ -133,19 +133,20 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
         state.collect(call.changes)
         set_owner(final, twin.chain)
         children(twin.chain)[index] = final
-    return Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
+    return replace(twin)  # its steps have changed
 
 
 def _require_padding(slot: Slot, weight: Tensor) -> None:
     """Refuse a constraint that changes the padding row of an embedding: it has no gradient, and is zero."""
-    module = slot.module
-    if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or module.padding_idx is None or weight.is_meta:
-        return
-    if not bool(weight[module.padding_idx].any()) and bool(slot.materialised()[module.padding_idx].any()):
-        raise ValueError(
-            f"register needs constraints that keep the padding row of {slot.name!r} at zero. Got {slot.kinds}, which "
-            f"changes row {module.padding_idx}. Set padding_idx=None, or choose a constraint with zeros in that row."
-        )
+    for module, _ in slot.holders:
+        padding = module.padding_idx if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
+        if padding is None or weight.is_meta or bool(weight[padding].any()):
+            continue
+        if bool(slot.materialised()[padding].any()):
+            raise ValueError(
+                f"register needs constraints that keep the padding row of {slot.name!r} at zero. Got {slot.kinds}, "
+                f"which changes row {padding}. Set padding_idx=None, or choose a constraint with zeros in that row."
+            )
 
 
 def _final(call: Call, step: nn.Module) -> tuple[nn.Module, bool]:
@@ -171,7 +172,7 @@ def _further(slot: Slot, twin: Slot, step: nn.Module, weight: Tensor) -> Paramet
     """The chain with one more step."""
     host = _Host(slot.tensor_name, twin.chain, training=slot.module.training)
     register_parametrization(host, slot.tensor_name, step)
-    built = Slot(slot.names, slot.module, slot.tensor_name, twin.chain)
+    built = replace(slot, parametrizations=twin.chain)
     try:  # PyTorch does not invert the earlier steps
         for name, stored in built.inverted(weight.clone(), project=True).items():
             replace_data(built.stored[name], stored.to(built.stored[name].device))
@@ -191,15 +192,16 @@ def _described(slot: Slot, step: nn.Module, twin: Slot | None) -> str:
 
 def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
     """Collect the change of a plain parameter to a constrained one, and return the parameters of the chain."""
-    module = built.module
-    own = changes.draft(children(module))
-    if "parametrizations" not in own:
-        own["parametrizations"] = nn.ModuleDict()
-        setattr(own["parametrizations"], ORDER, [*parameters(module), *buffers(module)])
-    elif chains(module):
-        changes.attribute(own["parametrizations"], ORDER, plain_order(module))
-    changes.draft(children(own["parametrizations"]))[built.tensor_name] = built.chain
-    changes.draft(parameters(module)).pop(built.tensor_name)
+    setattr(built.chain, HOLDERS, len(built.holders))
+    for module, name in built.holders:
+        own = changes.draft(children(module))
+        if "parametrizations" not in own:
+            own["parametrizations"] = nn.ModuleDict()
+            setattr(own["parametrizations"], ORDER, [*parameters(module), *buffers(module)])
+        elif chains(module):
+            changes.attribute(own["parametrizations"], ORDER, plain_order(module))
+        changes.draft(children(own["parametrizations"]))[name] = built.chain
+        changes.draft(parameters(module)).pop(name)
     if built.chain.is_tensor:
         parameters(built.chain)["original"] = old[0]  # type: ignore[assignment]
     return built.trained

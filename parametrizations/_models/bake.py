@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from parametrizations._checks import by_signature
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import (
+    HOLDERS,
     Slot,
     identity,
     plain_order,
@@ -104,11 +105,12 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> 
     tied, kept = tied_names(every), _kept(every, names)
     for slot in [slot for slot in every if slot.name in names]:
         tensor = _plain_tensor(changes, slot, tied, replaced)
-        _restore(changes, slot, tensor)
+        for module, name in slot.holders:
+            _restore(changes, module, name, tensor)
         gone: list[Tensor] = []
         shared: list[Tensor] = []  # other layers use them
         for old in [old for old in slot.trained.values() if id(old) not in kept]:
-            (shared if identity(old) in tied else gone).append(replaced.get(id(old), old))
+            (shared if _is_shared(slot, old, tied) else gone).append(replaced.get(id(old), old))
         renew(changes, optimizer, gone, {slot.name: tensor}, shared)
     return changes
 
@@ -133,7 +135,7 @@ def _copy(model: Model) -> Model:
 
 def _require_bakeable(chosen: Iterable[Slot]) -> None:
     for slot in chosen:
-        if any(map(is_sharded, slot.stored.values())) or not can_share(slot.module):
+        if any(map(is_sharded, slot.stored.values())) or not all(can_share(module) for module, _ in slot.holders):
             raise ValueError(
                 f"bake needs an unsharded model. Got {type(slot.module).__name__} with {slot.name!r}. "
                 f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
@@ -149,7 +151,7 @@ def _plain_tensor(
     It is new if the chain stores several tensors, another dtype, or a tensor of other layers, too.
     """
     weight, first = slot.materialised(), slot.first_stored
-    if len(slot.stored) == 1 and first.dtype == weight.dtype and identity(first) not in tied:
+    if len(slot.stored) == 1 and first.dtype == weight.dtype and not _is_shared(slot, first, tied):
         kept = replaced.get(id(first), first)
         changes.data(kept, weight)
         return kept
@@ -157,9 +159,13 @@ def _plain_tensor(
     return nn.Parameter(weight, trained) if isinstance(first, nn.Parameter) else weight
 
 
-def _restore(changes: Changes, slot: Slot, tensor: Tensor) -> None:
+def _is_shared(slot: Slot, tensor: Tensor, tied: Mapping[object, object]) -> bool:
+    """Whether layers outside the model use a tensor, too."""
+    return identity(tensor) in tied or getattr(slot.chain, HOLDERS, 1) > len(slot.holders)
+
+
+def _restore(changes: Changes, module: nn.Module, name: str, tensor: Tensor) -> None:
     """Give a module the plain tensor at its original place, and the class without its parametrizations."""
-    module, name = slot.module, slot.tensor_name
     lists = changes.draft(children(module.get_submodule("parametrizations")))
     del lists[name]
     kind = constrained_class(module, lists, fused=has_fused_forward(module)) if lists else plain_class(module)

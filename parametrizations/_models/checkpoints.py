@@ -85,12 +85,13 @@ def _plain(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
     ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if slot.is_ours}
     require_room(ours.values(), "plain_state_dict")
     states = _states(ours.keys(), entries)
+    weights: dict[nn.Module, Tensor] = {}  # tied ones stay tied
     plain: dict[str, Any] = OrderedDict()
     for key in entries:
         prefixes = _prefixes(key)
         for prefix in prefixes:
             if prefix in modules:
-                plain |= _plain_entries(modules.pop(prefix), prefix, entries, states)
+                plain |= _plain_entries(modules.pop(prefix), prefix, entries, states, weights)
             if prefix in ours:
                 plain |= _foreign_entries(ours.pop(prefix), states[prefix])
         if states.keys().isdisjoint(prefixes):
@@ -235,7 +236,11 @@ def _states(ours: Iterable[str], entries: Mapping[str, Any]) -> dict[str, dict[s
 
 
 def _plain_entries(
-    own: Mapping[str, Slot], prefix: str, entries: Mapping[str, Any], states: Mapping[str, dict[str, Any]]
+    own: Mapping[str, Slot],
+    prefix: str,
+    entries: Mapping[str, Any],
+    states: Mapping[str, dict[str, Any]],
+    weights: dict[nn.Module, Tensor],
 ) -> dict[str, Any]:
     """The entries of the tensors of one module, in the plain order."""
     found: dict[str, Any] = {}
@@ -244,7 +249,9 @@ def _plain_entries(
         if slot is None:
             found |= {key: entries[key]} if key in entries else {}
         elif not slot.foreign and (state := states[f"{slot.prefix}."]):
-            found[key] = _weight(slot, state)
+            if slot.chain not in weights:
+                weights[slot.chain] = _weight(slot, state)
+            found[key] = weights[slot.chain]
     return found
 
 

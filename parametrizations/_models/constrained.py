@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,7 @@ from parametrizations.parametrization import Parametrization
 
 __all__ = [
     "ATTACHED",
+    "HOLDERS",
     "ORDER",
     "REFERS",
     "Slot",
@@ -39,6 +40,9 @@ ATTACHED = "attached_by_register"
 REFERS = "refers_to_the_model"
 """Attribute of a `ParametrizationList`: whether a parametrization refers to other modules or tensors of the model."""
 
+HOLDERS = "holders"
+"""Attribute of a `ParametrizationList`: how many modules share it."""
+
 ORDER = "plain_order"
 """Attribute of ``module.parametrizations``: the names of the module's tensors in their original order."""
 
@@ -50,16 +54,24 @@ class Slot:
     A slot describes the model at one moment. Calls create slots and discard them.
 
     Args:
-        names: Its full names in the plain model. A shared module has several.
+        names: Its full names in the plain model. A shared module and a tied tensor have several.
         module: Its module.
         tensor_name: Its name in the module.
         parametrizations: PyTorch's list of its parametrizations, or None.
+        others: The further modules of a tied tensor, each with the name of the tensor in it. A tied tensor is
+            constrained once, and its modules share the list of parametrizations.
     """
 
     names: list[str]
     module: nn.Module
     tensor_name: str
     parametrizations: ParametrizationList | None
+    others: list[tuple[nn.Module, str]] = field(default_factory=list)
+
+    @property
+    def holders(self) -> list[tuple[nn.Module, str]]:
+        """Every module with the tensor, and the name of the tensor in it."""
+        return [(self.module, self.tensor_name), *self.others]
 
     @property
     def name(self) -> str:
@@ -170,14 +182,14 @@ class Slot:
 
     def copied(self) -> Slot:
         """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""
-        return Slot(self.names, self.module, self.tensor_name, copied(self.chain))
+        return replace(self, parametrizations=copied(self.chain))
 
     def loaded(self, state: Mapping[str, Tensor]) -> Slot:
         """A copy with the values of a state dict. Tensors that a forward pass may write into are copied."""
         twin = self.copied()
         own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
         twin.chain.load_state_dict(own, assign=True)
-        return Slot(self.names, self.module, self.tensor_name, twin.chain)
+        return twin
 
     def materialised(self, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """The dense weight, contiguous and without a graph.
@@ -201,15 +213,18 @@ class Slot:
 
 def slots(model: nn.Module) -> list[Slot]:
     """Every parameter and every constrained tensor of a model, each one once."""
-    found: dict[tuple[nn.Module, str], Slot] = {}
+    found: dict[object, Slot] = {}
     for prefix, module, lists in _plain_modules(model):
         names = [name for name, parameter in parameters(module).items() if parameter is not None]
         for tensor_name in (*names, *lists):
-            name, key = full_name(prefix, tensor_name), (module, tensor_name)
-            if key in found:
-                found[key].names.append(name)
-            else:
+            name, holder = full_name(prefix, tensor_name), (module, tensor_name)
+            key = lists.get(tensor_name, holder)
+            if key not in found:
                 found[key] = Slot([name], module, tensor_name, lists.get(tensor_name))
+                continue
+            found[key].names.append(name)
+            if holder not in found[key].holders:
+                found[key].others.append(holder)
     return list(found.values())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from parametrizations._models.constrained import Slot
-from parametrizations._models.layer import has_fused_forward
+from parametrizations._models.layer import fused_holders
 from parametrizations._models.matching import Key, constrained_by
 from parametrizations._models.sizes import require_present
 from parametrizations._products.operands import has_rows, rows_of
@@ -134,9 +134,9 @@ class _Watch:
         self.gradient = DenseGradient(slot)
         self._stack, self._is_materialised = stack, False
         stack.enter_context(slot.chain.register_forward_hook(self._see_weight))
-        if has_fused_forward(slot.module) and slot.tensor_name == "weight":
-            stack.enter_context(slot.module.register_forward_pre_hook(self._see_start))
-            stack.enter_context(slot.module.register_forward_hook(self._see_output, prepend=True, with_kwargs=True))
+        for module in fused_holders(slot):
+            stack.enter_context(module.register_forward_pre_hook(self._see_start))
+            stack.enter_context(module.register_forward_hook(self._see_output, prepend=True, with_kwargs=True))
         forget()
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Watch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -19,13 +20,15 @@ from parametrizations._torch.shared_class import can_share
 
 __all__ = ["require_eligible", "require_unpruned"]
 
+UNTIE = "To untie them, write layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers."
+
 DEPTH = 2
 """Levels of containers in an attribute that are searched."""
 
 
 def require_eligible(
     model: nn.Module, plan: Sequence[tuple[Slot, Sequence[nn.Module]]], tied: Mapping[object, Sequence[str]]
-) -> None:
+) -> list[tuple[Slot, Sequence[nn.Module]]]:
     """Refuse parameters that cannot be constrained, or that their module could not use.
 
     Args:
@@ -33,18 +36,22 @@ def require_eligible(
         plan: The tensors, and the parametrizations to attach to each.
         tied: The names of the owners of each tied tensor.
 
+    Returns:
+        The plan, with one slot for all owners of a tied parameter.
+
     Raises:
         ValueError: The message names the parameter, the reason and a remedy.
     """
-    slots = [slot for slot, _ in plan]
+    slots, together = [slot for slot, _ in plan], _tied_together(plan, tied)
     require_present(slots, "register", model)
     for slot, steps in plan:
-        _require_untied_and_initialised(slot, tied)
+        _require_initialised(slot)
         _require_plain_class(slot)
         _require_computed_tensors_work(slot)
         _require_no_cycle(slot, steps)
     new = [part for _, steps in plan for step in steps for part in step.named_modules(prefix=type(step).__name__)]
     _require_held_once([*model.named_modules(), *new], slots)
+    return together
 
 
 def require_unpruned(model: nn.Module, pattern: str) -> None:
@@ -61,15 +68,35 @@ def require_unpruned(model: nn.Module, pattern: str) -> None:
             )
 
 
-def _require_untied_and_initialised(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
-    for tensor in slot.stored.values():
-        owners = tied.get(identity(tensor))
-        if owners is not None:
+def _tied_together(
+    plan: Sequence[tuple[Slot, Sequence[nn.Module]]], tied: Mapping[object, Sequence[str]]
+) -> list[tuple[Slot, Sequence[nn.Module]]]:
+    """The plan, with one slot for all owners of a tied parameter."""
+    found: dict[object, tuple[Slot, Sequence[nn.Module]]] = {}
+    for slot, steps in plan:
+        key = next((key for key in map(identity, slot.stored.values()) if key in tied), slot)
+        first, own = found.setdefault(key, (slot, steps))
+        if first is slot:
+            continue
+        same = slot.parametrizations is None and slot.first_stored is first.first_stored
+        if not same or [*map(id, own)] != [*map(id, steps)]:
             raise ValueError(
-                f"register needs an untied parameter. Got one tensor for {', '.join(map(repr, owners))}. Untie them "
-                "first, with layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers, or "
-                "constrain another parameter."
+                f"register needs one parameter and one constraint for what is tied. Got two for {first.name!r} and "
+                f"{slot.name!r}. Pass one object under both keys, or under one pattern. {UNTIE}"
             )
+        found[key] = replace(first, names=[*first.names, *slot.names], others=[*first.others, *slot.holders]), own
+    for key, (slot, _) in found.items():
+        missing = [name for name in tied.get(key, ()) if name not in slot.names]
+        if missing:
+            raise ValueError(
+                f"register needs all owners of a tied parameter. Got {slot.name!r} without {missing[0]!r}. Give both "
+                f"the same constraint, or exclude it: {{{slot.name!r}: None}}. {UNTIE}"
+            )
+    return list(found.values())
+
+
+def _require_initialised(slot: Slot) -> None:
+    for tensor in slot.stored.values():
         if is_lazy(tensor) or is_sharded(tensor):
             raise ValueError(
                 f"register needs an initialised, unsharded tensor at {slot.name!r}. "
@@ -145,11 +172,12 @@ def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[S
         ValueError: If there is such a parameter. The message names the attribute.
     """
     wanted = {id(slot.first_stored): slot for slot in slots if slot.parametrizations is None}
+    owners = {(id(slot.module), slot.tensor_name) for slot in slots}
     for prefix, module in parts:
         for name, value in (*parameters(module).items(), *buffers(module).items(), *own_attributes(module).items()):
             for tensor in _tensors(value, DEPTH):
                 slot = wanted.get(id(tensor))
-                if slot is not None and not (module is slot.module and value is tensor and name == slot.tensor_name):
+                if slot is not None and not (value is tensor and (id(module), name) in owners):
                     raise ValueError(
                         f"register needs a parameter that only its owner holds, for {slot.name!r}. Got one that "
                         f"{full_name(prefix, name)!r} of {type(module).__name__} refers to, too. Read the parameter "

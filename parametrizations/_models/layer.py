@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parametrizations._models.checkpoints import note_kinds, take_plain
+from parametrizations._models.constrained import Slot
 from parametrizations._models.initialize import initialize
 from parametrizations._torch.chains import chains
 from parametrizations._torch.loops import forget, once
@@ -27,10 +28,10 @@ from parametrizations._torch.private import (
     parameters,
     single_step,
 )
-from parametrizations._torch.shared_class import plain_class, shared_class
+from parametrizations._torch.shared_class import plain_class, shared_class, weight_of
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["become_constrained", "constrained_class", "entries_of", "has_fused_forward"]
+__all__ = ["become_constrained", "constrained_class", "entries_of", "fused_holders", "has_fused_forward"]
 
 BUILT = ("dense", "replaced-diagonal")
 """Products that copy the weight or much of it. Inside `parametrize.cached` the dense weight is memoised instead."""
@@ -60,6 +61,11 @@ def become_constrained(module: nn.Module, *, fused: bool) -> None:
 def has_fused_forward(module: nn.Module) -> bool:
     """Whether the module takes the product of its constraint."""
     return type(module).forward is _fused_forward
+
+
+def fused_holders(slot: Slot) -> list[nn.Module]:
+    """The modules with a tensor that take the product of its constraint."""
+    return [module for module, name in slot.holders if name == "weight" and has_fused_forward(module)]
 
 
 def _fused_members(base: type[nn.Module]) -> dict[str, object]:
@@ -151,9 +157,7 @@ def _stored_in(chain: nn.Module) -> Tensor:
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:
     """The operand of the product in a loop: the entries, or the dense weight, since one copy serves all steps."""
     x = _operand(owner)
-    if x is None:
-        return None, owner()
-    return (None, first(x)) if _is_built(first, x) else (x, None)
+    return (None, weight_of(owner)) if x is None or _is_built(first, x) else (x, None)
 
 
 def _is_built(first: Parametrization, x: Tensor) -> bool:

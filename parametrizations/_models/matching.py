@@ -40,7 +40,7 @@ def matches(key: Key, slots: Iterable[Slot]) -> list[Slot]:
     """
     every = list(slots)
     if isinstance(key, type):
-        weights = [slot for slot in every if isinstance(slot.module, key) and slot.tensor_name == "weight"]
+        weights = [slot for slot in every if any(isinstance(one, key) and n == "weight" for one, n in slot.holders)]
         return [slot for slot in weights if has_dims(slot, None)]
     exact = [slot for slot in every if key in slot.names]
     # An exact name may contain wildcards, too.

@@ -42,6 +42,9 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
+    A tied parameter, such as the weight of an embedding and of the head of a language model, is constrained once, if
+    one constraint matches all of its owners. The owners share PyTorch's list of parametrizations.
+
     Each match gets its own copy of the parametrization. Copies share mask rules and the generators in them, and a rule
     such as `masks.erdos_renyi` sees all of its weights together. A third-party parametrization for a single tensor is
     attached itself. Copies refer to the same modules and tensors of the model as the original.
@@ -70,11 +73,11 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a key matches nothing, or two of the same kind match one parameter; if a parameter is tied (it
-            has two owners), also held by another attribute of a module, pruned, sharded over processes, offloaded, or
-            not initialised yet; if its module cannot use a computed tensor; if the parametrization refuses the weight;
-            if a tensor would have two constraints of the same class, or constraints that undo one another; or if the
-            optimizer has none of the parameters.
+        ValueError: If a key matches nothing, or two of the same kind match one parameter; if only some owners of a tied
+            parameter match, or with different constraints; if a parameter is also held by another attribute of a
+            module, pruned, sharded over processes, offloaded, or not initialised yet; if its module cannot use a
+            computed tensor; if the parametrization refuses the weight; if a tensor would have two constraints of the
+            same class, or constraints that undo one another; or if the optimizer has none of the parameters.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -121,12 +124,12 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
         "Narrow one of them, or give a sequence of parametrizations.",
     )
     for slot, steps in plan:
+        _require_different_classes(slot, steps)
+    plan = require_eligible(model, plan, tied_names(every) if plan else {})
+    for slot, steps in plan:
         _warn_of_stacked_weights(slot, steps)
     plan = [(slot, [_fitting(slot, step) for step in steps]) for slot, steps in plan]
-    for slot, steps in plan:
-        _require_different_classes(slot, steps)
     _require_dims(rules, plan)
-    require_eligible(model, plan, tied_names(every) if plan else {})
     return plan
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from parametrizations._models.constrained import Slot, constrained
 from parametrizations._models.fuse import explain
-from parametrizations._models.layer import entries_of
+from parametrizations._models.layer import entries_of, fused_holders
 from parametrizations._models.tables import Table
 from parametrizations.parametrization import Parametrization
 
@@ -81,7 +81,8 @@ def summary(model: nn.Module) -> Summary:
 def _row(slot: Slot) -> Row:
     kinds = [type(step).__name__ + ("" if isinstance(step, Parametrization) else " (foreign)") for step in slot.steps]
     stored = sum(tensor.numel() for tensor in slot.stored.values())
-    product = explain(slot.module).product if slot.tensor_name == "weight" else "dense"
+    fused = fused_holders(slot)
+    product = explain(fused[0]).product if fused else "dense"
     return Row(slot.name, ", then ".join(kinds), tuple(slot.shape), stored, slot.shape.numel(), _holds(slot), product)
 
 

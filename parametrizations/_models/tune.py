@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from parametrizations._models.constrained import constrained
 from parametrizations._models.fuse import explain
-from parametrizations._models.layer import has_fused_forward
+from parametrizations._models.layer import fused_holders
 from parametrizations._models.sizes import require_present
 from parametrizations._models.tables import Table
 from parametrizations._products.operands import AUTOCAST
@@ -89,9 +89,9 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"tune needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    weights = [slot for slot in constrained(model) if slot.tensor_name == "weight"]
+    weights = [slot for slot in constrained(model) if fused_holders(slot)]
     require_present(weights, "tune", model)
-    layers = {slot.name: slot.module for slot in weights if has_fused_forward(slot.module)}
+    layers = {slot.name: fused_holders(slot)[0] for slot in weights}
     with torch.random.fork_rng({tensor.device for tensor in model.parameters() if tensor.is_cuda}), uncompiled():
         calls = _calls(model, layers, inputs, named)
         timed = {name: _timed(layer, calls[name]) if name in calls else ({}, {}) for name, layer in layers.items()}

@@ -35,7 +35,7 @@ from parametrizations._torch.loops import forget, once
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
 from parametrizations._torch.sharding import is_sharded
 
-__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class"]
+__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class", "weight_of"]
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
 """Returns further members of the shared class for a layer's class."""
@@ -116,9 +116,13 @@ def _get(module: nn.Module, name: str) -> Any:
     lists: Any = children(module).get("parametrizations")
     if lists is None or name not in children(lists):
         return _get_plain(module, name)
-    chain = lists[name]
+    return weight_of(lists[name])
+
+
+def weight_of(chain: Any) -> Any:
+    """The tensor that a `ParametrizationList` computes, memoised inside `cached()`; or the proxy of a tracer."""
     if answered_from_cache() is None:
-        return _computed(chain)  # a tensor, or the proxy of a tracer
+        return _computed(chain)
     # PyTorch's own key is the id of the registered module. With this key a deep copy would get the weight of the
     # original. A new module could get the weight of a deleted one. A compiler would compile again for each id.
     return once((chain, _get), tuple(_stored(chain)), lambda: _computed(chain))
