@@ -74,7 +74,7 @@ def with_values(
         for slot in matches(key, slots) or no_match(key):
             rank = _rank(key, slot)
             known, other = chosen.get(slot, (rank + 1, key))
-            if known == rank:
+            if known == rank and rules[other] != rules[key]:
                 raise ValueError(
                     f"{caller} needs one rule for each tensor. Got two for {slot.name!r}: {shown(other)} and "
                     f"{shown(key)}. {advice}"

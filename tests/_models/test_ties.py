@@ -226,3 +226,8 @@ def test_one_object_under_two_keys_is_one_constraint() -> None:
     model = register(Language(), {nn.Linear: step, nn.Embedding: step, "hidden.*": None})
     require_tied(model)
     assert not register(Language(), {nn.Linear: ZeroDiagonal(), "head.weight": None}).hidden.weight.diagonal().any()
+    rule = masks.random(density=0.5)
+    model = tied(CONSTRAINTS["MaskedSparse"])
+    remask(model, {"embedding.weight": rule, "head.weight": rule}, optimizer=None)
+    with pytest.raises(ValueError, match=r"Got two for 'embedding.weight'"):
+        remask(model, {"embedding.weight": rule, "head.weight": masks.random(density=0.5)}, optimizer=None)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parametrizations import MaskedSparse, bake, masks, register, summary
+from parametrizations import MaskedSparse, bake, masks, plain_state_dict, register, summary
 
 pytestmark = pytest.mark.slow
 
@@ -206,3 +206,55 @@ def test_experts_run_in_every_implementation(implementation: str) -> None:
         torch.testing.assert_close(each(**tokens()).logits, expected, rtol=1e-5, atol=1e-6)
     model(**tokens()).loss.backward()
     assert all(parameter.grad.any() for name, parameter in model.named_parameters() if "experts" in name)
+
+
+def t5() -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return T5ForConditionalGeneration(T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+
+
+def owners(model: Any) -> list[str]:
+    """The names of the tied weight."""
+    shared = model.get_input_embeddings().weight
+    return [name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is shared]
+
+
+@pytest.mark.parametrize("make", [bert, gpt2, t5])
+def test_tied_weights_stay_tied(make: Callable[[], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, tokens = make().eval(), torch.arange(10).view(2, 5)
+    named = {"input_ids": tokens} | ({"decoder_input_ids": tokens} if make is t5 else {})
+    names = owners(model)
+    assert len(names) > 1
+
+    def logits(model: Any) -> Tensor:
+        output: Tensor = model(**named).logits
+        return output
+
+    def registered(model: Any) -> Any:
+        step = MaskedSparse(masks.magnitude(density=0.5))
+        return register(model, dict.fromkeys(names, step))
+
+    def chains(model: Any) -> set[nn.Module]:
+        holders = [model.get_submodule(name.rpartition(".")[0]) for name in names]
+        return {holder.parametrizations.weight for holder in holders}
+
+    registered(model)
+    assert len(chains(model)) == 1
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    logits(model).square().sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    expected = logits(model)
+    twin, other = copy.deepcopy(model), registered(make().eval())
+    other.load_state_dict(model.state_dict())
+    for one in (twin, other):
+        assert len(chains(one)) == 1
+        assert torch.equal(logits(one), expected)
+    plain = make().eval()
+    plain.load_state_dict(plain_state_dict(model))
+    baked = bake(model)
+    baked.save_pretrained(tmp_path)
+    for one in (plain, baked, type(baked).from_pretrained(tmp_path).eval()):
+        assert owners(one) == names
+        assert torch.equal(logits(one), expected)
