@@ -81,13 +81,15 @@ class OnDiagonals(Parametrization):
         """A copy of a weight with other main diagonals, of the shape of `diagonals`."""
         if self.has_one_diagonal:
             return with_diagonal(weight, diagonals)
-        axes = self.matrix_axes(weight.shape)
         whole = with_diagonal(self._blocks(weight), diagonals)
+        if self.axes is None:
+            return whole.reshape(weight.shape)
+        axes = self.matrix_axes(weight.shape)
         return whole.reshape(weight.movedim(axes, (-2, -1)).shape).movedim((-2, -1), axes)
 
     def _blocks(self, weight: Tensor) -> Tensor:
         """A view of the blocks: ``(*batch, blocks, rows, columns)``."""
-        matrices = weight.movedim(self.matrix_axes(weight.shape), (-2, -1))
+        matrices = weight if self.axes is None else weight.movedim(self.matrix_axes(weight.shape), (-2, -1))
         *batch, rows, columns = matrices.shape
         return matrices.reshape(*batch, self.block_count, rows // self.block_count, columns)  # a view
 

@@ -63,10 +63,12 @@ class ZeroDiagonal(OnDiagonals):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        if not self.has_one_diagonal:
+        if is_traced() or self.axes is not None:
             return self.with_diagonals(x, torch.zeros_like(self.diagonals(x)))
-        zeros = torch.zeros_like(x.diagonal()) if is_traced() else x.new_zeros(min(x.shape))
-        return with_diagonal(x, zeros)
+        if self.has_one_diagonal:
+            return with_diagonal(x, x.new_zeros(min(x.shape)))
+        blocks = self.block_count
+        return self.with_diagonals(x, x.new_zeros(blocks, min(x.shape[0] // blocks, x.shape[1])))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
