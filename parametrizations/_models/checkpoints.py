@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, constrained, plain_order, slots_of
+from parametrizations._models.constrained import HOLDERS, Slot, constrained, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable, inverted
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
@@ -120,6 +120,7 @@ def take_plain(
     for slot in slots_of(module, prefix):
         found, is_plain = given(slot.chain, state_dict, f"{slot.prefix}."), slot.name in state_dict
         weight = state_dict.pop(slot.name, None)
+        _leave_to_first_holder(slot, found, state_dict)
         try:
             if found or is_plain:
                 require_present([slot], "load_state_dict")
@@ -136,6 +137,14 @@ def take_plain(
             errors.append(f"While loading the {form}{slot.name!r}: {error}{advice} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
+
+
+def _leave_to_first_holder(slot: Slot, found: Mapping[str, Any], state_dict: dict[str, Any]) -> None:
+    """Drop values for a tied tensor that FSDP2 did not shard: it shards the entries under the first name alone."""
+    for key, value in found.items() if getattr(slot.chain, HOLDERS, 1) > 1 else ():
+        own = slot.stored.get(key.removeprefix(f"{slot.prefix}."))
+        if own is not None and is_sharded(own) and isinstance(value, Tensor) and not is_sharded(value):
+            state_dict[key] = own
 
 
 def note_kinds(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:

@@ -37,7 +37,9 @@ BATCH = 8
 
 def plain() -> Any:
     torch.manual_seed(0)
-    linear = [*(nn.Linear(12, 12) for _ in range(4)), nn.Linear(12, 5)]
+    linear: list[Any] = [*(nn.Linear(12, 12) for _ in range(4)), nn.Linear(12, 5)]
+    linear[2] = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12))
+    linear[2][1].weight = linear[2][0].weight
     return nn.Sequential(*linear, nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3)).double()
 
 
@@ -45,7 +47,7 @@ def model() -> Any:
     rules: dict[str, Any] = {
         "0.weight": MaskedSparse(masks.random(density=0.3, generator=torch.Generator().manual_seed(0))),
         "1.weight": Diagonal(),
-        "2.weight": ZeroDiagonal(),
+        "2.*.weight": ZeroDiagonal(),
         "3.weight": [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
         "4.bias": MaskedSparse(torch.arange(5) % 2 == 0),
         "6.weight": MaskedSparse(masks.magnitude(density=0.5)),
@@ -110,7 +112,7 @@ def check_every_rank(layers: Any, kind: str) -> None:
         with pytest.raises(RuntimeError, match=r"MaskedSparse needs its stored tensor in one piece. Got .* sharded"):
             _ = layers[0].weight
         with pytest.raises(RuntimeError, match=r"Assigning 'weight' needs an unsharded stored tensor"):
-            layers[2].weight = torch.zeros(12, 12)
+            layers[2][0].weight = torch.zeros(12, 12)
         layers.unshard()
         for layer in layers:
             layer.unshard()
@@ -119,7 +121,8 @@ def check_every_rank(layers: Any, kind: str) -> None:
     assert torch.equal(layers[4].bias != 0, fresh[4].bias != 0)
     assert torch.equal(layers[6].weight != 0, fresh[6].weight != 0)
     assert bool((layers[1].weight[~torch.eye(12, dtype=torch.bool)] == 0).all())
-    assert bool((layers[2].weight.diagonal() == 0).all())
+    assert all(bool((layer.weight.diagonal() == 0).all()) for layer in layers[2])
+    assert torch.equal(layers[2][0].weight, layers[2][1].weight)
     assert bool((layers[3].weight.diagonal() < 0).all())
     assert not bool(layers[3].weight.triu(1).any())
     assert [row.holds for row in summary(layers).rows] == [True] * 6
