@@ -39,6 +39,8 @@ class OnDiagonals(Parametrization):
         if blocks is not None and integers(name, blocks)[0] < 1:
             raise ValueError(f"{name} needs blocks of at least 1. Got {blocks}. LSTM has 4 gates, GRU 3.")
         self.blocks = blocks
+        if self.block_count > 1:
+            self.needs = self.needs.replace("main diagonal", f"main diagonal of each of {blocks} blocks of rows")
         self._set_axes(as_axes(name, axes))
 
     def _set_axes(self, axes: Axes) -> None:

@@ -153,6 +153,11 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "a number of rows that 3 blocks divide. Got 4",
     ),
+    "an assignment": (
+        lambda: setattr(register(nn.Linear(3, 6), {"weight": ZeroDiagonal(blocks=2)}), "weight", torch.ones(6, 3)),
+        ValueError,
+        "every entry on the main diagonal of each of 2 blocks of rows to be 0. Got .* 6 of 18 entries break this",
+    ),
     "a vector": (
         lambda: register(nn.Linear(3, 4), {"bias": ZeroDiagonal(axes=(0, 1))}),
         ValueError,
