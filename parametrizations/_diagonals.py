@@ -53,6 +53,12 @@ class OnDiagonals(Parametrization):
         """The number of blocks of rows, each with a main diagonal."""
         return self.blocks or 1
 
+    @property
+    @override
+    def structure(self) -> str:
+        axes = "" if self.axes is None else f", axes={self.axes}"
+        return super().structure + (f"(blocks={self.block_count}{axes})" if self.block_count > 1 or axes else "")
+
     @override
     def with_axes(self, axes: Axes) -> Self:
         if axes is None or self.axes is not None or self.shape is not None:

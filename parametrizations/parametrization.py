@@ -142,6 +142,11 @@ class Parametrization(nn.Module):
         """Learn the set from the first weight shown, before it is projected."""
         self.shape = weight.shape
 
+    @property
+    def structure(self) -> str:
+        """The class, and the options that give the same stored tensor another meaning. A checkpoint names it."""
+        return type(self).__name__
+
     def with_axes(self, axes: tuple[int, int] | None) -> Self:  # noqa: ARG002
         """The constraint for a weight with these axes of outputs and inputs: a copy if it depends on them."""
         return self

@@ -333,10 +333,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
 
 @pytest.mark.parametrize(("make", "kind", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_class_without_usable_weights_is_refused(make: Callable[[], nn.Module], kind: Any, message: str) -> None:
-    rule = MaskedSparse(masks.random(density=0.5))
     model = make()
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        register(model, {nn.Linear: rule, kind: rule} if kind is nn.Module else {kind: rule})
+        register(
+            model,
+            {nn.Linear: MaskedSparse(masks.random(density=0.5)), kind: MaskedSparse(masks.random(density=0.5))}
+            if kind is nn.Module
+            else {kind: MaskedSparse(masks.random(density=0.5))},
+        )
     assert not constrained_names(model)
 
 

@@ -144,6 +144,19 @@ def test_chains_of_equal_blocks_act_on_the_stored_entries() -> None:
     assert not other.weight.view(2, 3, 3).diagonal(dim1=-2, dim2=-1).any()
 
 
+@every_kind
+def test_a_checkpoint_of_other_blocks_is_refused(kind: Any) -> None:
+    one = register(nn.Linear(8, 8), {"weight": kind()})
+    other = register(nn.Linear(8, 8), {"weight": kind(blocks=2)})
+    swapped = register(nn.Linear(8, 8), {"weight": kind(axes=(1, 0))})
+    for model, checkpoint in ((one, other), (other, one), (swapped, one), (one, swapped)):
+        before = model.weight.detach()
+        with pytest.raises(RuntimeError, match="load_state_dict needs a checkpoint of "):
+            model.load_state_dict(checkpoint.state_dict())
+        assert torch.equal(model.weight, before)
+    one.load_state_dict(register(nn.Linear(8, 8), {"weight": kind(blocks=1)}).state_dict())
+
+
 BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no blocks": (lambda: ZeroDiagonal(blocks=0), ValueError, "needs blocks of at least 1. Got 0"),
     "half a block": (lambda: ZeroDiagonal(blocks=0.5), TypeError, "needs whole numbers. Got float"),  # type: ignore[arg-type]

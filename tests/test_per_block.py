@@ -74,6 +74,14 @@ def _largest(block: Tensor, count: int) -> Tensor:
     return sizes.sort().values
 
 
+def test_nested_blocks_keep_the_axes() -> None:
+    rule = masks.per_block(masks.per_block(masks.magnitude(density=0.25), 2), 2, axes=(1, 0))
+    layer: Any = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=1.0))})
+    expected = rule(layer.weight.detach())
+    remask(layer, {"weight": rule}, optimizer=None)
+    assert torch.equal(layer.parametrizations.weight[0].mask, expected)
+
+
 def test_what_cannot_be_done_by_block_is_refused() -> None:
     per_block: Any = masks.per_block
     with pytest.raises(TypeError, match=r"needs a mask rule. Got function"):

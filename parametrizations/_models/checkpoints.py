@@ -73,7 +73,8 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     _require_no_references(model)
     versions = getattr(entries, "_metadata", {})
     for slot in constrained(model):
-        _require_kinds("plain_state_dict", slot, versions.get(slot.name.removesuffix(slot.tensor_name)[:-1], {}))
+        if given(slot.chain, entries, f"{slot.prefix}."):
+            _require_kinds("plain_state_dict", slot, versions.get(slot.name.removesuffix(slot.tensor_name)[:-1], {}))
     plain = _plain(model, entries)
     _require_fitting(model, {key: value for key, value in plain.items() if entries.get(key) is value})
     return plain
@@ -160,7 +161,7 @@ def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None
     if saved != slot.kinds:
         raise ValueError(
             f"{caller} needs a checkpoint of {slot.kinds} for {slot.name!r}. Got one of {saved}. Load plain_state_dict "
-            "of its model. If a class only has a new name, pass dict(checkpoint), which is not checked."
+            "of its model. If only classes or entries have new names, pass dict(checkpoint), which is not checked."
         )
 
 

@@ -130,8 +130,10 @@ class Slot:
 
     @property
     def kinds(self) -> str:
-        """The classes of the parametrizations in order of application, for error messages."""
-        return ", then ".join(type(step).__name__ for step in self.steps)
+        """The classes of the parametrizations in order of application, for error messages and checkpoints."""
+        return ", then ".join(
+            step.structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
+        )
 
     @property
     def refers_to_model(self) -> bool:

@@ -78,7 +78,7 @@ def _tied_together(
         first, own = found.setdefault(key, (slot, steps))
         if first is slot:
             continue
-        same = slot.parametrizations is None and slot.first_stored is first.first_stored
+        same = slot.parametrizations is None and slot.first_stored is first.first_stored and slot.axes == first.axes
         if not same or [*map(id, own)] != [*map(id, steps)]:
             raise ValueError(
                 f"register needs one parameter and one constraint for what is tied. Got two for {first.name!r} and "

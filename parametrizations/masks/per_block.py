@@ -66,7 +66,8 @@ def _build(name: str, rule: MaskRule, blocks: int, weight: Tensor) -> Tensor:
 
 def _move(name: str, move: Callable[[Kept], Tensor], blocks: int, axes: Axes, kept: Kept) -> Tensor:
     """The new positions, from the kept entries of each block."""
-    out, _ = axes or kept.axes or (0, 1)
+    axes = axes or kept.axes or (0, 1)
+    out = axes[0]
     rows, inner = kept.shape[out], kept.shape[out:].numel() // max(kept.shape[out], 1)
     _require_equal_blocks(name, rows, blocks)
     height = rows // blocks
@@ -76,7 +77,7 @@ def _move(name: str, move: Callable[[Kept], Tensor], blocks: int, axes: Axes, ke
         start = block * height
         own = (kept.places // inner % rows // height == block).nonzero().squeeze(1)
         local = _moved_rows(kept.places[own], inner, rows, height, -start)
-        part = Kept(kept.name, shape, kept.values[own], local, axes=kept.axes)
+        part = Kept(kept.name, shape, kept.values[own], local, axes=axes)
         found.append(_moved_rows(move(part).to(local), inner, height, rows, start))
     return torch.cat(found)
 
