@@ -55,15 +55,15 @@ class OnDiagonals(Parametrization):
 
     @property
     @override
-    def structure(self) -> str:
+    def _structure(self) -> str:
         axes = "" if self.axes is None else f", axes={self.axes}"
-        return super().structure + (f"(blocks={self.block_count}{axes})" if self.block_count > 1 or axes else "")
+        return super()._structure + (f"(blocks={self.block_count}{axes})" if self.block_count > 1 or axes else "")
 
     @override
     def with_axes(self, axes: Axes) -> Self:
         if axes is None or self.axes is not None or self.shape is not None:
             return self
-        twin = copy.deepcopy(self)
+        twin = copy.copy(self)
         twin._set_axes(axes)
         return twin
 

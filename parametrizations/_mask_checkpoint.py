@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._products.operands import index_dtype
-from parametrizations._torch.chains import given
+from parametrizations._torch.chains import TIES, given
 from parametrizations._torch.parameters import replace_data
 from parametrizations.parametrization import COMPLEX, FLOATING
 
@@ -78,6 +78,9 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
     if _is_averaged(state_dict.get(mask_key), sparse):
         state_dict[mask_key] = sparse.get_extra_state()
     there = given(owner, state_dict, prefix)
+    if mask_key in there and values_key not in state_dict and hasattr(owner, TIES):
+        state_dict[mask_key] = sparse.get_extra_state()  # the values are saved under the name of another owner
+        return
     if values_key in state_dict.keys() - there.keys() and _keeps(sparse, there.get(mask_key)):
         state_dict[mask_key] = sparse.get_extra_state()
     elif {values_key, mask_key} & there.keys():

@@ -106,8 +106,8 @@ class MaskedSparse(Parametrization):
         return self if rule is None or rule is self.rule else self._with_rule(rule)
 
     def _with_rule(self, rule: MaskRule) -> Self:
-        """A copy with the same options and another mask rule."""
-        twin = copy.deepcopy(self)
+        """A shallow copy with the same options and another mask rule."""
+        twin = copy.copy(self)
         twin._rule = twin._origin = rule
         return twin
 

@@ -143,7 +143,7 @@ class Parametrization(nn.Module):
         self.shape = weight.shape
 
     @property
-    def structure(self) -> str:
+    def _structure(self) -> str:
         """The class, and the options that give the same stored tensor another meaning. A checkpoint names it."""
         return type(self).__name__
 

@@ -99,6 +99,17 @@ def test_experts_and_convolutions_have_a_diagonal_in_each_matrix(kind: Any) -> N
         assert explain(convolution).product == "dense"
 
 
+def test_a_copy_with_axes_refers_to_the_same_module() -> None:
+    class Referring(ZeroDiagonal):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.modules_of_the_model = [module]
+
+    model: Any = nn.ModuleDict({"convolution": nn.Conv2d(4, 4, 3), "other": nn.Linear(2, 2)})
+    register(model, {"convolution.weight": Referring(model.other)})
+    assert model.convolution.parametrizations.weight[0].modules_of_the_model[0] is model.other
+
+
 STACKED: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "LSTM": (lambda: nn.LSTM(3, 4), "weight_hh_l0", 4),
     "GRU": (lambda: nn.GRU(3, 4), "weight_hh_l0", 3),

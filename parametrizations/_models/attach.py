@@ -14,14 +14,14 @@ from typing_extensions import override
 
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import ATTACHED, HOLDERS, ORDER, REFERS, Slot, plain_order
+from parametrizations._models.constrained import ATTACHED, ORDER, REFERS, Slot, plain_order
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.layer import constrained_class
 from parametrizations._models.matching import naming
 from parametrizations._models.optimizers import renew
 from parametrizations._models.sizes import require_room
 from parametrizations._models.step_state import StepState
-from parametrizations._torch.chains import chains
+from parametrizations._torch.chains import chains, retie, tie, ties
 from parametrizations._torch.owners import set_owner
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.private import buffers, children, parameters
@@ -192,18 +192,19 @@ def _described(slot: Slot, step: nn.Module, twin: Slot | None) -> str:
 
 def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
     """Collect the change of a plain parameter to a constrained one, and return the parameters of the chain."""
-    setattr(built.chain, HOLDERS, len(built.holders))
-    for module, name in built.holders:
+    if built.chain.is_tensor:
+        parameters(built.chain)["original"] = old[0]  # type: ignore[assignment]
+    if built.others:
+        built.chain.register_load_state_dict_post_hook(retie)  # type: ignore[no-untyped-call]
+    for (module, name), chain in zip(built.holders, tie(built.chain, len(built.holders)), strict=True):
         own = changes.draft(children(module))
         if "parametrizations" not in own:
             own["parametrizations"] = nn.ModuleDict()
             setattr(own["parametrizations"], ORDER, [*parameters(module), *buffers(module)])
         elif chains(module):
             changes.attribute(own["parametrizations"], ORDER, plain_order(module))
-        changes.draft(children(own["parametrizations"]))[name] = built.chain
+        changes.draft(children(own["parametrizations"]))[name] = chain
         changes.draft(parameters(module)).pop(name)
-    if built.chain.is_tensor:
-        parameters(built.chain)["original"] = old[0]  # type: ignore[assignment]
     return built.trained
 
 
@@ -214,7 +215,8 @@ def _collect_further(changes: Changes, slot: Slot, built: Slot, old: Sequence[Te
         set_owner(step, slot.chain)
     changes.draft(children(slot.chain)).update(new)
     for name in (ATTACHED, REFERS):
-        changes.attribute(slot.chain, name, getattr(built.chain, name))
+        for chain in ties(slot.chain):
+            changes.attribute(chain, name, getattr(built.chain, name))
     trained = {f"{slot.prefix}.{key}": tensor for key, tensor in zip(slot.stored, old, strict=True)}
     for key, step in new.items():
         trained |= step.named_parameters(f"{slot.prefix}.{key}")

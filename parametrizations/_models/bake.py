@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from parametrizations._checks import by_signature
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import (
-    HOLDERS,
     Slot,
     identity,
     plain_order,
@@ -25,7 +24,7 @@ from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._models.matching import Key, constrained_by
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.sizes import require_present, require_room
-from parametrizations._torch.chains import spare_graphs
+from parametrizations._torch.chains import TIES, spare_graphs, ties
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations._torch.shared_class import can_share, plain_class
@@ -161,13 +160,15 @@ def _plain_tensor(
 
 def _is_shared(slot: Slot, tensor: Tensor, tied: Mapping[object, object]) -> bool:
     """Whether layers outside the model use a tensor, too."""
-    return identity(tensor) in tied or getattr(slot.chain, HOLDERS, 1) > len(slot.holders)
+    return identity(tensor) in tied or len(ties(slot.chain)) > len(slot.holders)
 
 
 def _restore(changes: Changes, module: nn.Module, name: str, tensor: Tensor) -> None:
     """Give a module the plain tensor at its original place, and the class without its parametrizations."""
     lists = changes.draft(children(module.get_submodule("parametrizations")))
-    del lists[name]
+    chain = lists.pop(name)
+    if hasattr(chain, TIES):
+        changes.draft(getattr(chain, TIES)).remove(chain)
     kind = constrained_class(module, lists, fused=has_fused_forward(module)) if lists else plain_class(module)
     changes.attribute(module, "__class__", kind)
     if not lists:

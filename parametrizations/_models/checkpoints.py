@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import HOLDERS, Slot, constrained, plain_order, slots_of
+from parametrizations._models.constrained import Slot, constrained, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable, inverted
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
-from parametrizations._torch.chains import given
+from parametrizations._torch.chains import given, ties
 from parametrizations._torch.private import children, give_versions
 from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
@@ -121,7 +121,6 @@ def take_plain(
     for slot in slots_of(module, prefix):
         found, is_plain = given(slot.chain, state_dict, f"{slot.prefix}."), slot.name in state_dict
         weight = state_dict.pop(slot.name, None)
-        _leave_to_first_holder(slot, found, state_dict)
         try:
             if found or is_plain:
                 require_present([slot], "load_state_dict")
@@ -138,14 +137,6 @@ def take_plain(
             errors.append(f"While loading the {form}{slot.name!r}: {error}{advice} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
-
-
-def _leave_to_first_holder(slot: Slot, found: Mapping[str, Any], state_dict: dict[str, Any]) -> None:
-    """Drop values for a tied tensor that FSDP2 did not shard: it shards the entries under the first name alone."""
-    for key, value in found.items() if getattr(slot.chain, HOLDERS, 1) > 1 else ():
-        own = slot.stored.get(key.removeprefix(f"{slot.prefix}."))
-        if own is not None and is_sharded(own) and isinstance(value, Tensor) and not is_sharded(value):
-            state_dict[key] = own
 
 
 def note_kinds(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
@@ -259,9 +250,10 @@ def _plain_entries(
         if slot is None:
             found |= {key: entries[key]} if key in entries else {}
         elif not slot.foreign and (state := states[f"{slot.prefix}."]):
-            if slot.chain not in weights:
-                weights[slot.chain] = _weight(slot, state)
-            found[key] = weights[slot.chain]
+            first = ties(slot.chain)[0]
+            if first not in weights:
+                weights[first] = _weight(slot, state)
+            found[key] = weights[first]
     return found
 
 

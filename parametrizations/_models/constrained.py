@@ -14,14 +14,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.inverses import inverted
-from parametrizations._torch.chains import chains, copied, originals, steps
+from parametrizations._torch.chains import chains, copied, originals, steps, ties
 from parametrizations._torch.owners import others_with
 from parametrizations._torch.private import buffers, children, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
 
 __all__ = [
     "ATTACHED",
-    "HOLDERS",
     "ORDER",
     "REFERS",
     "Slot",
@@ -40,9 +39,6 @@ ATTACHED = "attached_by_register"
 REFERS = "refers_to_the_model"
 """Attribute of a `ParametrizationList`: whether a parametrization refers to other modules or tensors of the model."""
 
-HOLDERS = "holders"
-"""Attribute of a `ParametrizationList`: how many modules share it."""
-
 ORDER = "plain_order"
 """Attribute of ``module.parametrizations``: the names of the module's tensors in their original order."""
 
@@ -59,7 +55,7 @@ class Slot:
         tensor_name: Its name in the module.
         parametrizations: PyTorch's list of its parametrizations, or None.
         others: The further modules of a tied tensor, each with the name of the tensor in it. A tied tensor is
-            constrained once, and its modules share the list of parametrizations.
+            constrained once: the lists of its modules share the stored tensors and the parametrizations.
     """
 
     names: list[str]
@@ -132,7 +128,7 @@ class Slot:
     def kinds(self) -> str:
         """The classes of the parametrizations in order of application, for error messages and checkpoints."""
         return ", then ".join(
-            step.structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
+            step._structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
         )
 
     @property
@@ -220,7 +216,7 @@ def slots(model: nn.Module) -> list[Slot]:
         names = [name for name, parameter in parameters(module).items() if parameter is not None]
         for tensor_name in (*names, *lists):
             name, holder = full_name(prefix, tensor_name), (module, tensor_name)
-            key = lists.get(tensor_name, holder)
+            key = ties(lists[tensor_name])[0] if tensor_name in lists else holder
             if key not in found:
                 found[key] = Slot([name], module, tensor_name, lists.get(tensor_name))
                 continue
@@ -252,7 +248,7 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
     """
     owners = [(slot.owner, slot.stored, slot.name) for slot in every]
     for slot in every:
-        others = others_with(slot.chain) if slot.parametrizations is not None else []
+        others = set(others_with(slot.chain)) - set(ties(slot.chain)) if slot.parametrizations is not None else ()
         owners += [(other, originals(other), "(a layer elsewhere)") for other in others]
     found: dict[object, dict[object, str]] = {}
     for owner, stored, name in owners:

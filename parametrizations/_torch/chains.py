@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from parametrizations._torch.private import children, is_placeholder
+from parametrizations._torch.private import children, is_placeholder, parameters
 
-__all__ = ["chain_of", "chains", "copied", "given", "originals", "spare_graphs", "steps"]
+__all__ = [
+    "TIES",
+    "chain_of",
+    "chains",
+    "copied",
+    "given",
+    "originals",
+    "retie",
+    "spare_graphs",
+    "steps",
+    "tie",
+    "ties",
+]
+
+TIES = "chains_of_all_owners"
+"""Attribute of the chains of a tied tensor: the list of them."""
 
 
 def chain_of(module: nn.Module, name: str) -> ParametrizationList:
@@ -31,6 +47,31 @@ def chains(module: nn.Module) -> dict[str, ParametrizationList]:
 def steps(chain: ParametrizationList) -> list[nn.Module]:
     """The parametrizations in the order of application."""
     return [chain.get_submodule(str(place)) for place in range(len(chain))]
+
+
+def tie(chain: ParametrizationList, count: int) -> list[ParametrizationList]:
+    """The chain, and further ones that share its stored tensors and its steps: one for each owner of a tied tensor.
+
+    With one list for all owners, `torch.func.functional_call` would not restore the model, since it swaps a tensor that
+    it finds under two names.
+    """
+    every = [chain, *(copy.copy(chain) for _ in range(count - 1))]
+    for one in every if count > 1 else ():
+        vars(one).update({"_parameters": dict(parameters(chain)), TIES: every})
+    return every
+
+
+def ties(chain: ParametrizationList) -> list[ParametrizationList]:
+    """The chains of all owners of a tied tensor, in one order for all of them; the chain alone if it is untied."""
+    own = list(originals(chain).values())
+    every: Iterable[ParametrizationList] = getattr(chain, TIES, ())
+    return [one for one in every if all(map(operator.is_, originals(one).values(), own))] or [chain]
+
+
+def retie(chain: nn.Module, *_: object) -> None:
+    """Give the chains of all owners the stored tensors of this one, which may be new; also a hook after loading."""
+    for other in getattr(chain, TIES, ()):
+        parameters(other).update(parameters(chain))
 
 
 def originals(chain: ParametrizationList) -> dict[str, Tensor]:

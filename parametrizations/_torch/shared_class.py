@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
-from parametrizations._torch.chains import chains, spare_graphs
+from parametrizations._torch.chains import TIES, chains, retie, spare_graphs
 from parametrizations._torch.loops import forget, once
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
 from parametrizations._torch.sharding import is_sharded
@@ -125,7 +125,7 @@ def weight_of(chain: Any) -> Any:
         return _computed(chain)
     # PyTorch's own key is the id of the registered module. With this key a deep copy would get the weight of the
     # original. A new module could get the weight of a deleted one. A compiler would compile again for each id.
-    return once((chain, _get), tuple(_stored(chain)), lambda: _computed(chain))
+    return once((getattr(chain, TIES, (chain,))[0], _get), tuple(_stored(chain)), lambda: _computed(chain))
 
 
 def _computed(chain: Any) -> Any:
@@ -198,6 +198,8 @@ def _forgetting(change: Any) -> Callable[..., Any]:
             return change(self, *arguments, **named)
         finally:
             forget()
+            for chain in chains(self).values():
+                retie(chain)
 
     return changed
 

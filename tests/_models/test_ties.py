@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
@@ -62,7 +64,9 @@ def tied(make: Callable[[], Any]) -> Any:
 
 
 def require_tied(model: Any) -> None:
-    assert model.embedding.parametrizations.weight is model.head.parametrizations.weight
+    one, other = model.embedding.parametrizations.weight, model.head.parametrizations.weight
+    assert one.original is other.original
+    assert list(one.children()) == list(other.children())
     assert torch.equal(model.embedding.weight, model.head.weight)
 
 
@@ -197,6 +201,49 @@ def test_a_second_constraint_and_third_party_ones_are_shared() -> None:
     assert bool((model.head.weight.diagonal() < 0).all())
     other = tied(nn.Identity)
     require_tied(other)
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@every_constraint
+def test_functional_call_restores_the_model(make: Callable[[], Any], tie_weights: bool) -> None:
+    model = tied(make)
+    before, expected = dict(model.named_parameters()), model(INPUT)
+    doubled = {name: parameter.detach() * 2 for name, parameter in before.items()}
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    if tie_weights:
+        torch.testing.assert_close(torch.func.functional_call(model, doubled, (INPUT,)), other(INPUT))
+    else:
+        torch.func.functional_call(model, doubled, (INPUT,), tie_weights=False)
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    require_tied(model)
+    assert torch.equal(model(INPUT), expected)
+
+
+@every_constraint
+def test_new_stored_tensors_stay_tied(make: Callable[[], Any]) -> None:
+    model, other = tied(make), tied(make)
+    other.load_state_dict(model.state_dict(), assign=True)
+    require_tied(other)
+    with torch.device("meta"):
+        empty = Language()
+        empty.head.weight = empty.embedding.weight
+    register(empty, {"*.weight": make(), "hidden.weight": None}).to_empty(device="cpu")
+    empty.load_state_dict(model.state_dict())
+    require_tied(empty)
+    assert torch.equal(empty(INPUT), model(INPUT))
+    require_tied(model.double())
+
+
+@every_constraint
+def test_safetensors_saves_a_tied_model(make: Callable[[], Any], tmp_path: Path) -> None:
+    model, other = tied(make), tied(make)
+    save_model(model, str(tmp_path / "file"))
+    load_model(other, str(tmp_path / "file"))
+    require_tied(other)
+    assert torch.equal(other(INPUT), model(INPUT))
 
 
 WRONG: dict[str, tuple[dict[Any, Any], str]] = {

@@ -22,6 +22,7 @@ OURS = {
     "_require_matrix",
     "_require_stored",
     "_set_positions",
+    "_structure",
     "_with_positions",
     "_with_rule",
 }
