@@ -68,10 +68,10 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a pattern matches no tensor with a mask, or two match one; if a parameter is tied by other
-            means than `register`, sharded over processes, or not finite; if a rule refuses the weight, or returns an invalid mask; if
-            the parametrizations on top cannot hold with the new mask; if the optimizer has none of the parameters, or
-            state other than one number for each entry or one for all; if ranks have different masks, or a model
-            wrapped by ``DistributedDataParallel`` would have another number of entries than before.
+            means than `register`, sharded over processes, or not finite; if a rule refuses the weight, or returns an
+            invalid mask; if the parametrizations on top cannot hold with the new mask; if the optimizer has none of the
+            parameters, or state other than one number for each entry or one for all; if ranks have different masks, or
+            a model wrapped by ``DistributedDataParallel`` would have another number of entries than before.
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
