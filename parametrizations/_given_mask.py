@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,11 @@ def as_rule(mask: object) -> MaskRule:
             f"MaskedSparse needs a mask rule. Got the function masks.{mask.__name__}, which makes one. "
             f"Write masks.{mask.__name__}({'density=0.1' if 'density' in options else needed})."
         )
+    _require_one_argument(mask)
+    return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
+
+
+def _require_one_argument(mask: Callable[..., object]) -> None:
     name = getattr(mask, "__name__", type(mask).__name__)
     try:
         inspect.signature(mask).bind(None)
@@ -60,7 +66,6 @@ def as_rule(mask: object) -> MaskRule:
         ) from None
     except ValueError:  # a builtin without a signature
         pass
-    return MaskRule(name, mask)
 
 
 def _advice(mask: object) -> str:

@@ -217,16 +217,7 @@ class Parametrization(nn.Module):
         self._check(weight)
         before = dict(vars(self))
         try:
-            x = self._stored_for(weight)
-            if not isinstance(x, Tensor):
-                raise TypeError(
-                    f"{type(self).__name__} needs project(weight) and invert(member) to return tensors. Got "
-                    f"{type(x).__name__}. Is a return missing?"
-                )
-            x = x.contiguous()
-            if not self._is_own or share_memory(x, weight):
-                x = x.clone()
-            self._require_stored_shape(x)
+            x = self._unshared(self._stored_for(weight), weight)
         except Exception as error:
             vars(self).update(before)  # the object stays unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
@@ -403,7 +394,19 @@ class Parametrization(nn.Module):
                 f"{weight.device}. Assign value.to(layer.weight)."
             )
 
-    def _require_stored_shape(self, x: Tensor) -> None:
+    def _unshared(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The stored tensor, checked, in memory of its own."""
+        self._require_stored_tensor(x)
+        x = x.contiguous()
+        return x.clone() if not self._is_own or share_memory(x, weight) else x
+
+    def _require_stored_tensor(self, x: Tensor) -> None:
+        """Refuse another result of ``invert`` than a tensor of `stored_shape`."""
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"{type(self).__name__} needs project(weight) and invert(member) to return tensors. Got "
+                f"{type(x).__name__}. Is a return missing?"
+            )
         declared: Any = self.stored_shape
         if x.shape != declared:
             got = tuple(declared) if isinstance(declared, tuple) else type(declared).__name__

@@ -117,11 +117,7 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
             if isinstance(new, Parametrization):
                 new._require_matrix(weight)
             chain = _first(slot, new, weight) if twin is None else _further(slot, twin, new, weight)
-            if isinstance(new, Parametrization) and new.shape is None:
-                raise TypeError(
-                    f"{type(new).__name__} needs the right_inverse of Parametrization, which checks weights. Got its "
-                    "own. Define project, excess and invert instead."
-                )
+            _require_adopted(new)
             twin = replace(slot, parametrizations=chain)
     assert twin is not None
     known: list[int] = getattr(twin.chain, ATTACHED, [])
@@ -134,6 +130,14 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
         set_owner(final, twin.chain)
         children(twin.chain)[index] = final
     return replace(twin)  # its steps have changed
+
+
+def _require_adopted(step: nn.Module) -> None:
+    if isinstance(step, Parametrization) and step.shape is None:
+        raise TypeError(
+            f"{type(step).__name__} needs the right_inverse of Parametrization, which checks weights. Got its own. "
+            "Define project, excess and invert instead."
+        )
 
 
 def _require_padding(slot: Slot, weight: Tensor) -> None:

@@ -104,12 +104,7 @@ def explain(layer: nn.Module) -> Explanation:
         raise TypeError(f"explain needs a layer. Got {type(layer).__name__}. Pass a torch.nn.Module.")
     chain = chains(layer).get("weight")
     if chain is None:
-        if "weight" not in parameters(layer) and "weight" not in buffers(layer):
-            why = (
-                "reads its tensors itself" if chains(layer) else "has no weight: pass one of its layers, or use summary"
-            )
-            return Explanation("dense", f"{plain_class(layer).__name__} {why}")
-        return Explanation("dense", "the weight has no constraint")
+        return _unconstrained(layer)
     first = steps(chain)[0]
     if isinstance(first, Parametrization) and len(first._known_shape) != 2:
         return NOT_A_MATRIX
@@ -126,3 +121,10 @@ def explain(layer: nn.Module) -> Explanation:
     if entries_of(chain) is None:
         return Explanation("dense", "a later constraint needs the whole weight")
     return first.explain(originals(chain)["original"])
+
+
+def _unconstrained(layer: nn.Module) -> Explanation:
+    if "weight" in parameters(layer) or "weight" in buffers(layer):
+        return Explanation("dense", "the weight has no constraint")
+    why = "reads its tensors itself" if chains(layer) else "has no weight: pass one of its layers, or use summary"
+    return Explanation("dense", f"{plain_class(layer).__name__} {why}")

@@ -126,8 +126,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
     for slot, steps in plan:
         _require_different_classes(slot, steps)
     plan = require_eligible(model, plan, tied_names(every) if plan else {})
-    for slot, steps in plan:
-        _warn_of_stacked_weights(slot, steps)
+    _warn_of_stacked_weights(plan)
     plan = [(slot, [_fitting(slot, step) for step in steps]) for slot, steps in plan]
     _require_dims(rules, plan)
     return plan
@@ -237,9 +236,9 @@ def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
     return step.with_axes(slot.axes) if isinstance(step, Parametrization) else step
 
 
-def _warn_of_stacked_weights(slot: Slot, steps: Sequence[nn.Module]) -> None:
+def _warn_of_stacked_weights(plan: Plan) -> None:
     """Warn if one main diagonal reaches only the first of several stacked weights, such as the gates of an LSTM."""
-    for step in steps:
+    for slot, step in [(slot, step) for slot, steps in plan for step in steps]:
         if isinstance(step, OnDiagonals) and step.blocks is None and slot.gates > 1:
             text = (
                 f"{type(step).__name__} reaches the first of the {slot.gates} weights stacked in {slot.name!r}. Pass "
