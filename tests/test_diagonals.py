@@ -136,6 +136,18 @@ def test_one_diagonal_on_stacked_weights_warns(kind: Any, make: Callable[[], nn.
         assert {Diagonal: diagonal.any(), ZeroDiagonal: not diagonal.any(), NegExpDiagonal: (diagonal < 0).all()}[kind]
 
 
+def test_another_number_of_blocks_than_gates_warns() -> None:
+    with pytest.warns(UserWarning, match="cuts across the 3 weights stacked in 'weight_hh_l0'. Pass blocks=3"):
+        register(nn.GRU(4, 8), {"weight_hh_l0": ZeroDiagonal(blocks=4)})
+
+
+@every_kind
+def test_convolutions_with_groups_need_axes(kind: Any) -> None:
+    with pytest.raises(ValueError, match="Take MaskedSparse, or pass axes"):
+        register(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)), {nn.Conv2d: kind()})
+    register(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), {nn.Conv2d: kind(axes=(0, 1), blocks=2)})
+
+
 def test_others_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.constrained import Slot, full_name, identity
+from parametrizations._models.matching import shown
 from parametrizations._models.sizes import require_present
 from parametrizations._torch.chains import chains
 from parametrizations._torch.private import buffers, children, own_attributes, parameters
@@ -54,15 +55,16 @@ def require_eligible(
     return together
 
 
-def require_unpruned(model: nn.Module, pattern: str) -> None:
-    """Refuse a pattern for a pruned tensor, since it would match another parameter, or none."""
+def require_unpruned(model: nn.Module, key: str | type[nn.Module]) -> None:
+    """Refuse a key for a pruned tensor, since it would match another parameter, or none."""
     parameters = dict(model.named_parameters())
     for name in [name.removesuffix("_mask") for name, _ in model.named_buffers() if name.endswith("_mask")]:
-        if fnmatchcase(name, pattern) and f"{name}_orig" in parameters:
-            layer, _, tensor_name = name.rpartition(".")
+        layer, _, tensor_name = name.rpartition(".")
+        of_class = isinstance(key, type) and tensor_name == "weight" and isinstance(model.get_submodule(layer), key)
+        if (of_class or (isinstance(key, str) and fnmatchcase(name, key))) and f"{name}_orig" in parameters:
             raise ValueError(
-                f"register needs a parameter for {pattern!r}. Got one computed by torch.nn.utils.prune. "
-                f"Make it a parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
+                f"register needs a parameter for {shown(key)}. Got one computed by torch.nn.utils.prune. Make it a "
+                f"parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
                 "with model as given here. To constrain the parameter before pruning, use its own name, with _orig at "
                 "the end."
             )

@@ -145,8 +145,10 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
         got, advice = "the name of a module", f"Name its parameters: {', '.join(map(repr, close))}"
     elif key.rpartition(".")[2] in {type(slot.module).__name__.removeprefix("Parametrized") for slot in every}:
         advice = "Pass the class itself, such as nn.Linear, for every layer of the class"
+    elif not names and wanted != "parameter":
+        advice = "Constrain the model first, with register"
     elif not names:
-        advice = "Register before quantizing; a plain tensor needs to become an nn.Parameter"
+        advice = "Register before quantizing. Plain tensors have to be nn.Parameter, and lists of layers nn.ModuleList"
     elif re.search(r"[\\^$|+(]|(?<!\w)\.\*", key):
         advice += ". Wildcards are those of a shell, such as '*.weight', not regular expressions"
     raise ValueError(f"{caller} needs a {wanted} for {key!r}. Got {got}. {advice}.")

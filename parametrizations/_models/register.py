@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import FunctionType
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -114,8 +115,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
     every = slots(model)
     for key in rules:
         require_key("register", key)
-        if isinstance(key, str):
-            require_unpruned(model, key)
+        require_unpruned(model, key)
     plan = with_values(
         "register",
         every,
@@ -138,7 +138,7 @@ def _chain(key: Key, value: object) -> Sequence[nn.Module]:
     wrong = [step for step in chain if not isinstance(step, nn.Module) or isinstance(step, containers)]
     if wrong or not chain:
         advice = "Pass an object such as Diagonal(), or a list of them, applied left to right"
-        if wrong and (isinstance(wrong[0], Tensor | MaskRule) or is_array(wrong[0])):
+        if wrong and (isinstance(wrong[0], Tensor | MaskRule | FunctionType) or is_array(wrong[0])):
             advice = "Wrap a mask or its rule, as in MaskedSparse(masks.magnitude(density=0.1))"
         raise TypeError(
             f"register needs a parametrization, or a sequence of them, for {shown(key)}. "
@@ -232,16 +232,18 @@ def _with_individual_rules(plan: Plan) -> Plan:
 
 
 def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
-    """The step, or a copy with the axes of a convolution."""
-    return step.with_axes(slot.axes) if isinstance(step, Parametrization) else step
+    """The step, or a copy with the axes of a convolution. With groups, the diagonal could mean several things."""
+    is_ambiguous = isinstance(step, OnDiagonals) and getattr(slot.module, "groups", 1) > 1
+    return step.with_axes(slot.axes) if isinstance(step, Parametrization) and not is_ambiguous else step
 
 
 def _warn_of_stacked_weights(plan: Plan) -> None:
     """Warn if one main diagonal reaches only the first of several stacked weights, such as the gates of an LSTM."""
     for slot, step in [(slot, step) for slot, steps in plan for step in steps]:
-        if isinstance(step, OnDiagonals) and step.blocks is None and slot.gates > 1:
+        if isinstance(step, OnDiagonals) and step.blocks != 1 and step.block_count % slot.gates:
+            reaches = "reaches the first of" if step.blocks is None else "cuts across"
             text = (
-                f"{type(step).__name__} reaches the first of the {slot.gates} weights stacked in {slot.name!r}. Pass "
+                f"{type(step).__name__} {reaches} the {slot.gates} weights stacked in {slot.name!r}. Pass "
                 f"blocks={slot.gates} for a diagonal in each, or blocks=1 if one is meant."
             )
             warnings.warn(text, stacklevel=5)

@@ -18,7 +18,8 @@ def has_the_contract(subject: Subject) -> None:
     missing = [method.__name__ for method in unwritten if getattr(kind, method.__name__, None) is method]
     missing += ["needs"] if getattr(kind, "needs", None) is base.needs else []
     missing += [name for name in names if not callable(getattr(subject.parametrization, name, None))]
-    require(not missing, f"Missing: {', '.join(missing)}.")
+    derive = "" if isinstance(subject.parametrization, base) else " Derive it from parametrizations.Parametrization."
+    require(not missing, f"Missing: {', '.join(missing)}.{derive}")
 
 
 def repr_is_complete(subject: Subject) -> None:

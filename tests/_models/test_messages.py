@@ -271,6 +271,15 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: plain_state_dict(model_with(NegExpDiagonal()), model_with(ZeroDiagonal()).state_dict()),
         "plain_state_dict needs a checkpoint of NegExpDiagonal .* Got one of ZeroDiagonal",
     ),
+    "a function without MaskedSparse": (
+        lambda: register_(nn.Linear(4, 4), {"weight": lambda w: w > 0}),
+        r"Got function. Wrap a mask or its rule, as in MaskedSparse\(",
+    ),
+    "a class of pruned layers": (
+        lambda: register(pruning.l1_unstructured(nn.Linear(4, 4), "weight", 0.5), {nn.Linear: Diagonal()}),
+        r"register needs a parameter for Linear. Got one computed by torch.nn.utils.prune",
+    ),
+    "baking a plain model": (lambda: bake(nn.Linear(4, 4), "weight"), "Constrain the model first, with register"),
     "a class by its name": (
         lambda: register(nn.Sequential(nn.Linear(4, 4)), {"nn.Linear": Diagonal()}),
         "Pass the class itself, such as nn.Linear, for every layer",
