@@ -75,7 +75,7 @@ def _placeholder(option: inspect.Parameter) -> str:
 
 
 def require_initialised(step: nn.Module) -> None:
-    """Refuse a parametrization whose ``__init__`` has not called that of its base class."""
+    """Refuse a parametrization without a call of ``super().__init__()``."""
     if "_owners" not in vars(step):
         raise TypeError(f"{type(step).__name__} needs super().__init__(), called first in its __init__. Got none.")
 

@@ -22,7 +22,7 @@ __all__ = ["OnDiagonals"]
 class OnDiagonals(Parametrization):
     """A constraint on the main diagonals of a weight: one for each matrix and each of its equal blocks of rows.
 
-    It is the constraint on ``weight.unflatten(out_axis, (blocks, -1))``, whose last two axes are those of a block.
+    It is the constraint on the matrices of ``weight.unflatten(out_axis, (blocks, -1))``, one for each block.
     """
 
     @by_signature

@@ -69,7 +69,7 @@ def _require_one_argument(mask: Callable[..., object]) -> None:
 
 
 def _advice(mask: object) -> str:
-    """What to pass instead of an object that is no mask."""
+    """The advice for an object of a wrong type."""
     if isinstance(mask, float):
         return "Pass a rule, such as masks.magnitude(density=0.1)"
     if hasattr(mask, "toarray"):  # of SciPy

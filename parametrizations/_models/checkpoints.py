@@ -24,7 +24,8 @@ from parametrizations.masked_sparse import MaskedSparse
 __all__ = ["note_kinds", "plain_state_dict", "take_plain"]
 
 KINDS = "parametrizations"
-"""The entry of a module's metadata in a checkpoint: the classes of the parametrizations by the names of tensors."""
+"""The entry of a module's metadata in a checkpoint: the classes of the parametrizations, with blocks and axes, for each
+tensor."""
 
 
 def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def note_kinds(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> No
 
 
 def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None:
-    """Refuse values of other parametrizations: with these they would be another weight."""
+    """Refuse values of other parametrizations, because here they would give another weight."""
     saved = metadata.get(KINDS, {}).get(slot.tensor_name, slot.kinds)
     if saved != slot.kinds:
         raise ValueError(

@@ -44,7 +44,7 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
     A tied parameter, such as the weight of an embedding and of the head of a language model, is constrained once, if
-    one constraint matches all of its owners. The owners share PyTorch's list of parametrizations.
+    one constraint matches all of its owners. The owners share the stored tensor and the parametrizations.
 
     Each match gets its own copy of the parametrization. Copies share mask rules and the generators in them, and a rule
     such as `masks.erdos_renyi` sees all of its weights together. A third-party parametrization for a single tensor is
