@@ -22,7 +22,6 @@ __all__ = [
     "require_choice",
     "require_finite",
     "require_free",
-    "require_initialised",
     "require_kind",
 ]
 
@@ -72,12 +71,6 @@ def _placeholder(option: inspect.Parameter) -> str:
     if option.default is not option.empty:
         return f"{option.name}={getattr(option.default, '__name__', repr(option.default))}"
     return f"{option.name}=..." if option.kind is option.KEYWORD_ONLY else option.name
-
-
-def require_initialised(step: nn.Module) -> None:
-    """Refuse a parametrization without a call of ``super().__init__()``."""
-    if "_owners" not in vars(step):
-        raise TypeError(f"{type(step).__name__} needs super().__init__(), called first in its __init__. Got none.")
 
 
 def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> None:

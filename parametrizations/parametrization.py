@@ -124,15 +124,15 @@ class Parametrization(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """The weight, ``(out, in)``, from the stored tensor: dense, differentiable, with the dtype of ``x``."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method forward(x).")
+        raise NotImplementedError
 
     def excess(self, weight: Tensor) -> Tensor:
         """How far each entry of ``weight``, ``(out, in)``, is outside the set; same shape, real."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method excess(weight).")
+        raise NotImplementedError
 
     def project(self, weight: Tensor) -> Tensor:
         """A member of the set for any finite ``weight``, ``(out, in)``; a member is returned unchanged."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method project(weight).")
+        raise NotImplementedError
 
     def invert(self, weight: Tensor) -> Tensor:
         """The stored tensor ``x`` of a member of the set; may share memory with ``weight``."""
@@ -208,7 +208,7 @@ class Parametrization(nn.Module):
             >>> Diagonal().right_inverse(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
             tensor([1., 2.])
         """
-        checks.require_initialised(self)
+        self._require_complete()
         if self._owners.lists(self) and is_registration() and not is_transfer():
             raise ValueError(
                 f"{type(self).__name__} needs one object for each tensor. Got one already used for a tensor of shape "
@@ -320,6 +320,19 @@ class Parametrization(nn.Module):
         shown = [f"{name}={value!r}" for name, value in self.options().items()]
         shape = None if self.shape is None else f"shape={tuple(self.shape)}, stored={self.stored_shape.numel()}"
         return ", ".join([*shown, shape or "not registered"])
+
+    def _require_complete(self) -> None:
+        """Refuse an object whose class lacks a method, or did not call ``super().__init__()``."""
+        name, base = type(self).__name__, Parametrization
+        if "_owners" not in vars(self):
+            raise TypeError(f"{name} needs super().__init__(), called first in its __init__. Got none.")
+        needed = ("forward", "excess", "project")
+        missing = [method for method in needed if getattr(type(self), method) is getattr(base, method)]
+        if missing:
+            raise TypeError(
+                f"{name} needs methods forward(x), excess(weight) and project(weight). Got no {', no '.join(missing)}. "
+                f"Write def {missing[0]}(self, {'x' if missing[0] == 'forward' else 'weight'}): ..."
+            )
 
     def _require_stored(self, x: Tensor) -> torch.Size:
         """The shape of the weight, after a check of ``x``, for maps that change the shape."""

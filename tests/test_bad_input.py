@@ -1225,14 +1225,17 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "a parametrization without a forward": (
         "Empty().right_inverse(torch.ones(2, 2))",
         TypeError,
-        "Empty cannot start from this weight: Empty needs a method project(weight).",
+        (
+            "Empty needs methods forward(x), excess(weight) and project(weight). Got no forward, no excess, no "
+            "project. Write def forward(self, x): ..."
+        ),
     ),
     "a parametrization with a forward alone": (
         'register(w.plain, {"0.weight": Half()})',
         TypeError,
         (
-            "register cannot attach Half to '0.weight'. Half cannot start from this weight: Half needs a "
-            "method project(weight)."
+            "Half needs methods forward(x), excess(weight) and project(weight). Got no excess, no project. Write "
+            "def excess(self, weight): ..."
         ),
     ),
     "pickling a constrained model": (

@@ -413,7 +413,9 @@ class Unfinished(Parametrization):
 
 def test_a_missing_method_is_reported_as_missing() -> None:
     layer = nn.Linear(3, 3)
-    with pytest.raises(TypeError, match=r"Unfinished cannot start from this weight: Unfinished needs a method project"):
+    with pytest.raises(
+        TypeError, match=r"Unfinished needs methods .* Got no excess, no project. Write def excess\(self, weight\)"
+    ):
         register_parametrization(layer, "weight", Unfinished())
     assert type(layer) is nn.Linear
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -24,8 +25,9 @@ Passed = tuple[nn.Module, Tensor, Tensor]
 def require_agreement(slot: Slot, weight: Tensor) -> None:
     """Refuse parametrizations that undo one another, or that change a weight in the set of each of them.
 
-    A single constraint is not checked, because the laws cover it. A weight without values cannot be checked. If a
-    third-party step rejects a value, or its inverse is inexact, the check is skipped.
+    A single constraint of a class that is not from this library gets a warning if its map does not undo its inverse. A
+    weight without values cannot be checked. If a third-party step rejects a value, or its inverse is inexact, the check
+    is skipped.
 
     Args:
         slot: The tensor, with its parametrizations.
@@ -34,7 +36,10 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
     Raises:
         ValueError: If they cannot hold together.
     """
-    if sum(isinstance(step, Parametrization) for step in slot.steps) < 2 or weight.is_meta:
+    own = [step for step in slot.steps if isinstance(step, Parametrization)]
+    if len(own) < 2 or weight.is_meta:
+        if len(own) == len(slot.steps) and not own[0]._is_own and not weight.is_meta:
+            _warn_of_a_moved_member(own[0], slot, weight)
         return
     with torch.inference_mode(False), torch.no_grad():
         passed = _passed(slot.copied())
@@ -46,6 +51,19 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
             f"register needs parametrizations that hold together for {slot.name!r}. Got {slot.kinds}: the weight is "
             f"{fault}.{kept} Leave one of them out, or bake first to replace earlier ones."
         )
+
+
+def _warn_of_a_moved_member(step: Parametrization, slot: Slot, weight: Tensor) -> None:
+    with torch.inference_mode(False), torch.no_grad():
+        member = step.project(weight)
+        distance = _most(slot.materialised() - member)
+    if distance > allowed_error(member):
+        name = type(step).__name__
+        text = (
+            f"{name} moves the weight of {slot.name!r} by up to {distance:.3g}, from project(weight) to "
+            "forward(invert(project(weight))). Define invert(member) as the inverse of forward."
+        )
+        warnings.warn(text, stacklevel=2)
 
 
 def _passed(slot: Slot) -> list[Passed]:

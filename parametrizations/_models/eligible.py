@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +53,7 @@ def require_eligible(
         _require_no_cycle(slot, steps)
     new = [part for _, steps in plan for step in steps for part in step.named_modules(prefix=type(step).__name__)]
     _require_held_once([*model.named_modules(), *new], slots)
+    _warn_of_hidden_layers(model)
     return together
 
 
@@ -186,6 +188,21 @@ def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[S
                         "from its owner instead, or register before the other reference is made, and before "
                         "DistributedDataParallel wraps the model."
                     )
+
+
+def _warn_of_hidden_layers(model: nn.Module) -> None:
+    """Warn of layers in a plain list or dictionary. A list of one layer is the usual way to hide it on purpose."""
+    known = set(model.modules())
+    for prefix, module in model.named_modules():
+        for name, value in own_attributes(module).items():
+            held = list(dict.values(value)) if isinstance(value, dict) else value if isinstance(value, list) else []
+            if len(held) > 1 and all(isinstance(one, nn.Module) and one not in known for one in held):
+                text = (
+                    f"register does not reach the {len(held)} layers in {full_name(prefix, name)!r}, a plain "
+                    f"{type(value).__name__}, and neither does an optimizer. Hold them in nn.Module"
+                    f"{'Dict' if isinstance(value, dict) else 'List'}."
+                )
+                warnings.warn(text, stacklevel=2)
 
 
 def _tensors(value: object, depth: int) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from parametrizations._checks import by_signature, kind_of, require_initialised
+from parametrizations._checks import by_signature, kind_of
 from parametrizations._diagonals import OnDiagonals
 from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
@@ -146,7 +146,7 @@ def _chain(key: Key, value: object) -> Sequence[nn.Module]:
         )
     for step in chain:
         if isinstance(step, Parametrization):
-            require_initialised(step)
+            step._require_complete()
     return [step for step in chain if isinstance(step, nn.Module)]
 
 
@@ -225,6 +225,10 @@ def _with_individual_rules(plan: Plan) -> Plan:
         if isinstance(step, MaskedSparse) and step.rule is not None and step.rule.spread is not None
     ]
     weights = [Kept.whole(slot.materialised(), slot.name, slot.axes) for slot, *_ in together]
+    given = dict.fromkeys(rule for *_, rule in together)
+    if len({repr(rule) for rule in given}) < len(given):
+        text = f"{next(iter(given))} is there {len(given)} times, each for its own weights. Share one object for all."
+        warnings.warn(text, stacklevel=2)
     rules = individual([rule for *_, rule in together], weights)
     for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
         steps[index] = step._with_rule(rule)
@@ -238,12 +242,15 @@ def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
 
 
 def _warn_of_stacked_weights(plan: Plan) -> None:
-    """Warn if one main diagonal reaches only the first of several stacked weights, such as the gates of an LSTM."""
+    """Warn of a constraint by position that ignores how many weights a tensor stacks, such as the gates of an LSTM."""
     for slot, step in [(slot, step) for slot, steps in plan for step in steps]:
-        if isinstance(step, OnDiagonals) and step.blocks != 1 and step.block_count % slot.gates:
+        text, gates = None, slot.gates
+        if isinstance(step, OnDiagonals) and step.blocks != 1 and step.block_count % gates:
             reaches = "reaches the first of" if step.blocks is None else "cuts across"
-            text = (
-                f"{type(step).__name__} {reaches} the {slot.gates} weights stacked in {slot.name!r}. Pass "
-                f"blocks={slot.gates} for a diagonal in each, or blocks=1 if one is meant."
-            )
+            text = f"Pass blocks={gates} for a diagonal in each, or blocks=1 if one is meant."
+            text = f"{type(step).__name__} {reaches} the {gates} weights stacked in {slot.name!r}. {text}"
+        elif isinstance(step, MaskedSparse) and step.rule is not None and (step.rule.matrices or gates) % gates:
+            text = f"Pass masks.per_block(rule, {gates}) for a mask in each, or per_block(rule, 1) if one is meant."
+            text = f"{step.rule} cuts across the {gates} weights stacked in {slot.name!r}. {text}"
+        if text is not None:
             warnings.warn(text, stacklevel=5)

@@ -27,7 +27,7 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
     Args:
         rule: A rule for a single weight, without ``axes`` of its own; not `rigl`, which needs the gradient of the whole
             weight.
-        blocks: The number of equal blocks of rows.
+        blocks: The number of equal blocks of rows. 1 says that a rule by position is meant for all gates together.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions.
 
     Raises:
@@ -54,7 +54,7 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
             "Pass axes to per_block, and for a rule of several weights choose the density of each yourself."
         )
     name = f"per_block({rule}, {blocks})"
-    made = axis_rule(name, partial(_build, name, rule, blocks), axes)
+    made = axis_rule(name, partial(_build, name, rule, blocks), axes, matrices=None if blocks == 1 else blocks)
     return made if rule.move is None else replace(made, move=partial(_move, name, rule.move, blocks, made.axes))
 
 

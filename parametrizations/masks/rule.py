@@ -32,6 +32,8 @@ class MaskRule:
             first, ``(out, in, *others)``, and may return a mask ``(out, in)``, which holds for all others.
         axes: The axes of outputs and inputs, such as ``(0, 1)`` for the channels of a convolution. None for ``(0, 1)``
             of a matrix. Above two dimensions, `register` supplies them for convolutions.
+        matrices: For a rule by position: the number of matrices, stacked in the rows, that it distinguishes. `register`
+            warns if the layer stacks another number, such as the gates of `nn.LSTM`.
 
     Example:
         >>> import torch
@@ -49,6 +51,7 @@ class MaskRule:
     spread: Callable[[Sequence[Kept]], Sequence[MaskRule]] | None = None
     has_axes: bool = False
     axes: Axes = None
+    matrices: int | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The mask for a weight."""
@@ -81,11 +84,11 @@ class MaskRule:
     __and__ = __rand__ = __or__ = __ror__ = __invert__ = _combined
 
 
-def axis_rule(name: str, build: Callable[[Tensor], Tensor], axes: Axes) -> MaskRule:
+def axis_rule(name: str, build: Callable[[Tensor], Tensor], axes: Axes, *, matrices: int | None = 1) -> MaskRule:
     """A rule that distinguishes outputs and inputs."""
     axes = as_axes(name, axes)
     shown = name if axes is None else f"{name.removesuffix(')')}, axes={axes})"
-    return MaskRule(shown, build, has_axes=True, axes=axes)
+    return MaskRule(shown, build, has_axes=True, axes=axes, matrices=matrices)
 
 
 def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:

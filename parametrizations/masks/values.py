@@ -76,7 +76,7 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     n, m = integers("n_of_m", n, m)
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. n_of_m(2, 4) keeps 2 of every 4.")
-    return axis_rule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes)
+    return axis_rule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes, matrices=None)
 
 
 @by_signature

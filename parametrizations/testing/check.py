@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from parametrizations._checks import kind_of, require_initialised, require_kind
+from parametrizations._checks import kind_of, require_kind
 from parametrizations.parametrization import COMPLEX, FLOATING, Parametrization
 from parametrizations.testing import (
     checkpoints,
@@ -78,7 +78,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
             f"{weight.device}. Pass e.g. torch.randn(4, 3)."
         )
     if isinstance(parametrization, Parametrization):
-        require_initialised(parametrization)
+        parametrization._require_complete()
         if parametrization.shape is not None:
             raise ValueError(
                 f"check_parametrization needs an unregistered object. Got a {type(parametrization).__name__} for a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,9 @@ def test_a_parametrization_that_must_come_first_is_named(make: Callable[[], Para
     assert torch.equal(layer.weight, expected)
 
 
+RANDOM = masks.random(density=0.5)
+
+
 class Own(Parametrization):
     """Every 4 x 4 matrix."""
 
@@ -166,6 +170,90 @@ def rectangular(**members: Any) -> Callable[[], nn.Module]:
     return lambda: register(nn.Linear(3, 4), {"weight": type("Mine", (Own,), members)()})
 
 
+def positive_part(_: Parametrization, weight: Tensor) -> Tensor:
+    return weight.clamp(min=1e-3)
+
+
+def logarithm(_: Parametrization, member: Tensor) -> Tensor:
+    return member.log()
+
+
+class Positive(Own):
+    """`exp` without its inverse."""
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+
+class PlainList(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.rest = kind([("a", nn.Linear(4, 4)), ("b", nn.Linear(4, 4))])
+
+
+WARNED: dict[str, tuple[Callable[[], object], str]] = {
+    "a map without its inverse": (
+        lambda: register(nn.Linear(4, 4), {"weight": Positive()}),
+        r"Positive moves the weight of 'weight' by up to .* Define invert\(member\)",
+    ),
+    "layers in a plain list": (
+        lambda: register(PlainList(lambda pairs: [layer for _, layer in pairs]), {nn.Linear: ZeroDiagonal()}),
+        r"does not reach the 2 layers in 'rest', a plain list.* nn\.ModuleList",
+    ),
+    "layers in a plain dictionary": (
+        lambda: register(PlainList(dict), {nn.Linear: ZeroDiagonal()}),
+        r"does not reach the 2 layers in 'rest', a plain dict.* nn\.ModuleDict",
+    ),
+    "two global thresholds": (
+        lambda: register(
+            nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)),
+            {f"{index}.weight": MaskedSparse(masks.global_magnitude(density=0.5)) for index in range(2)},
+        ),
+        r"global_magnitude\(0.5\) is there 2 times, each for its own weights. Share one object",
+    ),
+    "a rule by position on gates": (
+        lambda: register(nn.GRU(4, 4), {"weight_hh_l0": MaskedSparse(masks.lower_triangular())}),
+        r"cuts across the 3 weights stacked in 'weight_hh_l0'. Pass masks.per_block\(rule, 3\)",
+    ),
+    "blocks of another number of gates": (
+        lambda: register(nn.GRU(4, 4), {"weight_hh_l0": MaskedSparse(masks.per_block(RANDOM, 4))}),
+        r"per_block\(random\(0.5\), 4\) cuts across the 3 weights",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WARNED.values(), ids=WARNED)
+def test_a_likely_mistake_warns(call: Callable[[], object], message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
+        call()
+
+
+MEANT: dict[str, Callable[[], object]] = {
+    "one hidden layer": lambda: register(PlainList(lambda pairs: [pairs[0][1]]), {nn.Linear: ZeroDiagonal()}),
+    "a shared threshold": lambda: register(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), {"*.weight": MaskedSparse(masks.global_magnitude(density=0.5))}
+    ),
+    "one matrix of gates": lambda: register(
+        nn.GRU(4, 4), {"weight_hh_l0": MaskedSparse(masks.per_block(masks.lower_triangular(), 1))}
+    ),
+    "a mask for each gate": lambda: register(
+        nn.GRU(4, 4), {"weight_hh_l0": MaskedSparse(masks.per_block(masks.lower_triangular(), 3))}
+    ),
+    "a map with its inverse": lambda: register(
+        nn.Linear(4, 4), {"weight": type("Log", (Positive,), {"project": positive_part, "invert": logarithm})()}
+    ),
+}
+
+
+@pytest.mark.parametrize("call", MEANT.values(), ids=MEANT)
+def test_what_is_meant_does_not_warn(call: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call()
+
+
 def model_with(step: nn.Module) -> Any:
     return register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": step})
 
@@ -190,7 +278,6 @@ zero_: Any = ZeroDiagonal
 bake_: Any = bake
 rigl_: Any = masks.rigl
 ofscipy: Any = importlib.import_module("scipy.sparse")
-RANDOM = masks.random(density=0.5)
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "a rule without MaskedSparse": (lambda: register_(nn.Linear(4, 4), {"weight": RANDOM}), r"Wrap .* MaskedSparse\("),
     "a mask without MaskedSparse": (

@@ -44,7 +44,7 @@ def ids() -> Tensor:
 
 
 def recurrent(kind: type[nn.RNNBase]) -> Life:
-    rules = {"weight_hh_l*": MaskedSparse(masks.banded(1, 1)), "weight_ih_l0": ZeroDiagonal(blocks=1)}
+    rules = {"weight_hh_l*": MaskedSparse(masks.magnitude(density=0.5)), "weight_ih_l0": ZeroDiagonal(blocks=1)}
     return Life(lambda: kind(8, 8, num_layers=2, batch_first=True), rules, lambda model: model(sequence())[0])  # type: ignore[arg-type, call-arg]
 
 

@@ -19,6 +19,7 @@ OURS = {
     "_known_shape",
     "_product",
     "_rearrange",
+    "_require_complete",
     "_require_matrix",
     "_require_stored",
     "_set_positions",

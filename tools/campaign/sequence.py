@@ -76,7 +76,7 @@ def run_sequence(plan: Plan, drawn: list[tuple[Operation, int]], tally: Tally) -
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         warnings.filterwarnings("ignore", message="Complex modules are a new feature")
         warnings.filterwarnings("ignore", message=".* (keeps none of|has nothing to compare)")
-        warnings.filterwarnings("ignore", message=".* reaches the first of the")
+        warnings.filterwarnings("ignore", message=".* (reaches the first of|cuts across) the")
         session = Session.of(plan)
         try:
             for operation, seed in drawn:

@@ -121,7 +121,7 @@ class TakesNoToleranceForAny(ZeroDiagonal):
 BROKEN: Breakers = {
     "has_the_contract": [
         (NoContract, "Missing: right_inverse, contains, linear"),
-        (Unwritten, "Missing: forward, excess, project"),
+        (Unwritten, "Missing: needs"),
     ],
     "repr_is_complete": [(Silent, "The number 6 is not in ''")],
     "forward_gives_a_plain_tensor": [
