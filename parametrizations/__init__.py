@@ -6,6 +6,7 @@ Constraints, each a map from a freely trainable tensor onto a set of matrices:
 - `ZeroDiagonal`: zeros on the main diagonal
 - `NegExpDiagonal`: negative numbers on the main diagonal
 - `MaskedSparse`: zeros outside a mask, given as a tensor or as a rule of `parametrizations.masks`
+- `Signed`: given signs, such as non-negative entries, or one sign for each column
 - `Parametrization`: the base class of your own constraints; `parametrizations.testing.check_parametrization` tests them
 
 Calls on a layer or a whole model:
@@ -21,7 +22,8 @@ Calls on a layer or a whole model:
 Modules:
 
 - `masks`: rules for `MaskedSparse`
-- `positive`: the map behind `NegExpDiagonal`, for your own constraints
+- `signs`: rules for `Signed`
+- `positive`: the maps behind `NegExpDiagonal` and `Signed`, for your own constraints
 - `testing`: `check_parametrization`
 - `typing`: the types of arguments and results, for annotations
 
@@ -43,7 +45,7 @@ Example:
     )
 """
 
-from parametrizations import masks, positive
+from parametrizations import masks, positive, signs
 from parametrizations import testing as testing
 from parametrizations import typing as typing
 from parametrizations._models.bake import bake
@@ -58,6 +60,7 @@ from parametrizations.diagonal import Diagonal
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.neg_exp_diagonal import NegExpDiagonal
 from parametrizations.parametrization import Parametrization
+from parametrizations.signed import Signed
 from parametrizations.zero_diagonal import ZeroDiagonal
 
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "MaskedSparse",
     "NegExpDiagonal",
     "Parametrization",
+    "Signed",
     "ZeroDiagonal",
     "bake",
     "dense_gradients",
@@ -75,6 +79,7 @@ __all__ = [
     "positive",
     "register",
     "remask",
+    "signs",
     "summary",
     "tune",
 ]

@@ -93,7 +93,7 @@ def as_mask(mask: object, shape: torch.Size | None, rule: MaskRule | None = None
             f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. {advice}."
         )
     if mask.dim() == 0 or shape not in (None, mask.shape):
-        expected = "at least 1 dimension" if shape is None else f"the weight's shape, {tuple(shape)}"
+        expected = "at least 1 dimension" if not shape else f"the weight's shape, {tuple(shape)}"
         raise ValueError(
             f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps an entry."
         )

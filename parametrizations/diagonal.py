@@ -58,6 +58,7 @@ class Diagonal(OnDiagonals):
     needs = "every entry off the main diagonal to be 0"
     products = ("elementwise",)
     selects = True
+    has_zeros = True
 
     @property
     @override

@@ -78,6 +78,7 @@ class MaskedSparse(Parametrization):
     dims = None
     products = ("strips", "csr")
     selects = True
+    has_zeros = True
 
     @by_signature
     def __init__(
@@ -187,7 +188,7 @@ class MaskedSparse(Parametrization):
     @override
     def places(self, x: Tensor) -> Places:
         diagonal = None if self._diagonal is None else self._diagonal.to(x.device)  # x may be on the meta device
-        return Places(self._known_shape, diagonal, lambda: self.positions.to(x.device))
+        return Places(self._known_shape, diagonal, lambda: self.positions.to(x.device), key=self._form)
 
     @override
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:

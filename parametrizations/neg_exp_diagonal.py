@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations import positive
 from parametrizations._diagonals import OnDiagonals
 from parametrizations._products.choice import AXES, Explanation, explain_replaced_diagonal
 from parametrizations._products.form import form_linear
@@ -15,13 +14,11 @@ from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
 from parametrizations._torch.private import is_traced
-from parametrizations.parametrization import FLOATING
+from parametrizations.positive import EXP, Signs
 
-__all__ = ["FLOOR", "NegExpDiagonal"]
+__all__ = ["NegExpDiagonal"]
 
-FLOOR = 1e-4
-"""Smallest absolute value for a diagonal entry that was not negative: a normal number in every dtype, small compared
-with usual weights, and large enough for a gradient to move it (``exp`` has the gradient ``|w|``)."""
+NEGATIVE = Signs(-1)
 
 LARGE = 2**21
 """With fewer entries, a copy of the matrix takes less time than a product in parts."""
@@ -31,7 +28,8 @@ class NegExpDiagonal(OnDiagonals):
     """A weight with a finite and strictly negative main diagonal, for all finite stored values.
 
     ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the
-    shape of the weight, ``(out, in)``, square or not, in float16, bfloat16, float32 or float64.
+    shape of the weight, ``(out, in)``, square or not. For a complex weight the real part of the diagonal is negative:
+    ``-exp(x.real) + i x.imag``, as in S4D (Gu et al. 2022, arXiv 2206.11893).
 
     ``exp`` alone overflows and underflows. So above ``c`` (8 in float16, 80 in bfloat16 and float32,
     700 in float64) the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which has the same value and slope at ``c``. It
@@ -77,12 +75,11 @@ class NegExpDiagonal(OnDiagonals):
 
     needs = "every entry on the main diagonal to be negative, and no larger than its dtype can train"
     products = ("replaced-diagonal",)
-    dtypes = FLOATING
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         matrix, diagonals = with_own_diagonal(x, self.diagonals, self.with_diagonals)
-        return self.with_diagonals(matrix, -positive.exp(diagonals))
+        return self.with_diagonals(matrix, EXP.weight(diagonals, NEGATIVE))
 
     @override
     def explain(self, x: Tensor) -> Explanation:
@@ -101,7 +98,7 @@ class NegExpDiagonal(OnDiagonals):
         inputs, outputs = input.narrow(-1, 0, size), output
         if blocks > 1:
             inputs, outputs = inputs.unsqueeze(-2), output.view(*input.shape[:-1], blocks, x.shape[0] // blocks)
-        outputs.narrow(-1, 0, size).sub_(inputs * positive.exp(diagonals))
+        outputs.narrow(-1, 0, size).add_(inputs * EXP.weight(diagonals, NEGATIVE))
         return output
 
     @override
@@ -111,36 +108,26 @@ class NegExpDiagonal(OnDiagonals):
         if not places.has_whole_diagonal:  # forward would put -exp(0) = -1 at positions without an entry
             return None
         if places.diagonal is None:
-            return -positive.exp(x)
-        return x.scatter(0, places.diagonal, -positive.exp(x.index_select(0, places.diagonal)))
+            return EXP.weight(x, NEGATIVE)
+        return x.scatter(0, places.diagonal, EXP.weight(x.index_select(0, places.diagonal), NEGATIVE))
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
-        diagonal = self.diagonals(weight)
-        smallest, largest = positive.limits(diagonal)
-        outside = torch.maximum(diagonal + smallest, -diagonal - largest).clamp(min=0)
-        return self.with_diagonals(torch.zeros_like(weight), outside)
+        return self.with_diagonals(torch.zeros_like(weight.real), EXP.excess(self.diagonals(weight), NEGATIVE))
 
     @override
     def project(self, weight: Tensor) -> Tensor:
-        return self.with_diagonals(weight, -_sizes(self.diagonals(weight)))
+        return self.with_diagonals(weight, EXP.project(self.diagonals(weight), NEGATIVE))
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
-        return self.with_diagonals(weight, positive.log(-self.diagonals(weight)))
+        return self.with_diagonals(weight, EXP.invert(self.diagonals(weight), NEGATIVE))
 
     @override
     def _inverted_projection(self, weight: Tensor) -> Tensor:
-        return self.with_diagonals(weight, positive.log(_sizes(self.diagonals(weight))))
+        diagonals = EXP.project(self.diagonals(weight), NEGATIVE)
+        return self.with_diagonals(weight, EXP.invert(diagonals, NEGATIVE))
 
     @override
     def rounding(self, weight: Tensor) -> Tensor:
-        diagonal = self.diagonals(weight)
-        epsilons = (1 + diagonal.abs().log().abs()) * torch.finfo(weight.dtype).eps
-        return self.with_diagonals(torch.zeros_like(weight), epsilons * diagonal.abs())
-
-
-def _sizes(diagonal: Tensor) -> Tensor:
-    """The absolute values of the projection of a diagonal."""
-    smallest, largest = positive.limits(diagonal)
-    return torch.where(diagonal < 0, -diagonal, diagonal.clamp(min=FLOOR)).clamp(smallest, largest)
+        return self.with_diagonals(torch.zeros_like(weight.real), EXP.rounding(self.diagonals(weight), NEGATIVE))

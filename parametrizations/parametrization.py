@@ -88,13 +88,15 @@ class Parametrization(nn.Module):
     needs: str = "a weight in its set"
     dtypes: tuple[torch.dtype, ...] = FLOATING + COMPLEX
     dims: int | None = 2
-    """The number of dimensions of the weight; None for any number from one on."""
+    """The number of dimensions of the weight; None for any number."""
     products: tuple[Product, ...] = ()
     """The products that ``linear`` offers in addition to ``"dense"``: the further values of ``product``."""
     kinks: tuple[float, ...] = ()
     """The values of stored entries at which ``forward`` has no derivative, such as 0 for `abs`."""
     selects: bool = False
     """Whether ``x`` holds entries of the weight unchanged, so that filling ``x`` initialises them."""
+    has_zeros: bool = False
+    """Whether ``project`` sets fixed entries to zero and keeps all others. A later `Signed` keeps these zeros."""
 
     @checks.by_signature
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
@@ -437,22 +439,18 @@ class Parametrization(nn.Module):
                 f"Got {tuple(weight.shape)}. {checks.asked()} a weight of that shape; create a new object for another."
             )
         if not self._has_dims(weight):
-            needed, advice = (
-                ("at least 1 dimension", "Give a scalar one, with unsqueeze")
-                if self.dims is None
-                else (f"{self.dims} dimensions", "Register it on a matrix, such as nn.Linear's weight")
-            )
+            advice = "Register it on a matrix, such as nn.Linear's weight"
             if hasattr(self, "axes") and weight.dim() > 2:
                 advice = "Pass its axes of outputs and inputs, such as axes=(-2, -1)"
             elif not self._is_own:
                 advice += f", or set dims in {type(self).__name__}; None takes any number"
             raise ValueError(
-                f"{type(self).__name__} needs a weight with {needed}. Got {weight.dim()}, of shape "
+                f"{type(self).__name__} needs a weight with {self.dims} dimensions. Got {weight.dim()}, of shape "
                 f"{tuple(weight.shape)}. {advice}."
             )
 
     def _has_dims(self, weight: Tensor) -> bool:
-        return weight.dim() == self.dims if self.dims is not None else weight.dim() > 0
+        return self.dims in (None, weight.dim())
 
     def _has_to_come_first(self, x: Tensor) -> str:
         name = type(self).__name__

@@ -60,6 +60,7 @@ class ZeroDiagonal(OnDiagonals):
 
     needs = "every entry on the main diagonal to be 0"
     products = ("replaced-diagonal",)
+    has_zeros = True
 
     @override
     def forward(self, x: Tensor) -> Tensor:

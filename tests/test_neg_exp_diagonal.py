@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from parametrizations import NegExpDiagonal, positive
-from parametrizations.neg_exp_diagonal import FLOOR
+from parametrizations.positive import FLOOR
 from parametrizations.parametrization import FLOATING
 from tests.layers import constrained, every_number, stored
 

@@ -19,6 +19,7 @@ class Places(NamedTuple):
         diagonal: Indices of the stored entries on the main diagonal, in order; None if all of them are.
         positions: Returns the row-major positions of the entries, ``(entries,)``.
         blocks: The number of equal blocks of rows, if ``diagonal`` refers to the main diagonals of blocks.
+        key: An object that is replaced whenever the positions or their device change; None if there is none.
 
     Example:
         Dale's law: the connections from one neuron all excite, or all inhibit. The map acts on each entry separately
@@ -57,6 +58,7 @@ class Places(NamedTuple):
     diagonal: Tensor | None
     positions: Callable[[], Tensor]
     blocks: int = 1
+    key: object = None
 
     @property
     def has_whole_diagonal(self) -> bool:

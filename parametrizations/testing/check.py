@@ -59,7 +59,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
     Raises:
         TypeError: If ``parametrization`` is not a module, or ``weight`` not a dense tensor of real or complex numbers.
-        ValueError: If ``weight`` is a scalar or has no values, or if ``parametrization`` is registered.
+        ValueError: If ``weight`` has no values, or if ``parametrization`` is registered.
         AssertionError: If a promise is broken. The message lists every broken promise, with figures.
 
     Example:
@@ -72,9 +72,9 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         got = kind_of(parametrization)
         raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass (Diagonal(), weight).")
     require_kind("check_parametrization", weight, FLOATING + COMPLEX)
-    if not weight.dim() or not weight.numel() or weight.is_meta:
+    if not weight.numel() or weight.is_meta:
         raise ValueError(
-            f"check_parametrization needs a weight with dimensions and values. Got shape {tuple(weight.shape)} on "
+            f"check_parametrization needs a weight with values. Got shape {tuple(weight.shape)} on "
             f"{weight.device}. Pass e.g. torch.randn(4, 3)."
         )
     if isinstance(parametrization, Parametrization):

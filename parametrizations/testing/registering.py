@@ -82,14 +82,15 @@ def bad_input_changes_nothing(subject: Subject) -> None:
     layer = subject.layer()
     before, member = stored(layer).detach().clone(), dense(layer)
     poisoned = {"NaN": member.clone().fill_(torch.nan), "infinity": member.clone().fill_(torch.inf)}
-    shapes = {"another shape": torch.cat([member, member]), "3 dimensions": member.unsqueeze(0)}
+    longer = torch.cat([member, member]) if member.dim() else member.new_zeros(2)
+    shapes = {"another shape": longer, "3 dimensions": member.unsqueeze(0)}
     for what, value in {**poisoned, **shapes, "integers": member.abs().int()}.items():
         require_raises(partial(setattr, layer, "weight", value), f"Assigning {what}")
         require_equal(stored(layer), before, f"After assigning {what}, the stored tensor")
     buffers = nn.Module()
     any_shape = getattr(subject.parametrization, "dims", 2) is None
-    shapes = {"a scalar": member.new_zeros(())} if any_shape else {"3 dimensions": shapes["3 dimensions"]}
-    for what, value in {**poisoned, **shapes}.items():
+    others = {} if any_shape else {"3 dimensions": shapes["3 dimensions"]}
+    for what, value in {**poisoned, **others}.items():
         buffers.register_buffer("weight", value, persistent=False)
         register = partial(register_parametrization, buffers, "weight", subject.fresh())
         require_raises(register, f"Registering on {what}")
@@ -129,4 +130,4 @@ def _most_rounding(member: Tensor) -> float:
     """8 n (1 + |log w|) machine epsilons of the largest w, for the longer side n."""
     size = member.abs().double()
     logarithms = 1 + most(size[size > 0].log())
-    return 8 * max(member.shape) * logarithms * torch.finfo(member.dtype).eps * most(size)
+    return 8 * max(member.shape, default=1) * logarithms * torch.finfo(member.dtype).eps * most(size)

@@ -37,7 +37,7 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Subject:
-    """An unregistered parametrization, and a weight of any shape with dimensions, to register it on."""
+    """An unregistered parametrization, and a weight of any shape, to register it on."""
 
     parametrization: nn.Module
     weight: Tensor
@@ -122,8 +122,8 @@ class _Flat(nn.Linear):
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """A weight of any shape as a matrix, ``(out, in)``; a vector has one output."""
-    return weight.unsqueeze(0) if weight.dim() == 1 else weight.flatten(1)
+    """A weight of any shape as a matrix, ``(out, in)``; a vector or scalar has one output."""
+    return weight.reshape(1, -1) if weight.dim() < 2 else weight.flatten(1)
 
 
 def parametrization_of(layer: Any) -> Any:

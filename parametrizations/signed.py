@@ -1,0 +1,345 @@
+"""`Signed`: a weight with given signs."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from parametrizations import signs as rules
+from parametrizations._checks import by_signature, require_choice
+from parametrizations._given_mask import Name
+from parametrizations._products.choice import Product
+from parametrizations._products.places import Places
+from parametrizations._torch.arrays import Array, is_array, numbers
+from parametrizations._torch.caller import asking_list, is_registration
+from parametrizations._torch.chains import steps
+from parametrizations._torch.transforms import is_recorded
+from parametrizations.parametrization import Infeasible, Parametrization
+from parametrizations.positive import EXP, SOFTPLUS, Signs
+
+__all__ = ["Signed"]
+
+MAPS = {"exp": EXP, "softplus": SOFTPLUS}
+
+
+class Signed(Parametrization):
+    """A weight whose entries have given signs, for all finite stored values: strictly positive or negative.
+
+    ``weight = sign * map(x)``, and ``weight = x`` at entries with the sign 0, which are free. The free parameters are
+    ``x``, of the shape of the weight. The weight has any shape, scalars included; it is real or complex. The sign of a
+    complex number is that of its real part, as in S4D: ``sign * map(x.real) + i x.imag``.
+
+    On top of a `MaskedSparse`, `Diagonal` or `ZeroDiagonal`, the map acts on the entries that these keep, and their
+    zeros stay. A layer then uses their product.
+
+    Registering keeps entries with the right sign, up to a relative error of ``1 + |log |w||`` machine epsilons. Any
+    other entry is reflected: ``sign * max(|w|, 1e-4)``. Assigning a weight with wrong signs, or with zeros, raises
+    instead, unless ``on_infeasible="project"``.
+
+    The signs are structure, not data: neither parameter nor buffer. They move with the module, and are saved in the
+    state dict as ``parametrizations.weight.0._extra_state``.
+
+    Limits: with ``map="exp"``, weight decay pulls the size of the entries to 1, not to 0; with ``"softplus"`` to 0.69.
+    Exempt ``x`` from decay, and penalise the weight instead if it should be small. `remask` refuses signs that belong
+    to single stored entries (`signs.as_is` on top of a mask).
+
+    Args:
+        signs: 1, -1, or a tensor or array of -1, 0 and 1 that broadcasts to the weight, such as ``(in,)`` for a sign of
+            each column; or a rule that gets the weight at registration and returns such a tensor. See
+            `parametrizations.signs`. They are stored as given, one byte each.
+        map: ``"exp"``, for weights of any scale, or ``"softplus"``, which grows as ``x``. Both are finite and positive
+            for every finite ``x``; see `parametrizations.positive`.
+        on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
+        product: Kept for all constraints alike: a dense weight with signs has the dense product only.
+
+    Raises:
+        TypeError: If ``signs`` has another type.
+        ValueError: If ``signs`` has other values, or, at registration, does not broadcast to the weight; and for
+            weights as in `Parametrization.right_inverse`.
+
+    Example:
+        >>> from torch import nn
+        >>> from parametrizations import register, signs
+        >>> layer = register(nn.Linear(4, 2, bias=False), {"weight": Signed(signs.dale(0.5))})
+        >>> layer.weight > 0
+        tensor([[ True,  True, False, False],
+                [ True,  True, False, False]])
+    """
+
+    needs = "every entry to have its sign, strictly, and a size that its dtype can train"
+    dims = None
+
+    @by_signature
+    def __init__(
+        self,
+        signs: int | Tensor | Array | Callable[[Tensor], Tensor],
+        *,
+        map: Literal["exp", "softplus"] = "exp",
+        on_infeasible: Infeasible = "raise",
+        product: Product = "auto",
+    ) -> None:
+        super().__init__(on_infeasible=on_infeasible, product=product)
+        require_choice("Signed", "map", map, tuple(MAPS))
+        self.map = map
+        self._rule = _rule(signs) if callable(signs) else None
+        self._signs = None if callable(signs) else _checked(signs)
+        self._origin: object = self._rule or _described(self._signs)
+        self._has_free = _has_zeros(self._signs)
+        self._is_per_entry = False
+        self._earlier: tuple[Parametrization, ...] = ()
+        self._at: tuple[object, Signs] = (None, Signs(1))
+
+    @property
+    def signs(self) -> Tensor:
+        """The signs as given, int8: a copy. Per stored entry for `signs.as_is` on top of a mask.
+
+        Example:
+            >>> from parametrizations import register
+            >>> layer = register(torch.nn.Linear(2, 2), {"weight": Signed(torch.tensor([1, -1]))})
+            >>> layer.parametrizations.weight[0].signs
+            tensor([ 1, -1], dtype=torch.int8)
+        """
+        signs = self._known_signs
+        return signs.clone() if isinstance(signs, Tensor) else torch.tensor(signs, dtype=torch.int8)
+
+    @property
+    def is_per_entry(self) -> bool:
+        """Whether each stored entry of a mask has a sign of its own."""
+        return self._is_per_entry
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shape is None and is_registration():  # PyTorch's check, before it shows the weight
+            return x
+        return self._where_kept(MAPS[self.map].weight, x)
+
+    @override
+    def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        if not self._earlier:  # the map fills the zeros, too
+            return None
+        entries: Tensor | None = MAPS[self.map].weight(x, self._signs_at(places, x.device))
+        for step in self._earlier[1:]:
+            entries = None if entries is None else step.on_entries(entries, places)
+        return entries
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return self._where_kept(MAPS[self.map].excess, weight)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return self._where_kept(MAPS[self.map].project, weight)
+
+    @override
+    def invert(self, weight: Tensor) -> Tensor:
+        return self._where_kept(MAPS[self.map].invert, weight)
+
+    @override
+    def rounding(self, weight: Tensor) -> Tensor:
+        return self._where_kept(MAPS[self.map].rounding, weight)
+
+    @override
+    def adopt(self, weight: Tensor) -> None:
+        signs = self._signs
+        if self._rule is not None:
+            signs = torch.as_tensor(_checked(self._rule(weight.clone()), self._rule), dtype=torch.int8)
+        if isinstance(signs, Tensor) and not _broadcasts(signs.shape, weight.shape):
+            raise ValueError(
+                f"Signed needs signs that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
+                f"{tuple(signs.shape)}. Pass e.g. (in,) for a sign of each column, or (out, 1) for each row."
+            )
+        super().adopt(weight)
+        self._earlier = _steps_before(self)
+        # The signs outlive a block of inference mode, and ignore the default device.
+        with torch.inference_mode(False), torch.device("cpu"):
+            if isinstance(signs, Tensor):
+                signs = signs.to("cpu" if weight.is_meta else weight.device, copy=True)
+            places = self._places(weight)
+            if self._rule is not None and isinstance(signs, Tensor) and signs.shape == weight.shape and places:
+                signs, self._is_per_entry = self._earlier[0].invert(signs).clone(), True
+        self._signs, self._has_free, self._rule = signs, _has_zeros(signs), None
+        self._origin = Name(self._origin)
+
+    @override
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        x = super().right_inverse(weight)
+        owner = asking_list() if is_registration() else None
+        if owner is not None:
+            owner.register_load_state_dict_pre_hook(_check_signs)  # type: ignore[no-untyped-call]
+        return x
+
+    @property
+    @override
+    def _structure(self) -> str:
+        sign = f"{self._signs:+d}, " if isinstance(self._signs, int) else ""
+        return f"{super()._structure}({sign}map={self.map!r})"
+
+    @override
+    def options(self) -> dict[str, object]:
+        return {"signs": self._origin} | {name: getattr(self, name) for name in ("map", "on_infeasible", "product")}
+
+    @override
+    def get_extra_state(self) -> Tensor:
+        """The signs as a new int8 tensor; empty without signs."""
+        return torch.empty(0, dtype=torch.int8, device="cpu") if self._signs is None else self.signs.view(-1)
+
+    @override
+    def set_extra_state(self, state: Any) -> None:
+        """Load the signs of a checkpoint. Raises a `ValueError` if they are damaged or do not fit."""
+        if self._signs is not None or not isinstance(state, Tensor) or state.numel():
+            self._signs = self._loadable(state)
+            self._has_free, self._at = _has_zeros(self._signs), (None, Signs(1))
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if isinstance(self._signs, Tensor):
+            moved = fn(torch.empty(0, dtype=torch.int8, device=self._signs.device)).device
+            self._signs = self._signs if moved.type == "meta" else self._signs.to(moved)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @property
+    def _known_signs(self) -> int | Tensor:
+        if self._signs is None:
+            _ = self._known_shape  # raises if the object is not registered
+        assert self._signs is not None
+        return self._signs
+
+    def _where_kept(self, function: Callable[[Tensor, Signs], Tensor], weight: Tensor) -> Tensor:
+        """Apply a function to the entries that earlier constraints keep, with zeros elsewhere."""
+        places = self._places(weight)
+        if places is None:
+            later = self._earlier
+            found = function(weight, self._signs_of(self._known_signs, weight.device))
+        else:
+            first, later = self._earlier[0], self._earlier[1:]
+            entries = first.invert(weight)
+            found = first.forward(function(entries, self._signs_at(places, weight.device)))
+        for step in later:
+            found = step.project(found)
+        return found
+
+    def _places(self, weight: Tensor) -> Places | None:
+        """The positions of the entries that the first constraint of the chain stores, if it stores only these."""
+        first = self._earlier[0] if self._earlier else None
+        return first.places(weight) if first is not None and first.selects else None
+
+    def _signs_at(self, places: Places, device: torch.device) -> Signs:
+        """The signs of the stored entries of a mask. They are memoised, since they take longer than the map."""
+        signs = self._known_signs
+        if isinstance(signs, int) or self._is_per_entry or is_recorded():
+            return self._signs_of(self._gathered(signs, places), device)
+        key, memoised = self._at
+        if key is None or key is not places.key:
+            with torch.inference_mode(False):
+                memoised = self._signs_of(self._gathered(signs, places), device)
+            self._at = places.key, memoised
+        return memoised
+
+    def _gathered(self, signs: int | Tensor, places: Places) -> int | Tensor:
+        if isinstance(signs, int) or self._is_per_entry:
+            return signs
+        indices = torch.unravel_index(places.positions().long(), places.shape)[len(places.shape) - signs.dim() :]
+        pairs = zip(indices, signs.shape, strict=True)
+        return signs.to(indices[0].device)[tuple(index if size > 1 else 0 * index for index, size in pairs)]
+
+    def _signs_of(self, signs: int | Tensor, device: torch.device) -> Signs:
+        signs = signs.to(device) if isinstance(signs, Tensor) else signs
+        return Signs(signs, signs == 0 if self._has_free and isinstance(signs, Tensor) else None)
+
+    def _loadable(self, state: object) -> int | Tensor:
+        """The signs in the extra state of a checkpoint."""
+        own = self._known_signs
+        shape = self._earlier[0].stored_shape if self._is_per_entry else self.signs.shape
+        count = shape.numel()
+        if not isinstance(state, Tensor) or state.is_meta or state.shape != (count,) or not _are_signs(state):
+            kind = f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
+            raise ValueError(
+                f"Signed needs {count} signs, -1, 0 or 1, in its checkpoint. Got {kind}. Load the signs together with "
+                "the mask and the values, into a layer with the same constraint."
+            )
+        if isinstance(own, int) and int(state) != own:
+            raise ValueError(
+                f"Signed needs a checkpoint with the sign {own:+d}. Got {int(state):+d}. Load it into a model with "
+                f"Signed({int(state):+d}), or load its plain_state_dict."
+            )
+        return own if isinstance(own, int) else state.view(shape).to(own, copy=True)
+
+
+def _check_signs(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+    """Keep values and signs together: a pre-hook of the list that owns the values. PyTorch loads the values first."""
+    for name, step in owner.named_children():
+        key = f"{prefix}{name}._extra_state"
+        if isinstance(step, Signed) and key in state_dict:
+            try:
+                step._loadable(state_dict[key])
+            except ValueError as error:
+                arguments[-1].append(str(error))
+                own = owner.state_dict(prefix=prefix)
+                state_dict |= {name: own[name] for name in own.keys() & state_dict.keys()}
+
+
+def _steps_before(step: Signed) -> tuple[Parametrization, ...]:
+    """The earlier constraints of the chain that only set entries to zero."""
+    owner = asking_list()
+    before = itertools.takewhile(lambda one: one is not step, () if owner is None else steps(owner))
+    return tuple(one for one in before if isinstance(one, Parametrization) and one.has_zeros)
+
+
+def _rule(signs: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The rule, refused if it is a class or a function of `parametrizations.signs` that makes one."""
+    name = getattr(signs, "__name__", "")
+    if isinstance(signs, type) or (inspect.isfunction(signs) and signs.__module__ == rules.__name__):
+        raise TypeError(f"Signed needs a rule for signs. Got {name}, which makes one. Write signs.{name}().")
+    return signs
+
+
+def _checked(signs: object, rule: object = None) -> int | Tensor:
+    """The signs as an integer or an int8 tensor."""
+    source = "" if rule is None else f" from the rule {rule}"
+    known = isinstance(signs, int | float | Tensor | list | tuple) or is_array(signs)
+    if not known or isinstance(signs, bool):
+        raise TypeError(
+            f"Signed needs signs{source}: 1, -1, or a tensor of -1, 0 and 1. Got {type(signs).__name__}. Pass e.g. "
+            "Signed(-1), or a rule such as signs.dale()."
+        )
+    given = torch.tensor(signs) if isinstance(signs, int | float) else numbers("Signed", signs, "torch.tensor([1, -1])")
+    if given.dtype is torch.bool or given.is_complex() or not _are_signs(given):
+        got = given.dtype if given.dtype is torch.bool else _first_wrong(given)
+        raise ValueError(
+            f"Signed needs signs{source} of 1, -1, or 0 for free entries. Got {got}. Pass torch.sign(...) of it, or "
+            "torch.where(mask, 1, -1) for a boolean mask."
+        )
+    if given.dim() == 0 and given == 0:
+        raise ValueError("Signed needs a sign of 1 or -1. Got 0, which leaves every entry free. Leave Signed out.")
+    return int(given) if given.dim() == 0 else given.to(torch.int8)
+
+
+def _first_wrong(given: Tensor) -> object:
+    return given[~_is_sign(given)].flatten()[0].item() if not given.is_complex() else given.dtype
+
+
+def _are_signs(given: Tensor) -> bool:
+    return bool(_is_sign(given).all())
+
+
+def _is_sign(given: Tensor) -> Tensor:
+    return (given == 0) | (given.abs() == 1)
+
+
+def _has_zeros(signs: int | Tensor | None) -> bool:
+    return isinstance(signs, Tensor) and bool((signs == 0).any())
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    return len(shape) <= len(to) and all(one in (1, other) for one, other in zip(shape[::-1], to[::-1], strict=False))
+
+
+def _described(signs: int | Tensor | None) -> Name:
+    return Name(f"tensor of shape {tuple(signs.shape)}" if isinstance(signs, Tensor) else f"{signs:+d}")
