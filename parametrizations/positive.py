@@ -268,5 +268,6 @@ def _is_plain(x: Tensor) -> bool:
         return False
     values = x.detach()
     # The root of the sum of squares bounds every entry, and takes half the time of the maximum.
-    squares = torch.dot(values, values) if x.dim() == 1 else values.square().sum()
+    flat = values.view(-1) if values.is_contiguous() else values
+    squares = torch.dot(flat, flat) if flat.dim() == 1 else values.square().sum()
     return squares.item() < bound * bound or values.abs().max().item() < bound

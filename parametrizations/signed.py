@@ -160,9 +160,8 @@ class Signed(Parametrization):
         with torch.inference_mode(False), torch.device("cpu"):
             if isinstance(signs, Tensor):
                 signs = signs.to("cpu" if weight.is_meta else weight.device, copy=True)
-            places = self._places(weight)
-            if self._rule is not None and isinstance(signs, Tensor) and signs.shape == weight.shape and places:
-                signs, self._is_per_entry = self._earlier[0].invert(signs).clone(), True
+                if self._rule is not None and signs.shape == weight.shape and self._kept(weight) is not None:
+                    signs, self._is_per_entry = self._earlier[0].invert(signs).clone(), True
         self._signs, self._has_free, self._rule = signs, _has_zeros(signs), None
         self._origin = Name(self._origin)
 
@@ -213,22 +212,24 @@ class Signed(Parametrization):
 
     def _where_kept(self, function: Callable[[Tensor, Signs], Tensor], weight: Tensor) -> Tensor:
         """Apply a function to the entries that earlier constraints keep, with zeros elsewhere."""
-        places = self._places(weight)
-        if places is None:
-            later = self._earlier
+        kept, later = self._kept(weight), [*self._earlier]
+        if kept is None:
             found = function(weight, self._signs_of(self._known_signs, weight.device))
         else:
-            first, later = self._earlier[0], self._earlier[1:]
-            entries = first.invert(weight)
+            (entries, places), (first, *later) = kept, later
             found = first.forward(function(entries, self._signs_at(places, weight.device)))
         for step in later:
             found = step.project(found)
         return found
 
-    def _places(self, weight: Tensor) -> Places | None:
-        """The positions of the entries that the first constraint of the chain stores, if it stores only these."""
+    def _kept(self, weight: Tensor) -> tuple[Tensor, Places] | None:
+        """The entries that the first constraint of the chain stores, with their positions, if it stores only these."""
         first = self._earlier[0] if self._earlier else None
-        return first.places(weight) if first is not None and first.selects else None
+        if first is None or not first.selects:
+            return None
+        entries = first.invert(weight)
+        places = first.places(entries)
+        return None if places is None else (entries, places)
 
     def _signs_at(self, places: Places, device: torch.device) -> Signs:
         """The signs of the stored entries of a mask. They are memoised, since they take longer than the map."""
