@@ -50,7 +50,17 @@ def exp(x: Tensor) -> Tensor:
 
 
 def slope(x: Tensor, size: Tensor) -> Tensor:
-    """The derivative of `exp` at ``x``, where its value is ``size``: finite, and 0 only at the smallest normal number.
+    """The derivative of `exp` at ``x``: finite, and 0 only where the value is the smallest normal number.
+
+    Args:
+        x: A tensor of any shape and a real floating dtype.
+        size: ``exp(x)``, of the same shape.
+
+    Returns:
+        A tensor of the same shape.
+
+    Raises:
+        TypeError: If the dtype is another one.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0])
@@ -63,7 +73,16 @@ def slope(x: Tensor, size: Tensor) -> Tensor:
 
 
 def log(size: Tensor) -> Tensor:
-    """The inverse of `exp`, for positive finite numbers; to a relative error of ``1 + |log size|`` machine epsilons.
+    """The inverse of `exp`: ``exp(log(size))`` has a relative error of at most ``1 + |log size|`` machine epsilons.
+
+    Args:
+        size: Positive finite numbers, a tensor of any shape and a real floating dtype.
+
+    Returns:
+        A tensor of the same shape and dtype.
+
+    Raises:
+        TypeError: If the dtype is another one.
 
     Example:
         >>> log(exp(torch.tensor([-3.0, 2.0])))
@@ -78,6 +97,15 @@ def log(size: Tensor) -> Tensor:
 
 def limits(like: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest number that `exp` gives, in the dtype and on the device of a tensor.
+
+    Args:
+        like: A tensor of any shape and a real floating dtype.
+
+    Returns:
+        Two scalars.
+
+    Raises:
+        TypeError: If the dtype is another one.
 
     Example:
         >>> smallest, largest = limits(torch.zeros(1))

@@ -114,9 +114,6 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
 def entries_of(chain: nn.Module) -> Tensor | None:
     """The entries of a weight after all parametrizations of its chain, without the dense weight.
 
-    Args:
-        chain: The `ParametrizationList` of a tensor.
-
     Returns:
         The input of the first parametrization's product: its stored tensor, after each later parametrization has
         changed the entries. With later parametrizations, None if any is third-party, if the first does not store
