@@ -154,7 +154,7 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
 
 
 def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: Kept) -> Tensor:
-    """The positions outside the sorted ``staying`` where the gradient is largest: ``(count,)``."""
+    """The ``count`` positions with the largest gradients, except the sorted ``staying``."""
     rows, columns = kept.shape[0], kept.shape[1:].numel()
     strip = max(ROOM // max(columns, 1), 1)
     sizes = kept.values.abs().new_empty(0)

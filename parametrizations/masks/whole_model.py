@@ -132,7 +132,7 @@ def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list
 
 
 def _by_sides(name: str, density: float, axes: Axes, weights: Sequence[Kept]) -> list[int]:
-    """In proportion to ``out + in``; the surplus of a full layer goes to the others."""
+    """How many entries each layer keeps, in proportion to ``out + in``. A full layer leaves the rest to the others."""
     sizes, sides = [kept.shape.numel() for kept in weights], [_sides(name, kept, axes) for kept in weights]
     left = total = count_of(density, sum(sizes))
     wanted, waiting = [0.0] * len(sizes), sum(sides)
