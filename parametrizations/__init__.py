@@ -19,15 +19,9 @@ Calls on a layer or a whole model:
 - `tune` measures the products of each layer on this machine, and selects the fastest
 - `fuse` prepares layers that PyTorch's own ``register_parametrization`` constrained, as `register` does for its own
 
-Modules:
-
-- `masks`: rules for `MaskedSparse`
-- `signs`: rules for `Signed`
-- `positive`: the maps behind `NegExpDiagonal` and `Signed`, for your own constraints
-- `testing`: `check_parametrization`
-- `typing`: the types of arguments and results, for annotations
-
-All other names are internal and begin with an underscore.
+Modules: `masks`, rules for `MaskedSparse`; `signs`, rules for `Signed`; `positive`, their maps, for your own
+constraints; `testing`; and `typing`, the types of arguments and results. All other names are internal and begin with an
+underscore.
 
 Example:
     >>> import torch
@@ -37,12 +31,8 @@ Example:
     >>> _ = register(model, {"0.weight": ZeroDiagonal()})
     >>> model[0].weight.diagonal().detach()
     tensor([0., 0., 0.])
-    >>> bake(model)
-    Sequential(
-      (0): Linear(in_features=3, out_features=3, bias=True)
-      (1): ReLU()
-      (2): Linear(in_features=3, out_features=1, bias=True)
-    )
+    >>> bake(model)[0]  # a plain model
+    Linear(in_features=3, out_features=3, bias=True)
 """
 
 from parametrizations import masks, positive, signs

@@ -21,13 +21,12 @@ __all__ = ["Diagonal"]
 class Diagonal(OnDiagonals):
     """A weight with ``x`` on its main diagonal and exact zeros elsewhere.
 
-    ``weight[i, i] = x[i]``, ``weight[i, j] = 0`` for ``i != j``. The free parameters are ``x``, of
-    shape ``(min(out, in),)``; the weight is ``(out, in)``, square or not, real or complex. With ``blocks`` or batches
-    ``x`` is ``(batch * blocks * min(out / blocks, in),)``, one diagonal after another. `Diagonal` must be the first
-    parametrization of its tensor.
+    ``weight[i, i] = x[i]``, ``weight[i, j] = 0`` for ``i != j``. The weight is ``(out, in)``, square or not, real or
+    complex. The free parameters are ``x``, ``(min(out, in),)``; with ``blocks`` or batches, one diagonal after another,
+    ``(batch * blocks * min(out / blocks, in),)``. `Diagonal` must be the first parametrization of its tensor.
 
-    Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with a non-zero
-    entry off the diagonal raises, or also drops it (``on_infeasible="project"``).
+    Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with a non-zero entry off the
+    diagonal raises, or also drops it (``on_infeasible="project"``).
 
     Args:
         blocks: The number of equal blocks of rows, each with a main diagonal: 4 for the gates of `nn.LSTM`, 3 for
@@ -35,15 +34,13 @@ class Diagonal(OnDiagonals):
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, such as ``(-2, -1)`` for
             experts, ``(experts, out, in)``. All other axes are batch. `register` supplies them for convolutions.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
-            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
-            measures which is fastest.
+        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
+            constraint. It may be set at any time; `tune` selects the fastest.
 
     Raises:
-        TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
-        ValueError: On registering and assigning, if the weight is not a matrix and ``axes`` are not given, if
-            ``blocks`` does not divide its rows, or if it is not finite; on assigning, if it has another shape or is
-            outside the set.
+        TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.
+        ValueError: If the weight is not finite, is not a matrix and ``axes`` are not given, or has rows that ``blocks``
+            does not divide; on assigning, also if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn

@@ -30,39 +30,34 @@ __all__ = ["MaskedSparse"]
 
 
 class MaskedSparse(Parametrization):
-    """A weight with exact zeros outside a mask. Only the kept entries are stored.
+    """A weight with exact zeros outside a mask, which stores only the kept entries.
 
-    An entry of the weight is the next entry of ``x``, in row-major order, if the mask is True there, and 0 otherwise.
-    The free parameters are ``x``, of shape ``(nnz,)``. The weight has one or more dimensions, such as ``(out, in)`` of
-    `nn.Linear` or ``(out, in, height, width)`` of `nn.Conv2d`; it is real or complex.
-    `MaskedSparse` must be the first parametrization of its tensor.
+    ``weight[mask] = x``, in row-major order, and ``weight[~mask] = 0``. The free parameters are ``x``, ``(nnz,)``. The
+    weight has one or more dimensions, such as ``(out, in)`` of `nn.Linear` or ``(out, in, height, width)`` of
+    `nn.Conv2d`; it is real or complex. `MaskedSparse` must be the first parametrization of its tensor.
 
-    Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with a
-    non-zero entry outside the mask raises, or also drops it (``on_infeasible="project"``).
+    Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with a non-zero entry
+    outside the mask raises, or also drops it (``on_infeasible="project"``).
 
     The mask is structure, not data: neither parameter nor buffer, so averaging, broadcasts and ``to_empty`` do not
-    change it. It moves with the module, and is saved in the state dict as
-    ``parametrizations.weight.0._extra_state``, with 4 bytes for each stored number (8 if the weight has 2^31 entries
-    or more). In memory it takes at most 12 bytes for each stored number, and some for each row and column. Loading
-    replaces mask and values together, also if the number of values differs. An existing optimizer then holds state of
-    the old shape: make a new one, or load its state, too.
+    change it. It moves with the module, and is saved in the state dict as ``parametrizations.weight.0._extra_state``,
+    with 4 bytes for each stored number (8 from 2^31 entries on). In memory it takes at most 12 bytes for each, and some
+    for each row and column. Loading replaces mask and values together. If the number of values changes, make a new
+    optimizer, or load its state, too.
 
-    Limits: `torch.func.stack_module_state` stacks the values of several models over the mask of the
-    first. DDP does not broadcast masks: seed the generator of a random rule equally on every rank.
-    An average of models, such as `AveragedModel`, averages the stored values, so all models need the same mask.
+    Limits: `torch.func.stack_module_state` and averages of models, such as `AveragedModel`, combine the stored values,
+    so all models need the same mask. DDP does not broadcast masks: seed a random rule equally on every rank.
 
     Args:
         mask: A boolean tensor or array of the shape of the weight, True for kept entries, or a mask rule: a callable
             that gets the weight at registration and returns such a tensor. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
-            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
-            measures which is fastest.
+        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
+            constraint. It may be set at any time; `tune` selects the fastest.
 
     Raises:
-        TypeError: If ``mask`` is neither, or its dtype is not bool.
-        ValueError: If ``mask`` is a scalar, or, at registration, does not have the weight's shape; and for weights
-            as in `Parametrization.right_inverse`.
+        TypeError: If ``mask`` is neither, or its dtype is not bool; for weights as in `Parametrization.right_inverse`.
+        ValueError: If ``mask`` is a scalar, or does not have the weight's shape; for weights as there.
 
     Example:
         >>> from torch import nn
@@ -114,14 +109,7 @@ class MaskedSparse(Parametrization):
 
     @property
     def positions(self) -> Tensor:
-        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32 if they fit.
-
-        Example:
-            >>> from parametrizations import masks, register
-            >>> layer = register(torch.nn.Linear(2, 2), {"weight": MaskedSparse(masks.lower_triangular())})
-            >>> layer.parametrizations.weight[0].positions
-            tensor([0, 2, 3], dtype=torch.int32)
-        """
+        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32 if they fit."""
         return self._places().to(index_dtype(self._known_shape.numel()))
 
     @property
@@ -136,6 +124,8 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].mask
             tensor([[ True, False],
                     [ True,  True]])
+            >>> layer.parametrizations.weight[0].positions
+            tensor([0, 2, 3], dtype=torch.int32)
         """
         return to_mask(self.positions, self._known_shape)
 

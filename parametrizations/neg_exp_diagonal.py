@@ -13,8 +13,8 @@ from parametrizations._products.form import form_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
 from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
+from parametrizations._signed_entries import EXP, Signs
 from parametrizations._torch.private import is_traced
-from parametrizations.positive import EXP, Signs
 
 __all__ = ["NegExpDiagonal"]
 
@@ -27,40 +27,35 @@ LARGE = 2**21
 class NegExpDiagonal(OnDiagonals):
     """A weight with a finite and strictly negative main diagonal, for all finite stored values.
 
-    ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the
-    shape of the weight, ``(out, in)``, square or not. For a complex weight the real part of the diagonal is negative:
+    ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. The weight and the free parameters,
+    ``x``, are ``(out, in)``, square or not. For a complex weight the real part of the diagonal is negative:
     ``-exp(x.real) + i x.imag``, as in S4D (Gu et al. 2022, arXiv 2206.11893).
 
-    ``exp`` alone overflows and underflows. So above ``c`` (8 in float16, 80 in bfloat16 and float32,
-    700 in float64) the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which has the same value and slope at ``c``. It
-    never comes closer to zero than the smallest normal number. Its gradient is finite everywhere, and non-zero unless
-    the diagonal is at this smallest number.
+    ``exp`` alone overflows and underflows. So above ``c`` (8 in float16, 80 in bfloat16 and float32, 700 in float64)
+    the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which has the same value and slope at ``c``. It never comes closer
+    to zero than the smallest normal number. Its gradient is finite, and non-zero unless the diagonal is at this number.
 
-    Registering keeps negative diagonal entries ``w``, up to a relative error of ``1 + |log |w||`` machine
-    epsilons. Any other entry becomes ``-max(|w|, 1e-4)``: a retraction, not a projection, since a nearest negative
-    number does not exist, and a number next to 0 would not train. Entries outside the range of the map are clamped to
-    it. Assigning such entries raises instead, unless ``on_infeasible="project"``. Entries off the diagonal are kept
-    bit for bit.
+    Registering keeps negative diagonal entries ``w``, up to a relative error of ``1 + |log |w||`` machine epsilons. Any
+    other entry becomes ``-max(|w|, 1e-4)``, because a number next to 0 would not train. Entries outside the range of
+    the map are clamped to it. Assigning such entries raises instead, unless ``on_infeasible="project"``. Entries off
+    the diagonal are kept bit for bit.
 
     Limits: a negative diagonal alone does *not* make a matrix stable. On top of a lower-triangular `MaskedSparse` it
-    does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1, not to 0; to
-    avoid this, exempt ``x`` from decay, as the code of Mamba does with its ``A_log`` (Gu and Dao 2023,
-    arXiv 2312.00752; ``mamba_simple.py``).
+    does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1, not to 0: exempt
+    ``x`` from it, as Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752; ``mamba_simple.py``).
 
     Args:
         blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`, 3 for
             `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
-            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
-            measures which is fastest.
+        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
+            constraint. It may be set at any time; `tune` selects the fastest.
 
     Raises:
-        TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
-        ValueError: On registering and assigning, if the weight is not a matrix and ``axes`` are not given, if
-            ``blocks`` does not divide its rows, or if it is not finite; on assigning, if it has another shape or is
-            outside the set.
+        TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.
+        ValueError: If the weight is not finite, is not a matrix and ``axes`` are not given, or has rows that ``blocks``
+            does not divide; on assigning, also if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn

@@ -58,20 +58,19 @@ class Parametrization(nn.Module):
 
     A fused `nn.Linear` calls `linear`, which by default multiplies with ``forward(x)``. A subclass with a faster
     product overrides ``linear(input, x, bias)``; ``explain(x)`` then reports the product ``"own"``. A subclass with
-    several products lists their names in ``products``, which the option ``product`` then accepts, and overrides
-    ``explain(x)``, which returns the product that `linear` takes for ``x``, and the reason.
+    several products lists their names in ``products``, for the option ``product``, and overrides ``explain(x)``.
 
     Args:
-        on_infeasible: What assigning a weight outside the set does, once registered: ``"raise"`` a
-            `ValueError`, or ``"project"`` it. Registering always projects.
-        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
-            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
-            measures which is fastest.
+        on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
+            Registering always projects.
+        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
+            constraint. It may be set at any time; `tune` selects the fastest.
 
     Raises:
         ValueError: If an option has an unknown value.
 
     Example:
+        >>> from parametrizations import register
         >>> class Symmetric(Parametrization):
         ...     needs = "the weight to equal its transpose"
         ...     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class Parametrization(nn.Module):
         ...         return (weight - weight.mT).abs()
         ...     def project(self, weight: Tensor) -> Tensor:
         ...         return self.forward(weight)
-        >>> layer = nn.utils.parametrize.register_parametrization(nn.Linear(3, 3), "weight", Symmetric())
+        >>> layer = register(nn.Linear(3, 3), {"weight": Symmetric()})
         >>> torch.equal(layer.weight, layer.weight.mT)
         True
     """
@@ -238,9 +237,12 @@ class Parametrization(nn.Module):
         """Whether ``weight`` is in the set.
 
         Args:
-            weight: A tensor. Tensors with an unsupported dtype, layout or shape, or with non-finite entries, are not in
-                the set.
+            weight: A tensor, ``(out, in)``. With an unsupported dtype, layout or shape, or entries that are not finite,
+                it is not in the set.
             atol: The largest permitted `excess` of an entry.
+
+        Returns:
+            Whether no entry exceeds ``atol``.
 
         Raises:
             TypeError: If ``weight`` is not a tensor.

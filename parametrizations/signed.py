@@ -16,12 +16,12 @@ from parametrizations._checks import by_signature, require_choice
 from parametrizations._given_mask import Name
 from parametrizations._products.choice import Product
 from parametrizations._products.places import Places
+from parametrizations._signed_entries import EXP, SOFTPLUS, Signs
 from parametrizations._torch.arrays import Array, is_array, numbers
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.chains import steps
 from parametrizations._torch.transforms import is_recorded
 from parametrizations.parametrization import Infeasible, Parametrization
-from parametrizations.positive import EXP, SOFTPLUS, Signs
 
 __all__ = ["Signed"]
 

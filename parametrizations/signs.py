@@ -23,7 +23,7 @@ class SignRule:
 
     Args:
         name: The text that `repr` shows.
-        build: The function; it returns -1, 0 (free) and 1.
+        build: The function; it returns -1, 0 (free) and 1, in a shape that broadcasts to the weight's.
 
     Example:
         >>> rows = SignRule("rows", lambda weight: torch.ones(weight.shape[0], 1))
@@ -52,6 +52,9 @@ def as_is() -> SignRule:
 
     For complex weights this is the sign of the real part. The signs take one byte for each entry, or for each stored
     entry above a `MaskedSparse`.
+
+    Returns:
+        A rule. It gives one sign for each entry, of the weight's shape.
 
     Raises:
         ValueError: When applied to a weight on the meta device.

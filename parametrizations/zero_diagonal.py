@@ -23,32 +23,27 @@ LARGE = 2**20
 
 
 class ZeroDiagonal(OnDiagonals):
-    """A weight with exact zeros on its main diagonal: no output depends on the input with the same index.
+    """A weight with exact zeros on its main diagonal, so no output depends on the input with its index.
 
-    ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. The free parameters are ``x``, of the shape of the
-    weight, ``(out, in)``, square or not, real or complex. The diagonal of ``x`` does not affect the weight and gets no
-    gradient.
+    ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. The weight and the free parameters ``x`` are
+    ``(out, in)``, square or not, real or complex. The diagonal of ``x`` has no effect and gets no gradient.
 
     Registering keeps all other entries bit for bit. Assigning a weight with a non-zero diagonal raises, or sets the
-    diagonal to zero (``on_infeasible="project"``).
-
-    Item-to-item recommenders use this constraint: Steck, *Embarrassingly Shallow Autoencoders for Sparse
-    Data*, 2019, arXiv 1905.03375.
+    diagonal to zero (``on_infeasible="project"``). Item-to-item recommenders use this constraint: Steck,
+    *Embarrassingly Shallow Autoencoders for Sparse Data*, 2019, arXiv 1905.03375.
 
     Args:
         blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`, 3 for
             `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product that a fused layer takes: ``"auto"`` (the one measured to be fastest),
-            ``"dense"``, or one of the names that `explain` lists for this constraint; it may be set later, and `tune`
-            measures which is fastest.
+        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
+            constraint. It may be set at any time; `tune` selects the fastest.
 
     Raises:
-        TypeError: On registering and assigning, if the weight is not a dense tensor of a supported dtype.
-        ValueError: On registering and assigning, if the weight is not a matrix and ``axes`` are not given, if
-            ``blocks`` does not divide its rows, or if it is not finite; on assigning, if it has another shape or is
-            outside the set.
+        TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.
+        ValueError: If the weight is not finite, is not a matrix and ``axes`` are not given, or has rows that ``blocks``
+            does not divide; on assigning, also if it has another shape or is outside the set.
 
     Example:
         >>> from torch import nn

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, Signed, ZeroDiagonal, masks, signs
 from parametrizations.testing.subject import Subject
 
 SHAPES = {"square": (4, 4), "tall": (5, 3), "wide": (3, 5), "single": (1, 1)}
 
 OTHER_SHAPES = {"vector": (7,), "experts": (2, 3, 4), "convolution": (4, 3, 2, 2)}
 """For constraints on weights of any shape."""
+
+
+def mixed_signs(shape: Sequence[int]) -> Tensor:
+    """Free, positive and negative columns."""
+    return torch.arange(shape[-1]) % 3 - 1
+
+
+def _with_signs(choose: Callable[[Any], Any], shape: Any, **options: Any) -> Signed:
+    return Signed(choose(shape), **options)
+
+
+def _signed() -> Iterator[tuple[str, Callable[[Any], Parametrization]]]:
+    for name in ("exp", "softplus"):
+        form: Any = name
+        yield f"Signed-structured-{form}", partial(_with_signs, lambda _: -1, map=form)
+        yield f"Signed-positive-{form}", partial(_with_signs, lambda _: 1, map=form, on_infeasible="project")
+        yield f"Signed-mixed-{form}", partial(_with_signs, mixed_signs, map=form)
+    yield "Signed-as_is", lambda _: Signed(signs.as_is())
+
 
 BATCHES = {name: OTHER_SHAPES[name] for name in ("experts", "convolution")}
 """Batches of matrices, with the batch first or last."""
@@ -40,6 +60,7 @@ KINDS: dict[str, Callable[[tuple[int, int]], Parametrization]] = {
     "MaskedSparse-triangular": lambda _: MaskedSparse(masks.lower_triangular()),
     "MaskedSparse-full": lambda shape: MaskedSparse(torch.ones(shape, dtype=torch.bool)),
     "MaskedSparse-empty": lambda shape: MaskedSparse(torch.zeros(shape, dtype=torch.bool)),
+    **dict(_signed()),
 }
 
 OTHER_KINDS: dict[str, Callable[[tuple[int, ...]], Parametrization]] = {
@@ -47,6 +68,7 @@ OTHER_KINDS: dict[str, Callable[[tuple[int, ...]], Parametrization]] = {
     "MaskedSparse-project": lambda shape: MaskedSparse(every_third(shape), on_infeasible="project"),
     "MaskedSparse-magnitude": lambda _: MaskedSparse(masks.magnitude(density=0.4)),
     "MaskedSparse-empty": lambda shape: MaskedSparse(torch.zeros(shape, dtype=torch.bool)),
+    **dict(_signed()),
 }
 
 GATES = {"gates": (6, 3), "wide_gates": (4, 5)}
@@ -103,6 +125,7 @@ def _cases(kinds: Mapping[str, Callable[[Any], Parametrization]], shapes: Mappin
 
 CASES: dict[str, Subject] = dict(_cases(KINDS, SHAPES))
 OTHER_CASES: dict[str, Subject] = {
+    **dict(_cases({name: kind for name, kind in _signed() if "mixed" not in name}, {"scalar": ()})),
     **dict(_cases(OTHER_KINDS, OTHER_SHAPES)),
     **dict(_cases({f"{name}-blocks": _of_blocks(kind) for name, kind in ON_DIAGONALS.items()}, GATES)),
     **dict(_cases({f"{name}-axes": _of_axes(kind) for name, kind in ON_DIAGONALS.items()}, BATCHES)),

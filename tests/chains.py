@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, Signed, ZeroDiagonal, masks, signs
 from parametrizations.parametrization import FLOATING
 from parametrizations.testing.subject import Subject
 from parametrizations.typing import Places
-from tests.cases import SHAPES, checkerboard, weight
+from tests.cases import SHAPES, checkerboard, mixed_signs, weight
 from tests.layers import Doubled, cheaply_in_strips, equal_blocks
 
 
@@ -105,6 +105,18 @@ ROWS: dict[str, tuple[Callable[[], Parametrization], Others, str]] = {
         lambda: [NegExpDiagonal()],
         "dense",
     ),
+    "random-signed": (
+        lambda: MaskedSparse(masks.random(density=0.5, generator=torch.Generator().manual_seed(1)), product="csr"),
+        lambda: [ZeroDiagonal(), Signed(-1, map="softplus")],
+        "csr",
+    ),
+    "triangle-columns-signed": (
+        lambda: MaskedSparse(masks.lower_triangular(), product="strips"),
+        lambda: [Signed(lambda weight: mixed_signs(weight.shape))],
+        "strips",
+    ),
+    "diagonal-signed": (Diagonal, lambda: [Signed(signs.as_is())], "elementwise"),
+    "zero-signed": (ZeroDiagonal, lambda: [Signed(1)], "dense"),
     "foreign": (Diagonal, lambda: [Doubled()], "dense"),
     "foreign-between": (Diagonal, lambda: [Doubled(), ZeroDiagonal()], "dense"),
     "not-compact": (ZeroDiagonal, lambda: [NegExpDiagonal()], "dense"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from parametrizations._products import csr
 from tests.cpu_alone import why_cpu_alone
+from tests.thresholds import without_mkl
 
 # No test asserts a time.
 settings.register_profile("no deadline", deadline=None)
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "CI" in os.environ:
         filters[:] = [line for line in filters if not line.startswith("default:::")]
     if config.getoption("--without-mkl"):
-        csr.HAS_MKL = False
+        without_mkl(pytest.MonkeyPatch())
     if config.getoption("--device") != "cpu":
         # Before the collection, since test modules create tensors at import.
         torch.set_default_device(_device(config.getoption("--device")))

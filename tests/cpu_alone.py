@@ -36,6 +36,7 @@ CPU_ALONE = {
     "tests/_products/test_products.py::test_a_bias_of_another_kind_is_refused_as_by_a_layer": MESSAGES,
     "tests/_products/test_products.py::test_wrong_inputs_say_what_a_layer_needs": MESSAGES,
     "tests/_products/test_replaced_diagonal.py": "what is stored is looked at there alone",
+    "tests/_products/test_unreachable.py": "positions are looked at there",
     "tests/_tour/": OWN,
     "tests/tools/": OWN,
     "tests/support/": OWN,

@@ -24,8 +24,8 @@ from parametrizations import (
     register,
     summary,
 )
-from parametrizations._products import replaced_diagonal
 from tests.layers import of_the_compiler
+from tests.thresholds import lower
 
 CONSTRAINTS: list[Any] = [Diagonal, ZeroDiagonal, NegExpDiagonal]
 every_kind = pytest.mark.parametrize("kind", CONSTRAINTS)
@@ -51,8 +51,7 @@ def linear(weight: Tensor) -> Any:
 def test_blocks_are_separate_layers_one_under_another(
     kind: Any, shape: tuple[int, int], product: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
-    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
+    lower(monkeypatch, diagonal_block=2, own_diagonal=0)
     name = "dense" if product == "dense" else kind.products[0]
     layer: Any = nn.Linear(shape[1], shape[0])
     separate = parts(kind, layer.weight.detach(), 2)

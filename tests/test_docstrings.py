@@ -1,28 +1,91 @@
-"""Every public name has a docstring with an example; pytest runs the examples."""
+"""Docstrings of public names follow one pattern; pytest runs their examples."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 import parametrizations
-from parametrizations import Parametrization, masks, positive, testing, typing
+from parametrizations import Parametrization, masks, positive, signs, testing, typing
 
-MODULES = (parametrizations, masks, positive, testing)
-PUBLIC = [
-    (module, name) for module in MODULES for name in module.__all__ if not inspect.ismodule(getattr(module, name))
-]
+MODULES = (parametrizations, masks, positive, signs, testing)
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in MODULES
+    for name in module.__all__
+    if not inspect.ismodule(getattr(module, name))
+}
+RESULTS = {name: getattr(typing, name) for name in typing.__all__ if inspect.isclass(getattr(typing, name))}
+CONSTRAINTS = [value for value in PUBLIC.values() if inspect.isclass(value) and issubclass(value, Parametrization)]
 
 
-@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda part: getattr(part, "__name__", part))
-def test_every_public_name_has_an_example(module: object, name: str) -> None:
-    assert ">>> " in (inspect.getdoc(getattr(module, name)) or "")
+HEADINGS = ["Args", "Returns", "Yields", "Raises", "Example"]
+
+
+def missing(value: Any) -> list[str]:
+    """The parts of the pattern that a docstring lacks."""
+    doc = inspect.getdoc(value) or ""
+    title, *rest = doc.split("\n\n")
+    parts = {heading: text for part in rest for heading, colon, text in [part.partition(":\n")] if colon}
+    stores = dataclasses.is_dataclass(value) or value is masks.Kept  # its arguments, without checks
+    lacks = {
+        "one summary sentence": re.fullmatch(r"\S[^\n]*[.]", title) is None or ". " in title,
+        "Returns": not inspect.isclass(value) and parts.keys().isdisjoint({"Returns", "Yields"}),
+        "Raises": not stores and "Raises" not in parts,
+        "Example": ">>> " not in parts.get("Example", ""),
+        "the number of a paper": " et al." in doc and re.search(r"arXiv\s+\d{4}\.\d{5}", doc) is None,
+        "the order": (found := [part for part in parts if part in HEADINGS]) != sorted(found, key=HEADINGS.index),
+    }
+    entries = dict(re.findall(r"(?m)^    (\w+): (.*(?:\n {8}.*)*)", parts.get("Args", "")))
+    for name, parameter in inspect.signature(value).parameters.items():
+        is_tensor = "Tensor" in str(parameter.annotation) and "Callable" not in str(parameter.annotation)
+        has_shape = re.search(r"``\([^)]*,[^)]*\)``|shape", entries.get(name, "")) is not None
+        lacks |= {f"the argument {name}": name not in entries, f"the shape of {name}": is_tensor and not has_shape}
+    return [part for part, is_missing in lacks.items() if is_missing]
+
+
+@pytest.mark.parametrize("value", PUBLIC.values(), ids=PUBLIC)
+def test_the_docstring_of_a_public_name_is_complete(value: Any) -> None:
+    assert missing(value) == []
+
+
+def test_a_missing_part_is_noticed() -> None:
+    def stub(x: Tensor) -> Tensor:
+        """One. Two: Germain et al., 2015."""
+        return x
+
+    parts = ["one summary sentence", "Returns", "Raises", "Example", "the number of a paper"]
+    assert missing(stub) == [*parts, "the argument x", "the shape of x"]
+    stub.__doc__ = (
+        "One.\n\nExample:\n    >>> 1\n\nReturns:\n    It.\n\nRaises:\n    E: If so.\n\nArgs:\n    x: A tensor."
+    )
+    assert missing(stub) == ["the order", "the shape of x"]
+
+
+@pytest.mark.parametrize("value", RESULTS.values(), ids=RESULTS)
+def test_a_result_names_its_fields_and_the_call_that_returns_it(value: Any) -> None:
+    doc = inspect.getdoc(value) or ""
+    calls = [call for call in parametrizations.__all__ if f"`{call}`" in doc]
+    assert calls or ">>> " in doc
+    described = "".join(inspect.getdoc(getattr(parametrizations, call)) or "" for call in calls) + doc
+    fields = [*getattr(value, "_fields", [])] or list(inspect.get_annotations(value)) or ["name", "shape"]
+    assert [field for field in fields if not re.search(rf"``{field}``|^    {field}: ", described, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize("kind", CONSTRAINTS, ids=lambda kind: kind.__name__)
+def test_a_constraint_shows_its_formula_and_register(kind: type[Parametrization]) -> None:
+    doc = inspect.getdoc(kind) or ""
+    assert "register(" in doc
+    assert "register_parametrization" not in doc
+    assert "``weight" in doc or kind is Parametrization
 
 
 def test_public_modules_need_no_import() -> None:
@@ -51,7 +114,7 @@ def test_nothing_internal_shows(page: str) -> None:
     classes = {
         value.__module__.rpartition(".")[2] for value in vars(parametrizations).values() if inspect.isclass(value)
     }
-    public = {"masks", "positive", "testing", "typing"}
+    public = {"masks", "positive", "signs", "testing", "typing"}
     assert {name for name in shown if not name.startswith("_")} == classes | public
 
 

@@ -23,7 +23,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
 from parametrizations import MaskedSparse, Parametrization, bake, explain, masks, plain_state_dict, register
-from parametrizations._products.operands import index_dtype
 from tests.cases import checkerboard, weight
 from tests.layers import INPUTS, constrained, dense_output, linear, stored
 
@@ -116,14 +115,6 @@ def test_the_index_takes_at_most_12_bytes_a_number_and_is_no_parameter_or_buffer
     assert layer.parametrizations.weight[0].get_extra_state().nbytes <= 12 * positions.numel()
     assert [name for name, _ in layer.named_parameters()] == [VALUES]
     assert not list(layer.buffers())
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [((2**16, 2**15 - 1), torch.int32), ((1, 2**31 - 1), torch.int32), ((2**16, 2**15), torch.int64)],
-)
-def test_positions_are_int32_where_they_fit(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    assert index_dtype(torch.Size(shape).numel()) is dtype
 
 
 @pytest.mark.parametrize(

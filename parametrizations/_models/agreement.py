@@ -23,15 +23,11 @@ Passed = tuple[nn.Module, Tensor, Tensor]
 
 
 def require_agreement(slot: Slot, weight: Tensor) -> None:
-    """Refuse parametrizations that undo one another, or that change a weight in the set of each of them.
+    """Refuse constraints that undo one another, or that together change a weight which each of them alone would keep.
 
     A single constraint of a class that is not from this library gets a warning if its map does not undo its inverse. A
     weight without values cannot be checked. If a third-party step rejects a value, or its inverse is inexact, the check
-    is skipped.
-
-    Args:
-        slot: The tensor, with its parametrizations.
-        weight: The weight before registering.
+    is skipped. ``weight`` is the weight before registering.
 
     Raises:
         ValueError: If they cannot hold together.
@@ -93,7 +89,7 @@ def _outside(passed: Sequence[Passed]) -> str | None:
 
 
 def _moving(parts: Sequence[nn.Module], weight: Tensor) -> str | None:
-    """The distance between a common member of the sets and its image; None within rounding."""
+    """How far the parametrizations move a weight that is in every set, as text; None if only by rounding."""
     for candidate in (weight, torch.full_like(weight, -2)):  # small entries may hide a clash
         with contextlib.suppress(Unreachable):
             for member in _members(parts, candidate):

@@ -49,14 +49,13 @@ def bake(
     parameters have no gradient.
 
     Args:
-        model: It does not change unless ``inplace``, even in the middle of training.
+        model: Unchanged unless ``inplace``, also in the middle of training.
         patterns: The tensors to bake, each with all of its parametrizations: a pattern of full plain names, a class of
             layers, or several of these, such as the keys of the rules for `register`; None for all.
         inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape. Pass the
             optimizer, or make a new one, since a fused one would write out of bounds. Call ``backward`` on earlier
-            losses first. Tied tensors, also those shared by PyTorch's `transfer_parametrizations_and_params`, are
-            untied: the other layers keep the tensor, and this model gets a new one. Tensors created in inference mode
-            cannot be trained, so they are replaced.
+            losses first. Other layers that share a stored tensor keep it, and the baked ones get a new parameter.
+            Tensors created in inference mode cannot be trained, so they are replaced.
         optimizer: With ``inplace``, the optimizer of the model. The state of exactly the baked parameters is dropped.
 
     Returns:
@@ -64,9 +63,9 @@ def bake(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If there is no pattern, or one matches no constrained tensor; if the dense weights are larger than
-            the memory; if the model is sharded over processes; or if an optimizer is given without ``inplace``, or has
-            none of the parameters. The model is then unchanged.
+        ValueError: If there is no pattern, or one matches no constrained tensor; if the dense weights exceed the
+            memory; if the model is sharded; or if an optimizer is given without ``inplace``, or has none of the
+            parameters. The model is then unchanged.
 
     Example:
         >>> import torch

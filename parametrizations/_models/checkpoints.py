@@ -29,13 +29,12 @@ tensor."""
 
 
 def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The checkpoint of the plain model, in its original order. The model does not change.
+    """The checkpoint of the plain model, in its original order.
 
-    Tensors that this library constrains become plain. Third-party parametrizations of the model, such as a
-    ``weight_norm`` in its architecture, are kept with their stored tensors. If a tensor has both, the checkpoint has
-    the stored tensors of the third-party one for the present weight. It loads into the original model. The constrained
-    model would take such a checkpoint for a constrained one, because it has the same names. For a checkpoint without
-    any parametrization use ``bake(model).state_dict()``.
+    The model does not change. Tensors that this library constrains become plain. Third-party parametrizations of the
+    model, such as a ``weight_norm`` in its architecture, keep their stored tensors. For a tensor with both, the
+    checkpoint has the third-party stored tensors of the present weight: it loads into the original model, but not into
+    the constrained one, which has the same names. ``bake(model).state_dict()`` is without any parametrization.
 
     Args:
         model: A model with parametrizations, of this library or third-party.
@@ -47,9 +46,8 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is sharded and no gathered checkpoint is given, if the checkpoint is not from this
-            model, if the dense weights are larger than the memory, or if a third-party parametrization cannot give the
-            weight.
+        ValueError: If the model is sharded and no gathered checkpoint is given, if the checkpoint is of another model,
+            if the dense weights exceed the memory, or if a third-party parametrization cannot give the weight.
 
     Example:
         >>> from parametrizations import Diagonal, register
@@ -108,8 +106,9 @@ def take_plain(
     """Replace each plain weight in a state dict by its stored tensor, so that PyTorch can load it: a pre-hook.
 
     A weight outside the set follows ``on_infeasible``. If it is refused, the layer keeps its state, and
-    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. If a weight has both forms, the
-    plain one counts if the other has the values of the model, as after ``model.state_dict() | plain``.
+    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. A checkpoint with both forms of a
+    weight is refused, unless they agree, or the constrained one is that of the model, as in ``model.state_dict() |
+    plain``: then the plain one is loaded.
 
     Args:
         module: The module to load.

@@ -23,9 +23,10 @@ __all__ = ["DenseGradient", "dense_gradients"]
 
 
 class DenseGradient:
-    """The gradient with respect to the full weight ``name``, ``(out, in)``: ``gradient[first:last]`` computes rows.
+    """A gradient of `dense_gradients`, of ``shape`` ``(out, in)``: ``gradient[first:last]`` computes rows.
 
-    This object keeps the inputs of the layer and the gradients of its outputs, or the sum of the dense gradients.
+    It is the gradient with respect to the full weight ``name``. It keeps the inputs of the layer and the gradients of
+    its outputs, or the sum of the dense gradients.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -91,9 +92,9 @@ def dense_gradients(
 
     A layer that stores a part of its weight has gradients for this part only. Inside the block, the gradient with
     respect to the full weight is summed over all uses and passes. Training does not change. A fused layer keeps its
-    inputs and the gradients of its outputs, and computes rows of the gradient on request. For dense weights, and in
-    other layers, the full gradient is kept. Under ``DistributedDataParallel`` it is averaged over the ranks, which must
-    ask for the same rows. Compiled layers run uncompiled. `torch.amp.GradScaler` scales this gradient, too.
+    inputs and the gradients of its outputs, and computes rows on request; other layers keep the full gradient. Under
+    ``DistributedDataParallel`` it is averaged over the ranks, which must ask for the same rows. Compiled layers run
+    uncompiled. `torch.amp.GradScaler` scales this gradient, too.
 
     Args:
         model: For forward and backward passes inside the block; unchanged afterwards.

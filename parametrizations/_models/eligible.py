@@ -33,10 +33,7 @@ def require_eligible(
 ) -> list[tuple[Slot, Sequence[nn.Module]]]:
     """Refuse parameters that cannot be constrained, or that their module could not use.
 
-    Args:
-        model: The model.
-        plan: The tensors, and the parametrizations to attach to each.
-        tied: The names of the owners of each tied tensor.
+    ``tied`` has the names of the owners of each tied tensor.
 
     Returns:
         The plan, with one slot for all owners of a tied parameter.

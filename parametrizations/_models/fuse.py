@@ -26,14 +26,13 @@ def fuse(model: Model) -> Model:
     stay the same up to the rounding of sums. The first parametrization of the weight multiplies by its ``linear``,
     which materialises the weight only if this is faster. Later ones act on the stored entries by ``on_entries``. If one
     cannot, or if the first is not a `Parametrization`, the product is ``"dense"``. A subclass of `nn.Linear` with its
-    own ``forward`` keeps it. `remove_parametrizations` restores the plain layer. Tensor parallelism
-    (`torch.distributed.tensor.parallel.parallelize_module`) replaces parameters by name. Parametrized layers, also
-    PyTorch's own, do not have them: bake such layers first, or leave them out of the plan.
+    own ``forward`` keeps it. `remove_parametrizations` restores the plain layer. `parallelize_module` of
+    `torch.distributed.tensor.parallel` needs plain parameters: bake such layers first, or leave them out of its plan.
 
-    An infinite or NaN input reaches the outputs that a kept entry connects it to. ``"elementwise"`` and ``"csr"``
-    multiply only stored entries, so it does not reach others. With ``"strips"`` it reaches all outputs of each strip or
-    block with its column. With ``"dense"`` and ``"replaced-diagonal"`` it reaches all outputs of its row, since ``0 *
-    inf`` is NaN. The same holds for gradients, from an output to the inputs. Other rows of the batch are not affected.
+    An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"``
+    it reaches no others; with ``"strips"`` all outputs of each strip or block with its column; with ``"dense"`` and
+    ``"replaced-diagonal"`` all outputs of its row of the batch, since ``0 * inf`` is NaN. Gradients behave alike, from
+    an output to the inputs. Other rows of the batch are not affected.
 
     Args:
         model: Changed in place; fusing it again changes nothing.

@@ -96,7 +96,7 @@ _fused_forward.__qualname__ = "Linear.forward"  # errors of a wrong call show th
 
 
 def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
-    """For several parametrizations, third-party ones, or inside `parametrize.cached`."""
+    """The forward pass with several parametrizations, with third-party ones, or inside `parametrize.cached`."""
     lists: Any = children(self).get("parametrizations")
     owner: Any = None if lists is None else children(lists).get("weight")
     first = None if owner is None or not owner.is_tensor else children(owner)["0"]
@@ -113,9 +113,6 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
 
 def entries_of(chain: nn.Module) -> Tensor | None:
     """The entries of a weight after all parametrizations of its chain, without the dense weight.
-
-    Args:
-        chain: The `ParametrizationList` of a tensor.
 
     Returns:
         The input of the first parametrization's product: its stored tensor, after each later parametrization has

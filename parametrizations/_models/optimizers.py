@@ -61,7 +61,7 @@ def renew(
             _exchange(changes.draft(group["params"]), keys, gone.keys(), staying.keys(), list(added.values()))
             _exchange(changes.draft(group.get("param_names", [])), keys, gone.keys(), staying.keys(), list(added))
             _start(changes, optimizer, group, list(added.values()), moved)
-            new = {}  # in one group, or each step would be taken twice
+            new = {}  # added to one group alone, or each step would update them twice
 
 
 def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor], moved: bool) -> None:

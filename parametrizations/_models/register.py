@@ -43,28 +43,24 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
-    A tied parameter, such as the weight of an embedding and of the head of a language model, is constrained once, if
-    one constraint matches all of its owners. The owners share the stored tensor and the parametrizations.
+    The present weight is projected onto the set. Its gradient is dropped, because the stored tensor may have another
+    shape and meaning. An `nn.Linear` then uses the product that `explain` reports. Plain checkpoints of the model still
+    load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a layer initialises the stored
+    tensor. Call ``backward`` on earlier losses first: their graphs refer to the old parameters.
 
-    Each match gets its own copy of the parametrization. Copies share mask rules and the generators in them, and a rule
-    such as `masks.erdos_renyi` sees all of its weights together. A third-party parametrization for a single tensor is
-    attached itself. Copies refer to the same modules and tensors of the model as the original.
-
-    The present weight is adopted, as by PyTorch's `register_parametrization`. Its gradient is dropped, because the
-    stored tensor may have another shape and meaning. An `nn.Linear` then uses the product that `explain` reports. Plain
-    checkpoints of the model still load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a
-    layer initialises the stored tensor.
-    Call ``backward`` on earlier losses first: their graphs refer to the old parameters.
+    Each match gets its own copy of the parametrization, which refers to the same modules and tensors of the model.
+    Copies share mask rules and the generators in them, and a rule such as `masks.erdos_renyi` sees all of its weights
+    together. A third-party parametrization for a single tensor is attached itself. A tied parameter, such as the weight
+    of an embedding and of the head of a language model, is constrained once, if one constraint matches all its owners.
 
     Args:
         model: Changed in place. Tensors created in inference mode cannot be trained, so they are replaced.
-        rules: Maps each key to a parametrization, or to a sequence of them, applied left to right. A key is the full
-            name of a parameter in the plain model, such as ``encoder.layers.*.linear1.weight``, with the wildcards of
-            `fnmatch`: ``*`` crosses dots. Or it is a class, such as ``nn.Conv2d``, for the ``weight`` of every
-            instance. An exact name counts more than a pattern, and a pattern more than a class; a value of None
-            excludes. A class does not reach vectors, such as the scale of a normalisation, and a pattern reaches them
-            only if it matches nothing else. New parametrizations of a constrained tensor are applied on top of the old
-            ones. The stored tensor is computed from the weight through all inverses.
+        rules: Maps each key to a parametrization, or to a sequence of them, applied left to right, or to None, which
+            excludes. A key is the full name of a parameter in the plain model, with the wildcards of `fnmatch`, such as
+            ``encoder.*.weight``; ``*`` crosses dots. Or it is a class, such as ``nn.Conv2d``, for the ``weight`` of
+            every instance. An exact name counts more than a pattern, and a pattern more than a class. A class does not
+            reach vectors, such as the scale of a normalisation, and a pattern only if it matches nothing else. New
+            parametrizations of a constrained tensor are applied on top of the old ones.
         optimizer: The optimizer of the model, if it exists. Its state is dropped for exactly the matching parameters.
             If it is not given, make a new optimizer: a fused one would write out of bounds (see the README). Fused SGD
             with dampening continues unfused, because it cannot restart the momentum of only some parameters.

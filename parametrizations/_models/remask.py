@@ -41,26 +41,23 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
-    A kept entry that stays keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
+    An entry of both masks keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
     with gradient 0 and fresh optimizer state. The number of entries may change. Each parameter stays the same object,
-    with its hooks and its place in the optimizer. State that belongs to all entries together, such as Adam's step
-    count, stays. No dense tensor is allocated, unless a rule needs one. The rules of `parametrizations.masks` that look
-    at values use the kept entries alone, except `masks.n_of_m`.
+    with its hooks and its place in the optimizer. State of all entries together, such as Adam's step count, stays. No
+    dense tensor is allocated, unless a rule needs one. Of the rules that look at values, only `masks.n_of_m` does.
 
     Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank
-    must call it, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its module:
-    the masks of all ranks are then compared before anything changes.
+    must call it, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its module: the masks
+    of all ranks are then compared before anything changes.
 
     Args:
         model: Changed in place.
         rules: Maps each key to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
-            ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Keys are those of
-            `register`, and match only tensors with a mask. If other parametrizations are applied on top of the mask,
-            rules see the final weight.
-        optimizer: The optimizer of these parameters; its state moves with the entries. With None no state is moved:
-            then make a new optimizer, because the old one would apply its state to other entries, and a fused one would
-            write out of bounds if the number of entries has changed. With several optimizers, call once for each,
-            with the patterns of its parameters.
+            ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Keys are those of `register`,
+            and match only tensors with a mask. Rules see the final weight, after other parametrizations.
+        optimizer: The optimizer of these parameters; its state moves with the entries. With None no state moves: then
+            make a new optimizer, because the old one would apply its state to other entries, and a fused one would
+            write out of bounds. With several optimizers, call once for each, with the patterns of its parameters.
 
     Returns:
         The same model.

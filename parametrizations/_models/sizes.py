@@ -18,12 +18,8 @@ KEEP = "Keep the layer constrained, and save its state_dict()."
 def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None = None) -> None:
     """Refuse tensors that accelerate has moved to the CPU memory or to the disk.
 
-    They are on the meta device, and a hook of the module loads the data for each forward pass.
-
-    Args:
-        slots: Constrained or plain tensors.
-        caller: The call that needs their values.
-        model: The model, since a hook of a parent may load the data of its children.
+    They are on the meta device, and a hook of the module, or of a parent in ``model``, loads the data for each forward
+    pass. ``caller`` is the call that needs their values.
 
     Raises:
         ValueError: If there is such a tensor.

@@ -18,7 +18,7 @@ __all__ = ["Row", "Summary", "summary"]
 
 
 class Row(NamedTuple):
-    """A constrained tensor, with the columns of `summary`; ``holds`` is None if unknown."""
+    """A constrained tensor, with the columns of `summary`, which describes them; ``holds`` is None if unknown."""
 
     name: str
     constraint: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Summary(Table):
-    """Rows, printed as a table in terminals and notebooks."""
+    """The ``rows`` of `summary`, printed as a table in terminals and notebooks."""
 
     head = Row._fields
     empty = "No parametrized tensors. Constrain some: register(model, {name: constraint})."
@@ -53,12 +53,14 @@ def summary(model: nn.Module) -> Summary:
     ``product``     the product of the layer, as in `explain`; ``dense`` for tensors other than weights of layers
     ==============  ====================================================================================================
 
-    To save memory, a compactly stored weight is not materialised if it has one parametrization, or a second one that
-    acts on the stored entries alone: the constraints hold if these entries are finite. If the last parametrization is
-    third-party, ``holds`` is unknown.
+    To save memory, the weight of a `Diagonal` or a `MaskedSparse` is not materialised, alone or with a second
+    constraint on its entries: both hold if the entries are finite. After a third-party step ``holds`` is unknown.
 
     Args:
         model: Not changed.
+
+    Returns:
+        Its ``rows``, printed as a table in terminals and notebooks.
 
     Raises:
         TypeError: If ``model`` is not a module.

@@ -35,9 +35,9 @@ CALLS = 16  # the largest number of timed steps of a loop over time
 
 
 class Tuned(NamedTuple):
-    """One fused layer: the name of its weight, the median milliseconds of each product, and the selected product.
+    """A row of `tune`: the ``name`` of a weight, the median ``milliseconds`` of each product, and the ``chosen`` one.
 
-    ``milliseconds`` is empty if the layer has one product, or if the model called it only in `torch.func`, or never.
+    There are no times if the layer has one product, or if the model called it only in `torch.func`, or never.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Tuned(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Tuning(Table):
-    """Rows, printed as a table in terminals and notebooks."""
+    """The ``rows`` of `tune`, printed as a table in terminals and notebooks."""
 
     head = Tuned._fields
     empty = "No layer takes the product of a constraint. Constrain some: register(model, {name: constraint})."
@@ -57,13 +57,12 @@ class Tuning(Table):
 def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     """Measure every product of each fused layer, and select the fastest.
 
-    The fastest product depends on the machine, the device, the batch and the dtype. The default ``"auto"`` uses fixed
-    costs, measured once; `tune` measures, as ``torch.backends.cudnn.benchmark`` does for convolutions. It calls the
-    model once. Then it times each layer on its first input, without hooks: forward and backward, or only forward under
-    ``torch.no_grad()``, with the autocast state of that call. A layer called inside `torch.nn.utils.parametrize.cached`
-    is timed in such a loop. Compiled layers are timed without the compiler.
+    The default ``"auto"`` uses fixed costs, but the fastest product depends on the machine, the batch and the dtype.
+    `tune` calls the model once. Then it times each layer on its first input, without hooks: forward and backward, or
+    only forward under ``torch.no_grad()``, with the autocast state of that call. A layer called inside
+    `torch.nn.utils.parametrize.cached` is timed in such a loop. Compiled layers are timed without the compiler.
 
-    The selected product is the ``product`` of the parametrization, in the model and its copies, not in checkpoints. All
+    The selected product becomes the ``product`` of the constraint, in the model and its copies, not in checkpoints. All
     else is unchanged: values, gradients, buffers, modes, and the generators of torch.
 
     Args:

@@ -37,7 +37,7 @@ Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips",
 
 
 class Explanation(NamedTuple):
-    """The product that a layer takes, such as ``"dense"``, and the reason as a sentence."""
+    """The ``product`` that a layer takes, such as ``"dense"``, and ``why``, the reason, from `explain`."""
 
     product: str
     why: str

@@ -21,7 +21,8 @@ WIDE = 512
 def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size, blocks: int) -> Tensor:
     """``F.linear(input, weight, bias)`` with ``x`` on the main diagonals of the blocks of rows of ``weight``.
 
-    Half precision is computed in float32 and rounded once, as a matrix product does.
+    The dtype is that of `torch.nn.functional.linear`, also under autocast. Half precision is computed in float32 and
+    rounded once, as in a matrix product.
 
     Args:
         input: ``(*, in)``.
@@ -29,9 +30,6 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
         bias: ``(out,)``, or None.
         shape: The shape of ``weight``, ``(out, in)``.
         blocks: The number of equal blocks of rows.
-
-    Returns:
-        ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
     """
     dtype = product_dtype(x)
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

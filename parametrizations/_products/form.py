@@ -133,16 +133,13 @@ class Dense(MaskForm):
 
 
 def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Tensor:
-    """``F.linear(input, form.dense(x), bias)``, without the dense weight.
+    """``F.linear(input, form.dense(x), bias)``, without the dense weight, in the same dtype, also under autocast.
 
     Args:
         input: ``(*, in)``.
         x: The stored tensor.
         bias: ``(out,)``, or None.
         form: The form of the weight.
-
-    Returns:
-        ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
     """
     dtype = product_dtype(x)
     rows, values = rows_of(input), x

@@ -29,20 +29,15 @@ class Places(NamedTuple):
         >>> class Dale(Parametrization):
         ...     needs = "every column to have its sign"
         ...     dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-        ...
         ...     def __init__(self, signs: Tensor) -> None:
         ...         super().__init__()
         ...         self.signs = signs
-        ...
         ...     def forward(self, x: Tensor) -> Tensor:
         ...         return x.abs() * self.signs.to(x)
-        ...
         ...     def excess(self, weight: Tensor) -> Tensor:
         ...         return (-weight * self.signs.to(weight)).clamp(min=0)
-        ...
         ...     def project(self, weight: Tensor) -> Tensor:
         ...         return self.forward(weight)
-        ...
         ...     def on_entries(self, x: Tensor, places: Places) -> Tensor:
         ...         return x.abs() * self.signs.to(x)[places.columns]
         >>> signs = torch.tensor([1.0, -1.0]).repeat(512)

@@ -90,15 +90,10 @@ def copied(chain: ParametrizationList) -> ParametrizationList:
 
 
 def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: str) -> dict[str, Any]:
-    """The entries for a chain in a checkpoint, before it is loaded.
+    """The entries for a chain in a checkpoint, which begin with ``prefix``, before it is loaded.
 
     `set_model_state_dict` replaces missing entries by the model's own tensors, and missing extra state by placeholders.
     Both are left out.
-
-    Args:
-        chain: The chain.
-        state_dict: The argument of `load_state_dict`.
-        prefix: The prefix of the chain's keys.
     """
     own = {id(tensor) for tensor in (*chain.parameters(), *chain.buffers())}
     found = {key: value for key, value in state_dict.items() if key.startswith(prefix)}

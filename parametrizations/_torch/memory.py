@@ -20,15 +20,10 @@ def fits(entries: int, like: Tensor) -> bool:
 
 
 def require_memory(name: str, entries: int, like: Tensor) -> None:
-    """Refuse to allocate a dense weight that does not fit.
-
-    Args:
-        name: The name of the constraint.
-        entries: The number of entries of the weight.
-        like: A tensor with the dtype and the device of the weight.
+    """Refuse to allocate a dense weight with this number of entries, and the dtype and device of ``like``.
 
     Raises:
-        ValueError: With the size, the memory of the machine, and what to do.
+        ValueError: If it does not fit. The message begins with ``name``, the constraint.
     """
     if not fits(entries, like):
         raise ValueError(

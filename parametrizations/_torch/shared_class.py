@@ -212,7 +212,7 @@ def _refuse_to_pickle(self: nn.Module) -> None:
 
 
 def refuse_to_script(self: nn.Module) -> None:
-    """The refusal, with advice, of `torch.jit.script` for a parametrized module or a parametrization."""
+    """Refuse `torch.jit.script` of a parametrized module, or of a parametrization, and say what to do instead."""
     raise RuntimeError(
         f"torch.jit.script needs plain modules, without parametrizations. Got {type(self).__name__}. "
         "Script a baked copy: torch.jit.script(bake(model))."

@@ -21,12 +21,14 @@ def random(*, density: float, generator: Generator | None = None) -> MaskRule:
     """Keep entries sampled uniformly at random, exactly ``round(density * entries)`` of them.
 
     Args:
-        density: The share of the entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
-            `torch.nn.utils.prune` is the share to remove.
-        generator: The random number generator, on any device; torch's default one on the CPU if None. Seed it
-            equally on every machine, since masks are not broadcast.
+        density: The share of the entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+        generator: A random number generator on any device, or None for torch's own. Seed it equally on all ranks.
+
+    Returns:
+        A rule for `MaskedSparse`.
 
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If ``density`` is out of range.
 
     Example:

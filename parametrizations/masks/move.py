@@ -29,7 +29,7 @@ class Swapped(NamedTuple):
     before: Tensor
 
     def to(self, device: torch.device) -> Swapped:
-        """The same on a device."""
+        """A copy with its tensors on a device."""
         return Swapped(*(part.to(device) for part in self))
 
 

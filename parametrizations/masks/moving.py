@@ -40,20 +40,22 @@ class Gradient(Protocol):
 
 @by_signature
 def evolutionary(fraction: float, *, generator: Generator | None = None) -> MaskRule:
-    """Sparse evolutionary training (SET): the smallest entries go, and as many come at random places. For `remask`.
+    """Sparse evolutionary training (SET): drop the smallest kept entries, and keep as many random new ones.
 
     Mocanu et al., *Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by
     Network Science*, 2018, arXiv 1707.04780. The paper takes the fraction of the positive and of the negative entries
-    each; here, as in most later work, it is a fraction of all entries, by absolute value. The paper leaves open whether
-    an entry may go and come in one update; here only entries outside the old mask come, so exactly the fraction
-    changes, or as much as there is room for.
+    each; here, as in most later work, it is a fraction of all kept entries, by absolute value. Only entries outside
+    the old mask are new, so exactly the fraction changes, or as much as there is room for.
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
-        generator: The random number generator, on any device; torch's default one on the CPU if None. Seed it
-            equally on every machine.
+        generator: A random number generator on any device, or None for torch's own. Seed it equally on all ranks.
+
+    Returns:
+        A rule for `remask`.
 
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If ``fraction`` is out of range; when applied to a weight without a mask.
 
     Example:
@@ -62,9 +64,8 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
         >>> layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.25))})
         >>> before = layer.parametrizations.weight[0].mask
         >>> _ = remask(layer, {"weight": masks.evolutionary(0.5)}, optimizer=None)
-        >>> after = layer.parametrizations.weight[0].mask
-        >>> int(after.sum()), int((before & after).sum())
-        (16, 8)
+        >>> int((before & layer.parametrizations.weight[0].mask).sum())  # of 16
+        8
     """
     name = f"evolutionary({check_fraction('evolutionary', fraction)})"
     require_generator("evolutionary", generator)
@@ -73,18 +74,21 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
 
 @by_signature
 def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
-    """RigL: the smallest entries go, and as many come where the dense gradient is largest. For `remask`.
+    """RigL: drop the smallest kept entries, and keep as many others, with the largest dense gradients.
 
-    Evci et al., *Rigging the Lottery: Making All Tickets Winners*, 2020, arXiv 1911.11134. As in the paper an entry
-    may go and come in the same update. The paper starts every new entry at zero; here, as in its authors' code, an
-    entry that comes again keeps its value, and so it stays. A gradient is read in strips of rows, never as a whole.
+    Evci et al., *Rigging the Lottery: Making All Tickets Winners*, 2020, arXiv 1911.11134. As in the paper, a dropped
+    entry may be among the others. It then keeps its value, as in the authors' code; the paper sets it to zero. A
+    gradient is read in strips of rows, never as a whole.
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
-        gradients: The dense gradient for each name of a weight: the result of `dense_gradients`, or tensors.
+        gradients: By name, the gradient of each full weight, ``(out, in)``: from `dense_gradients`, or tensors.
+
+    Returns:
+        A rule for `remask`.
 
     Raises:
-        TypeError: If ``gradients`` is not a mapping.
+        TypeError: If ``fraction`` is not a number, or ``gradients`` not a mapping.
         ValueError: If ``fraction`` is out of range; when applied to a weight without a mask, or if its gradient is
             missing, of another shape, or not finite.
 
@@ -150,7 +154,7 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
 
 
 def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: Kept) -> Tensor:
-    """The positions outside the sorted ``staying`` where the gradient is largest: ``(count,)``."""
+    """The ``count`` positions with the largest gradients, except the sorted ``staying``."""
     rows, columns = kept.shape[0], kept.shape[1:].numel()
     strip = max(ROOM // max(columns, 1), 1)
     sizes = kept.values.abs().new_empty(0)

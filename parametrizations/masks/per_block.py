@@ -22,13 +22,16 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
     """Apply a rule to each of ``blocks`` equal blocks of rows: one exact density for each gate, or each head.
 
     The blocks lie one under another, as the gates of `nn.LSTM` (4) and `nn.GRU` (3), query, key and value in
-    ``in_proj_weight`` (3), or the heads of a projection. With a random rule, each block gets another mask.
+    ``in_proj_weight`` (3), or the heads of a projection. A random rule gives each block another mask.
 
     Args:
         rule: A rule for a single weight, without ``axes`` of its own; not `rigl`, which needs the gradient of the whole
             weight.
         blocks: The number of equal blocks of rows. 1 says that a rule by position is meant for all gates together.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions.
+
+    Returns:
+        A rule for `MaskedSparse`.
 
     Raises:
         TypeError: If ``rule`` is not a mask rule.

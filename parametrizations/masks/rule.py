@@ -18,12 +18,11 @@ __all__ = ["MaskRule", "axis_rule", "individual", "known_axes"]
 class MaskRule:
     """A named function from a weight to a boolean mask of the same shape.
 
-    Copies share the rule, and so a `torch.Generator` in it: layers with copies of one parametrization draw different
-    masks.
+    A deep copy is the rule itself, with its `torch.Generator`, so copies of one constraint draw different masks.
 
     Args:
         name: The text that `repr` shows.
-        build: The function.
+        build: The function, from the weight to its mask.
         move: For `remask`, to decide by the kept entries alone: a function from `Kept`, in which a kept entry may be
             0, to the new row-major positions in the weight, in any order. Without it, ``build`` gets the whole weight.
         spread: For a rule that looks at several weights at once: a function from all the weights that get this rule in
@@ -34,6 +33,10 @@ class MaskRule:
             of a matrix. Above two dimensions, `register` supplies them for convolutions.
         matrices: For a rule by position: the number of matrices, stacked in the rows, that it distinguishes. `register`
             warns if the layer stacks another number, such as the gates of `nn.LSTM`.
+
+    Raises:
+        TypeError: When applied, if the argument is not a tensor.
+        ValueError: When applied, if ``has_axes`` and the axes are unknown, equal or out of range.
 
     Example:
         >>> import torch

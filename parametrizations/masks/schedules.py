@@ -22,10 +22,14 @@ def cosine(start: float, *, steps: int) -> Callable[[int], float]:
     1911.11134, section 3, who move 0.3 at first and stop after three quarters of the training.
 
     Args:
-        start: A number from 0 to 1.
+        start: The fraction at step 0, from 0 to 1.
         steps: The length of the schedule, at least 1.
 
+    Returns:
+        A function from the step to the fraction, for `evolutionary` and `rigl`.
+
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If a number is out of range.
 
     Example:
@@ -43,14 +47,18 @@ def gradual(start: float, end: float, *, steps: int) -> Callable[[int], float]:
 
     ``end + (start - end) * (1 - step / steps) ** 3``: Zhu and Gupta, *To prune, or not to prune*, 2017, arXiv
     1710.01878, equation 1. In the paper a pruned weight keeps its value outside the mask and may come back; here its
-    value is lost. Give the density to `magnitude`, or to `global_magnitude`.
+    value is lost.
 
     Args:
         start: The density at step 0, above 0 and at most 1.
         end: The density from ``steps`` on, above 0 and at most 1.
         steps: The length of the schedule, at least 1.
 
+    Returns:
+        A function from the step to the density, for `magnitude` and `global_magnitude`.
+
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If a number is out of range.
 
     Example:

@@ -21,11 +21,15 @@ def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:
     """Keep the main diagonal, ``lower`` diagonals below and ``upper`` above it.
 
     Args:
-        lower: Number of subdiagonals, at least 0.
-        upper: Number of superdiagonals, at least 0.
+        lower: The number of diagonals below the main diagonal, at least 0.
+        upper: The number of diagonals above it, at least 0.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
+    Returns:
+        A rule for `MaskedSparse`.
+
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If a number is negative.
 
     Example:
@@ -47,8 +51,14 @@ def lower_triangular(diagonal: int = 0, *, axes: Axes = None) -> MaskRule:
     """Keep the entries on and below a diagonal, as `torch.tril` counts them.
 
     Args:
-        diagonal: 0 is the main diagonal; a positive one lies above it.
+        diagonal: 0 for the main diagonal, 1 for the diagonal above it, -1 for the diagonal below it.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
+
+    Returns:
+        A rule for `MaskedSparse`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> lower_triangular(-1)(torch.empty(2, 3))
@@ -67,7 +77,11 @@ def block_diagonal(blocks: int, *, axes: Axes = None) -> MaskRule:
         blocks: The number of blocks; it must divide both the outputs and the inputs.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
+    Returns:
+        A rule for `MaskedSparse`.
+
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If ``blocks`` is below 1; at registration, if it does not divide the shape of the weight.
 
     Example:
@@ -87,11 +101,14 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
 
     Args:
         edges: Pairs of an input index and an output index, or an integer tensor ``(edges, 2)``. Repeated edges count
-            once. For an ``edge_index`` of PyTorch Geometric, ``(2, edges)``, pass ``edge_index.T``: with two edges, the
-            shape does not show which one it is.
+            once. For an ``edge_index`` of PyTorch Geometric, ``(2, edges)``, pass ``edge_index.T``.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
+    Returns:
+        A rule for `MaskedSparse`.
+
     Raises:
+        TypeError: If an argument has the wrong type.
         ValueError: If ``edges`` are not pairs of integers; at registration, if an edge is outside the weight.
 
     Example:
@@ -125,32 +142,31 @@ def autoregressive(
     One layer of MADE: Germain et al., *MADE: Masked Autoencoder for Distribution Estimation*, 2015,
     arXiv 1502.03509, equations 12 and 13. Hidden layers use the default; the output layer is strict.
 
-    Sort the degrees of hidden units. Nothing is lost, because the order of hidden units is free: permuting the units of
-    a hidden layer, with the rows and columns of the weights before and after it, changes no output. If the degrees on
-    both sides are sorted, the mask is a staircase: every row keeps its first entries, at least as many as
-    the row above. The product ``"strips"`` is fast for such masks.
+    Sort the degrees of hidden units, since the order of hidden units is free. With sorted degrees on both sides every
+    row keeps its first entries, at least as many as the row above. The product ``"strips"`` is fast for such masks.
 
     Args:
-        in_degrees: One number for each input.
-        out_degrees: One number for each output.
+        in_degrees: One number for each input, ``(in,)``.
+        out_degrees: One number for each output, ``(out,)``.
         strict: Whether to require ``>`` instead of ``>=``.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
+    Returns:
+        A rule for `MaskedSparse`.
+
     Raises:
-        ValueError: If the numbers do not fit the shape of the weight.
+        TypeError: If the degrees are not numbers.
+        ValueError: If they have no order; at registration, if their numbers do not fit the shape of the weight.
 
     Example:
-        >>> pixels = [1, 2, 3]
-        >>> hidden = torch.tensor([2, 1, 2, 1]).sort().values
-        >>> autoregressive(pixels, hidden)(torch.empty(4, 3))
+        >>> pixels, hidden = [1, 2, 3], [1, 2]
+        >>> autoregressive(pixels, hidden)(torch.empty(2, 3))
         tensor([[ True, False, False],
-                [ True, False, False],
-                [ True,  True, False],
                 [ True,  True, False]])
-        >>> autoregressive(hidden, pixels, strict=True)(torch.empty(3, 4))
-        tensor([[False, False, False, False],
-                [ True,  True, False, False],
-                [ True,  True,  True,  True]])
+        >>> autoregressive(hidden, pixels, strict=True)(torch.empty(3, 2))
+        tensor([[False, False],
+                [ True, False],
+                [ True,  True]])
     """
     example = "range(1, 4), a number for each unit"
     inputs, outputs = (numbers("autoregressive", degrees, example) for degrees in (in_degrees, out_degrees))

@@ -34,15 +34,17 @@ def magnitude(*, density: float) -> MaskRule:
     """Keep the entries of largest absolute value, exactly ``round(density * entries)`` of them.
 
     The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
-    for Efficient Neural Networks*, 2015, arXiv 1506.02626. Needs the weight's values, so not for meta.
-    `remask` chooses among the kept entries, and refuses to keep more.
+    for Efficient Neural Networks*, 2015, arXiv 1506.02626. `remask` chooses among the kept entries.
 
     Args:
-        density: The share of the entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
-            `torch.nn.utils.prune` is the share to remove.
+        density: The share of the entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+
+    Returns:
+        A rule for `MaskedSparse`.
 
     Raises:
-        ValueError: If ``density`` is out of range.
+        TypeError: If ``density`` is not a number.
+        ValueError: If ``density`` is out of range; when applied, if the weight is on meta, or keeps fewer entries.
 
     Example:
         >>> magnitude(density=0.5)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
@@ -57,17 +59,20 @@ def magnitude(*, density: float) -> MaskRule:
 def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     """Keep the ``n`` largest of every ``m`` consecutive entries along the inputs; ``n_of_m(2, 4)`` is 2:4.
 
-    Mishra et al., *Accelerating Sparse Deep Neural Networks*, 2021, arXiv 2104.08378. Needs the weight's
-    values, so not for meta.
+    Mishra et al., *Accelerating Sparse Deep Neural Networks*, 2021, arXiv 2104.08378.
 
     Args:
         n: The number of kept entries in a group, from 1 to ``m``.
-        m: The group's size, which has to divide the number of inputs.
-        axes: The axes of outputs and inputs, for a weight with more than two dimensions. 2:4 on a
-            convolution means groups of four input channels.
+        m: The size of a group, which has to divide the number of inputs.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions, such as ``(0, 1)`` for groups
+            of input channels of a convolution.
+
+    Returns:
+        A rule for `MaskedSparse`.
 
     Raises:
-        ValueError: If ``n`` is out of range; when applied, if ``m`` does not divide the inputs of the weight.
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``n`` is out of range; when applied, if ``m`` does not divide the inputs, or without values.
 
     Example:
         >>> n_of_m(1, 2)(torch.tensor([[1.0, -3.0, 2.0, 0.0]]))
@@ -81,9 +86,15 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
 
 @by_signature
 def nonzero() -> MaskRule:
-    """Keep the entries that are not zero, for a checkpoint that was pruned elsewhere. Needs the weight's values.
+    """Keep the entries that are not zero, for a checkpoint that was pruned elsewhere.
 
     Load the checkpoint into the plain model, then register. `remask` drops the kept entries that are zero.
+
+    Returns:
+        A rule for `MaskedSparse`.
+
+    Raises:
+        ValueError: When applied, if the weight is on the meta device, without values.
 
     Example:
         >>> nonzero()(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))

@@ -48,18 +48,18 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
     """Give each layer a density that grows with ``1 / out + 1 / in``, so that small layers keep a larger share.
 
     A layer keeps a number of entries in proportion to ``out + in``, at most all of them; for a convolution, to ``out +
-    in + height + width``. Together the layers keep exactly ``round(density * entries)``. Mocanu et al., 2018, arXiv
-    1707.04780, equation 3; Evci et al., 2020, arXiv 1911.11134, found it better than the same density in each layer,
-    which every other rule gives. All layers together are those with the same rule object: under several keys, pass one
-    object.
+    in + height + width``. Together the layers with one rule object keep exactly ``round(density * entries)``. Mocanu et
+    al., 2018, arXiv 1707.04780, equation 3; Evci et al., 2020, arXiv 1911.11134, compare it with equal densities.
 
     Args:
-        density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
-            `torch.nn.utils.prune` is the share to remove.
+        density: The share of all entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
         rule: A function from the density of one layer to its mask rule, called as ``rule(density=...)``: `random`,
             `magnitude`, or another one such as ``functools.partial(masks.random, generator=generator)``.
         axes: The axes of outputs and inputs, for weights with more than two dimensions. Axes after them are those of a
             kernel; axes before them are batch, such as the experts of ``(experts, out, in)``, with ``axes=(-2, -1)``.
+
+    Returns:
+        A rule for `MaskedSparse`.
 
     Raises:
         TypeError: If ``density`` is not a number, or ``rule`` cannot be called.
@@ -87,13 +87,15 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
 def global_magnitude(*, density: float) -> MaskRule:
     """Keep the largest entries of all weights together: one threshold, exactly ``round(density * entries)`` of them.
 
-    A layer with only small entries may keep few or none. All weights together are those with the same rule object:
-    under several keys, pass one object. Blalock et al., *What is the State of Neural Network Pruning?*, 2020, arXiv
-    2003.03033, compare it with `magnitude`, which keeps the same share of each. `remask` chooses among kept entries.
+    A layer with only small entries may keep few or none. Weights with the same rule object count together. Blalock et
+    al., *What is the State of Neural Network Pruning?*, 2020, arXiv 2003.03033, compare it with `magnitude`, which
+    keeps the same share of each. `remask` chooses among kept entries.
 
     Args:
-        density: The share of all entries to keep, above 0 and at most 1. It is given by name, because ``amount`` in
-            `torch.nn.utils.prune` is the share to remove.
+        density: The share of all entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+
+    Returns:
+        A rule for `MaskedSparse`.
 
     Raises:
         TypeError: If ``density`` is not a number.
@@ -130,7 +132,7 @@ def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list
 
 
 def _by_sides(name: str, density: float, axes: Axes, weights: Sequence[Kept]) -> list[int]:
-    """In proportion to ``out + in``; the surplus of a full layer goes to the others."""
+    """How many entries each layer keeps, in proportion to ``out + in``. A full layer leaves the rest to the others."""
     sizes, sides = [kept.shape.numel() for kept in weights], [_sides(name, kept, axes) for kept in weights]
     left = total = count_of(density, sum(sizes))
     wanted, waiting = [0.0] * len(sizes), sum(sides)

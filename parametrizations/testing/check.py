@@ -41,18 +41,16 @@ LAWS: dict[str, Law] = {
 
 
 def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[str, str]:
-    """Run every promise of the contract, and describe each broken one in plain words.
+    """Test every promise of the contract, and describe each broken one in plain words.
 
-    This is `torch.autograd.gradcheck` for parametrizations, your own included. It needs no test runner and takes a few
-    seconds. It does not change its arguments, except that a mask rule with a generator draws from it. Code that
-    `torch.compile` compiled before is compiled again afterwards.
+    This is `torch.autograd.gradcheck` for parametrizations, your own included. It takes a few seconds. Its arguments do
+    not change, except a generator in a mask rule. Code that `torch.compile` compiled before is compiled again.
 
     Args:
         parametrization: An unregistered object. Each law gets a copy.
-        weight: A matrix, ``(out, in)``, or a tensor of another shape that the constraint takes, to register on. It may
-            be outside the set; it is finite and not empty. Only its dtype is checked. Rectangular matrices find more
-            errors, and small ones are faster. Entries must not exceed 1e6, or 100 in half precision, since the laws
-            square them in this dtype and add 1e-6 to the stored tensor.
+        weight: A matrix, ``(out, in)``, or a tensor of another shape that the constraint takes. It is registered on, in
+            this dtype alone; it may be outside the set, but must be finite and not empty. Small rectangular matrices
+            find most errors. Entries must not exceed 1e6, or 100 in half precision, because the laws square them.
 
     Returns:
         The outcome of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.

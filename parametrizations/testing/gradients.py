@@ -61,7 +61,7 @@ def linear_works_for_only_some_gradients(subject: Subject) -> None:
 
 
 def _require_right_gradients(function: Callable[..., Tensor], leaves: Sequence[Tensor], *, fast: bool) -> None:
-    """Compare first and second derivatives with finite differences. The error has no Jacobians."""
+    """Compare first and second derivatives with finite differences. The error leaves out their Jacobians."""
     try:
         torch.autograd.gradcheck(function, leaves, fast_mode=fast, check_forward_ad=True, check_batched_grad=True)
         torch.autograd.gradgradcheck(function, leaves, fast_mode=fast)

@@ -26,9 +26,9 @@ from parametrizations import (
     masks,
     register,
 )
-from parametrizations._products import csr
-from parametrizations._products.choice import Product
+from parametrizations.typing import Product
 from tests.layers import INPUTS, Counter, Doubled, dense_output, every, fused, of_the_compiler
+from tests.thresholds import without_mkl
 
 
 @pytest.mark.parametrize("steps", [[Diagonal()], [Diagonal(), NegExpDiagonal()]], ids=len)
@@ -300,6 +300,6 @@ def test_a_product_of_another_name_is_refused_and_changes_nothing(make: Callable
 
 def test_the_sparse_product_is_there_without_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = fused(lambda: MaskedSparse(masks.random(density=0.3), product="csr"))
-    monkeypatch.setattr(csr, "HAS_MKL", False)
+    without_mkl(monkeypatch)
     assert explain(layer).product == "csr"
     torch.testing.assert_close(layer(INPUTS), dense_output(layer))

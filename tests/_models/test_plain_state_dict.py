@@ -119,6 +119,26 @@ def test_a_meta_model_converts_a_checkpoint_that_has_values() -> None:
     assert not any(value.is_meta for value in plain_state_dict(model, state).values())
 
 
+class Scaled(nn.Module):
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_a_meta_model_takes_the_buffers_of_third_party_steps_from_the_checkpoint() -> None:
+    with torch.device("meta"):
+        layer = register(nn.Linear(2, 2), {"weight": [Scaled(), nn.Identity()]})
+    state = {name: torch.full(tensor.shape, 3.0) for name, tensor in layer.state_dict().items()}
+    assert plain_state_dict(layer, state)["weight"].tolist() == [[9, 9], [9, 9]]
+    assert all(tensor.is_meta for tensor in layer.state_dict().values())
+
+
 def test_constrained_entries_without_a_match_are_refused() -> None:
     model = registered()
     wrapped = {f"module.{key}": value for key, value in model.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +10,18 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, weight_norm
 from torch.nn.utils.parametrize import register_parametrization
+from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register, summary
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    ZeroDiagonal,
+    masks,
+    plain_state_dict,
+    register,
+    summary,
+)
 
 
 def model() -> Any:
@@ -67,6 +78,38 @@ def test_a_third_party_parametrization_without_values_is_listed() -> None:
     made = orthogonal(nn.Linear(3, 3)).to("meta")
     row = summary(made).rows[0]
     assert (row.shape, row.holds) == ((3, 3), None)
+
+
+def test_the_shape_is_known_or_computed_or_on_meta_that_of_the_stored_tensor() -> None:
+    made = [register(nn.Linear(3, 4), {"weight": Diagonal()}), weight_norm(nn.Linear(3, 4))]
+    made.append(weight_norm(nn.Linear(3, 4, device="meta")))
+    assert [row.shape for row in summary(nn.Sequential(*made)).rows] == [(4, 3), (4, 3), (4, 1)]
+
+
+def test_a_tensor_of_integers_is_listed() -> None:
+    module = nn.Module()
+    module.register_buffer("places", torch.arange(3))
+    register_parametrization(module, "places", nn.Identity())
+    assert [row.shape for row in summary(module).rows] == [(3,)]
+
+
+def test_another_child_with_the_name_of_pytorchs_list_is_not_listed() -> None:
+    module = nn.Module()
+    module.parametrizations = nn.ModuleDict({"weight": nn.Identity()})
+    assert summary(module).rows == ()
+
+
+class Uncopied(nn.Parameter):
+    @override
+    def __deepcopy__(self, memo: object) -> Uncopied:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("call", [summary, plain_state_dict])
+def test_stored_tensors_are_not_copied(call: Callable[[nn.Module], object]) -> None:
+    layer: Any = register(nn.Linear(3, 3), {"weight": [nn.Identity(), ZeroDiagonal()]})
+    layer.parametrizations.weight.original = Uncopied(layer.parametrizations.weight.original.detach())
+    call(layer)
 
 
 def test_a_compactly_stored_weight_is_never_materialised() -> None:

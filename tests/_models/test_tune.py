@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import random
 import threading
-from collections.abc import Callable, Iterator
-from itertools import cycle
+import time
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,7 +17,6 @@ from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, explain, masks, register, tune
-from parametrizations._models import tune as module
 from tests.layers import of_the_compiler
 
 BATCH = torch.linspace(-1, 1, 5 * 8).view(5, 8)
@@ -46,28 +44,28 @@ WAYS = {
 }
 
 
-def slowest_first(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
-    """Make the ways of each layer take these times, in turn."""
-    given: Iterator[float] = cycle(seconds)
-    monkeypatch.setattr(module, "SECONDS", 0)
-    monkeypatch.setattr(module, "_seconds", lambda step, device: step() or next(given))  # noqa: ARG005
-    monkeypatch.setattr(random.Random, "sample", lambda self, ways, count: ways[:count])  # noqa: ARG005
+def timed_by_product(monkeypatch: pytest.MonkeyPatch, layer: nn.Module, seconds: dict[str, float]) -> list[str]:
+    """Let only backward passes of a layer take time, as long as its product says. Return the products in order."""
+    taken: list[str] = []
+    grad = torch.autograd.grad
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        taken.append(explain(layer).product)
+        return grad(*arguments, **named)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    monkeypatch.setattr(time, "perf_counter", lambda: sum(seconds[product] for product in taken))
+    return taken
 
 
 def test_the_order_of_the_ways_varies(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[object] = []
-
-    def seconds(step: object, _: torch.device) -> float:
-        taken.append(step)
-        return 1.0
-
-    monkeypatch.setattr(module, "SECONDS", 0)
-    monkeypatch.setattr(module, "_seconds", seconds)
-    tune(register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.3))}), BATCH)
-    rounds = [tuple(map(id, taken[start : start + 3])) for start in range(0, len(taken), 3)]
-    assert len(rounds) == module.ROUNDS
+    layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.3))})
+    taken = timed_by_product(monkeypatch, layer, {"dense": 1, "strips": 1, "csr": 1})
+    tune(layer, BATCH)
+    rounds = [tuple(taken[start : start + 3]) for start in range(0, len(taken), 3)]
+    assert len(rounds) > 3
     assert len(set(rounds)) > 1
-    assert {frozenset(turn) for turn in rounds} == {frozenset(rounds[0])}
+    assert {frozenset(turn) for turn in rounds} == {frozenset(("dense", "strips", "csr"))}
 
 
 def test_every_way_of_every_layer_is_timed_and_the_fastest_is_taken() -> None:
@@ -83,11 +81,12 @@ def test_every_way_of_every_layer_is_timed_and_the_fastest_is_taken() -> None:
 def test_the_way_with_the_smallest_median_is_taken(
     seconds: tuple[float, ...], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slowest_first(monkeypatch, *seconds)
     layer = register(nn.Linear(8, 8), {"weight": MaskedSparse(masks.random(density=0.3))})
+    times = dict(zip(("dense", "strips", "csr"), seconds, strict=True))
+    timed_by_product(monkeypatch, layer, times)
     (row,) = tune(layer, BATCH).rows
     assert row.chosen == chosen
-    assert row.milliseconds == {way: 1000 * time for way, time in zip(("dense", "strips", "csr"), seconds, strict=True)}
+    assert row.milliseconds == {way: 1000 * time for way, time in times.items()}
     assert explain(copy.deepcopy(layer)).product == chosen
 
 
@@ -185,21 +184,21 @@ def test_a_loop_is_timed_as_a_loop(steps: int, timed: int, monkeypatch: pytest.M
     builds, products = Counted(ZeroDiagonal.forward), Counted(nn.functional.linear)
     monkeypatch.setattr(ZeroDiagonal, "forward", lambda self, x: builds(self, x))
     monkeypatch.setattr(nn.functional, "linear", products)
-    slowest_first(monkeypatch, 1)
+    loops = timed_by_product(monkeypatch, model.step, {"dense": 1, "replaced-diagonal": 1})
     tune(model, BATCH, steps=steps)
-    loops = 2 * (module.ROUNDS + 1)  # two ways, each run once before the rounds
-    assert builds.calls == 1 + loops
-    assert products.calls == steps + timed * loops
+    assert loops
+    assert builds.calls == 1 + len(loops)
+    assert products.calls == steps + timed * len(loops)
 
 
 def test_each_loop_builds_where_tune_is_called_inside_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
-    builds = Counted(ZeroDiagonal.forward)
+    builds, products = Counted(ZeroDiagonal.forward), Counted(nn.functional.linear)
     monkeypatch.setattr(ZeroDiagonal, "forward", lambda self, x: builds(self, x))
-    slowest_first(monkeypatch, 1)
+    monkeypatch.setattr(nn.functional, "linear", products)
     with torch.no_grad(), parametrize.cached():
         tune(layer, BATCH)
-    assert builds.calls == 1 + 2 * (module.ROUNDS + 1)
+    assert builds.calls == products.calls > 1
 
 
 class Scaled(nn.Linear):
@@ -344,8 +343,9 @@ def test_without_gradients_only_the_forward_pass_is_timed(monkeypatch: pytest.Mo
 
 
 def test_the_rows_print_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    slowest_first(monkeypatch, 0.002, 0.001)
-    tuning = tune(nn.Sequential(register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})), BATCH)
+    layer = register(nn.Linear(8, 8), {"weight": ZeroDiagonal()})
+    timed_by_product(monkeypatch, layer, {"dense": 0.002, "replaced-diagonal": 0.001})
+    tuning = tune(nn.Sequential(layer), BATCH)
     assert str(tuning).splitlines() == [
         "name      milliseconds                  chosen",
         "0.weight  dense 2, replaced-diagonal 1  replaced-diagonal",

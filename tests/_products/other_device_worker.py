@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,10 +27,9 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from parametrizations import ZeroDiagonal, explain, fuse
-from parametrizations._products import strips
-from parametrizations._torch import transforms
 from tests.chains import CHAINS, Chain
 from tests.layers import PRODUCTS, fused
+from tests.thresholds import as_eager, lower
 
 NAME = "elsewhere"
 
@@ -118,7 +118,8 @@ def wrong(layer: Any) -> str:
 
 if __name__ == "__main__":
     torch.utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
-    strips.CALL = 4  # so that small matrices have several strips
-    transforms.dispatch_modes = lambda: 0  # type: ignore[attr-defined]  # run the eager code despite the active modes
+    patch = pytest.MonkeyPatch()
+    lower(patch, strip_cost=4)  # so that small matrices have several strips
+    as_eager(patch)
     broken = {name: partial(fused, make) for name, make in BROKEN.items()}
     print(json.dumps({name: wrong(make()) for name, make in (LAYERS | broken).items()}))

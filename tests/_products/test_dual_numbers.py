@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, masks, register
-from parametrizations._products import dense, replaced_diagonal, strips
 from tests.layers import PRODUCTS
+from tests.thresholds import lower
 
 N = 6
 Chain = Callable[[], nn.Module | Sequence[nn.Module]]
@@ -33,9 +33,7 @@ every = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 
 @pytest.fixture(autouse=True)
 def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 4)
-    monkeypatch.setattr(strips, "CALL", 1)
-    monkeypatch.setattr(dense, "MANY", 0)
+    lower(monkeypatch, diagonal_block=4, strip_cost=1, index_copy=0)
 
 
 class Dense(nn.Module):

@@ -14,7 +14,6 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.flop_counter import FlopCounterMode
 
 from parametrizations import Diagonal, Parametrization, explain, fuse
-from parametrizations._products import replaced_diagonal, strips
 from tests.layers import (
     INPUTS,
     PRODUCTS,
@@ -24,13 +23,14 @@ from tests.layers import (
     fused,
     of_the_compiler,
 )
+from tests.operations import SCATTERS, operations
+from tests.thresholds import lower
 
 
 @pytest.fixture(autouse=True)
 def _several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give small matrices several strips and several diagonal blocks."""
-    monkeypatch.setattr(strips, "CALL", 4)
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 3)
+    lower(monkeypatch, strip_cost=4, diagonal_block=3)
 
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -97,7 +97,7 @@ def test_no_digits_are_lost(
     make: Callable[[], Parametrization], dtype: torch.dtype, scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mean error against float64 is at most that of the dense product or of adding the terms in order."""
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 100)
+    lower(monkeypatch, diagonal_block=100)
     layer = constrained(make(), nn.Linear(256, 256).weight.detach())
     leaves, grad = scaled(layer, dtype, scale)
     parametrization = layer.parametrizations.weight[0]
@@ -227,7 +227,7 @@ def test_the_output_may_be_changed_in_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
+    lower(monkeypatch, diagonal_block=2)
     layer: Any = fuse(register_parametrization(nn.Linear(6, 4, bias=bias), "weight", make()))
     inputs = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape).requires_grad_()
     leaves = [inputs, *layer.parameters()]
@@ -253,7 +253,7 @@ def test_the_output_is_no_view_of_which_fsdp2_would_lose_sight(
 def test_replaced_diagonal_counts_as_many_operations_as_the_dense_product(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
+    lower(monkeypatch, diagonal_block=2)
     layer, inputs = fused(PRODUCTS[kind]), INPUTS.clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:
         layer(inputs).sum().backward()
@@ -343,18 +343,12 @@ def test_a_subclass_that_overrides_forward_alone_is_multiplied_with_its_own_weig
 
 
 @every
-def test_a_loop_under_autocast_computes_once(
-    make: Callable[[], Parametrization], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, filled = fused(make), []
-    original = strips.Piece.filled
+def test_a_loop_under_autocast_computes_once(make: Callable[[], Parametrization]) -> None:
+    layer = fused(make)
 
-    def counting(piece: strips.Piece, values: Tensor) -> Tensor:
-        filled.append(piece)
-        return original(piece, values)
+    def loop(steps: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16), parametrize.cached():
+            for _ in range(steps):
+                layer(INPUTS)
 
-    monkeypatch.setattr(strips.Piece, "filled", counting)
-    with torch.autocast("cpu", torch.bfloat16), parametrize.cached():
-        for _ in range(3):
-            layer(INPUTS)
-    assert len(filled) == len(set(filled))
+    assert len(operations(lambda: loop(3), *SCATTERS)) == len(operations(lambda: loop(1), *SCATTERS))

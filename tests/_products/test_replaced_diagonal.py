@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parametrizations import NegExpDiagonal, Parametrization, ZeroDiagonal
-from parametrizations._products import replaced_diagonal
-from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
+from tests.operations import operations
+from tests.thresholds import lower
 
 SHAPES = [(7, 7), (9, 5), (5, 9), (4, 1), (1, 4)]
 KINDS: dict[str, Callable[[], Parametrization]] = {
@@ -28,8 +28,7 @@ every = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 def test_blocks_of_every_size_are_the_dense_product(
     make: Callable[[], Parametrization], shape: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", block)
-    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
+    lower(monkeypatch, diagonal_block=block, own_diagonal=0)
     made = make()
     leaves = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((3, shape[1]), shape, shape[:1])]
     expected = F.linear(leaves[0], made(leaves[1]), leaves[2])
@@ -43,7 +42,7 @@ def test_blocks_of_every_size_are_the_dense_product(
 def test_the_weight_has_every_derivative(
     make: Callable[[], Parametrization], shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
+    lower(monkeypatch, own_diagonal=0)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(make(), x, check_forward_ad=True, check_batched_grad=True)
     torch.autograd.gradgradcheck(make(), x, check_batched_grad=True)
@@ -51,12 +50,13 @@ def test_the_weight_has_every_derivative(
 
 def test_a_stored_diagonal_of_zeros_is_multiplied_without_a_copy_and_differentiated_all_the_same() -> None:
     x = torch.randn(6, 6, dtype=torch.float64).fill_diagonal_(0).requires_grad_()
-    assert ZeroedDiagonal.of(x).zeroed is not None
-    assert ZeroedDiagonal.of(x + torch.eye(6)).zeroed is None
     leaves = [torch.randn(3, 6, dtype=torch.float64, requires_grad=True), x]
 
     def product(input: Tensor, x: Tensor) -> Tensor:
         return KINDS["ZeroDiagonal"]().linear(input, x, None)
+
+    assert operations(lambda: product(*leaves), "aten::clone") == []
+    assert operations(lambda: product(leaves[0], x + torch.eye(6)), "aten::clone") == [(6, 6)]
 
     along = [torch.randn_like(leaf) for leaf in leaves]  # with another diagonal
 
@@ -70,25 +70,23 @@ def test_a_stored_diagonal_of_zeros_is_multiplied_without_a_copy_and_differentia
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_only_blocks_on_the_diagonal_are_copied(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaced_diagonal, "BLOCK", 2)
-    x = torch.randn(shape)
-    parts = list(ZeroedDiagonal(x.shape)._parts(x))
-    copied = [part for _, _, part in parts if part.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()]
-    assert sum(part.numel() for _, _, part in parts) == x.numel()
+    lower(monkeypatch, diagonal_block=2)
+    x = torch.ones(shape)
+    copied = operations(lambda: KINDS["ZeroDiagonal"]().linear(torch.ones(3, shape[1]), x, None), "aten::clone")
     assert len(copied) == -(-min(shape) // 2)
-    assert all(part.numel() <= 4 and not part.diagonal().any() for part in copied)
+    assert all(rows <= 2 and columns <= 2 for rows, columns in copied)
     assert bool(x.diagonal().all())
 
 
-def test_the_gradient_of_the_diagonal_is_written_into_that_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replaced_diagonal, "MEDIUM", 0)
-    x = torch.arange(6.0).view(2, 3).requires_grad_()
-    matrix, diagonal = with_own_diagonal(x, Tensor.diagonal, Tensor.diagonal_scatter)
-    assert matrix.data_ptr() == x.data_ptr()
-    assert diagonal.tolist() == [0, 4]
-    # The product gives the diagonal of the matrix no gradient.
-    (gradient,) = torch.autograd.grad([matrix, diagonal], x, [torch.ones(2, 3).tril(-1), torch.tensor([5.0, 7.0])])
-    assert gradient.tolist() == [[5, 0, 0], [1, 7, 0]]
+@pytest.mark.parametrize(("threshold", "sums"), [(0, []), (100, [(5, 4)])])
+def test_the_gradient_of_the_diagonal_is_written_into_that_of_the_matrix(
+    threshold: int, sums: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower(monkeypatch, own_diagonal=threshold)
+    x = torch.randn(5, 4, requires_grad=True)
+    loss = KINDS["NegExpDiagonal"]().linear(torch.randn(3, 4), x, None).sum()
+    # Plain autograd, below the threshold, adds a second matrix.
+    assert operations(lambda: torch.autograd.grad(loss, x), "aten::add", "aten::add_") == sums
 
 
 def product(input: Tensor, x: Tensor, bias: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -20,10 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, fuse, masks, register
-from parametrizations._models import layer as layers
-from parametrizations._products.strips import Piece
-from parametrizations._torch.loops import once
 from tests.layers import Counter, Doubled, of_the_compiler
+from tests.operations import SCATTERS, operations
 
 N, STEPS = 6, 60
 STORED = "parametrizations.weight.original"
@@ -64,9 +62,9 @@ def inputs(batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.linspace(-1, 1, batch * N, dtype=dtype).view(batch, N)
 
 
-def rolled(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def rolled(step: Callable[[Tensor], Tensor], start: Tensor, steps: int = STEPS) -> Tensor:
     state, total = start, start.new_zeros(())
-    for _ in range(STEPS):
+    for _ in range(steps):
         state = torch.tanh(step(state) + start)
         total = total + state.square().sum()
     return total
@@ -79,26 +77,24 @@ def by_hand(layer: Any) -> list[Tensor]:
     return [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
 
 
-@contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> Iterator[list[str]]:
-    """Count the computations of weights, entries and operands."""
-    computed: list[str] = []
+def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> list[tuple[type, str]]:
+    """The calls that compute weights or entries, by the class of the parametrization."""
+    computed: list[tuple[type, str]] = []
 
-    def count(owner: Any, name: str) -> None:
-        plain = getattr(owner, name)
+    def count(kind: type, name: str) -> None:
+        plain = getattr(kind, name)
 
         def counting(*arguments: Any) -> Any:
-            computed.append(name)
+            computed.append((kind, name))
             return plain(*arguments)
 
-        monkeypatch.setattr(owner, name, counting)
+        monkeypatch.setattr(kind, name, counting)
 
     for kind in {type(step) for step in layer.parametrizations.weight}:
         count(kind, "forward")
-    count(Piece, "filled")  # no other form computes an operand
-    count(layers, "_through")
-    yield computed
-    monkeypatch.undo()
+        if hasattr(kind, "on_entries"):
+            count(kind, "on_entries")
+    return computed
 
 
 @every
@@ -106,14 +102,26 @@ def test_a_loop_computes_once_and_has_the_values_and_gradients_of_the_loop_by_ha
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = fused(steps)
-    unfused = by_hand(layer)
-    with counted(monkeypatch, layer) as computed, parametrize.cached():
-        total = rolled(layer, inputs())
-        got = [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
+    unfused, got = by_hand(layer), list[Tensor]()
+    computed = counted(monkeypatch, layer)
+
+    def loop(steps: int) -> list[Tensor]:
+        with parametrize.cached():
+            total = rolled(layer, inputs(), steps)
+            return [total.detach(), *torch.autograd.grad(total, list(layer.parameters()))]
+
+    scattered = operations(lambda: got.extend(loop(STEPS)), *SCATTERS)
+    assert len(computed) == len({*computed})
     for one, other in zip(got, unfused, strict=True):
         torch.testing.assert_close(one, other)
-    assert computed.count("forward") in (0, 1, len(steps()))  # only the first, if the others change its entries
-    assert all(computed.count(name) == 1 for name in computed if name != "forward")
+    assert len(scattered) == len(operations(lambda: loop(1), *SCATTERS))
+
+
+def test_outside_a_block_everything_is_computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = fused(LAYERS["Diagonal, NegExp"])
+    computed = counted(monkeypatch, layer)
+    rolled(layer, inputs())
+    assert computed == [(NegExpDiagonal, "on_entries")] * STEPS
 
 
 def doubled(layer: Any) -> None:
@@ -478,21 +486,10 @@ def test_proxies_are_not_memoised() -> None:
 
 
 def test_reused_memory_counts_as_a_change() -> None:
-    x = torch.zeros(1000)
-    with parametrize.cached():
+    layer: Any = register(nn.Linear(1000, 1000, bias=False), {"weight": [Diagonal(), NegExpDiagonal()]})
+    x = layer.parametrizations.weight.original
+    with parametrize.cached(), torch.no_grad():
         for _ in range(20):
-            assert torch.equal(once("owner", x, x.clone), x)
+            assert torch.equal(layer(torch.ones(1000)), -x.exp())
             for _ in range(2):  # the second may reuse the memory of the first
-                x.data = x + 1
-
-
-def test_outside_a_block_everything_is_computed_again() -> None:
-    x, computed = torch.ones(1), []
-    for _ in range(2):
-        assert once("owner", x, lambda: computed.append(1)) is None
-    assert len(computed) == 2
-    with parametrize.cached():
-        for _ in range(2):
-            assert once("owner", x, lambda: computed.append(1)) is None
-        assert once("owner", x, lambda: x, "another kind") is x
-    assert len(computed) == 3
+                x.data = x - 1

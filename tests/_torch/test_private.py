@@ -1,14 +1,15 @@
-"""Only one file uses private names of torch."""
+"""Only one file uses private names of torch, and tests use public names of this library."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import parametrizations
 
-PACKAGE = Path(parametrizations.__file__).parent
+PACKAGE, TESTS = Path(parametrizations.__file__).parent, Path(__file__).parents[1]
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / "private.py"]
 
 PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
@@ -27,6 +28,8 @@ OURS = {
     "_with_positions",
     "_with_rule",
 }
+# Tests that import private modules of this library; each says why.
+REACH_INSIDE = {"thresholds.py", "_products/test_unreachable.py"}
 
 
 def is_private(name: str) -> bool:
@@ -60,3 +63,9 @@ def test_the_search_finds_private_names() -> None:
     assert private_names("from torch._dynamo import reset") == {"torch._dynamo"}
     assert private_names("def f(self):\n    return self._modules") == {"_modules"}
     assert private_names("class A:\n    def f(self):\n        self._own = 1\n        return self._own") == set()
+
+
+def test_tests_use_public_modules() -> None:
+    inside = re.compile(r"^ *(?:from|import) parametrizations(?:\._| import _)", re.MULTILINE)
+    sources = {path.relative_to(TESTS).as_posix(): path.read_text() for path in TESTS.rglob("*.py")}
+    assert {name for name, source in sources.items() if inside.search(source)} == REACH_INSIDE

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal
-from parametrizations._products.places import Places
+from parametrizations.typing import Places
 from tests.testing.broken.breaker import Breakers
 from tests.testing.broken.gradients import LinearTwiceTheGradient
 from tests.testing.broken.training import CopiesForget
