@@ -25,8 +25,8 @@ from parametrizations._models.matching import Key, constrained_by
 from parametrizations._models.optimizers import renew, require_optimizer
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.chains import TIES, spare_graphs, ties
+from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
-from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations._torch.shared_class import can_share, plain_class
 
 __all__ = ["bake"]

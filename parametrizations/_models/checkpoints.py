@@ -17,8 +17,8 @@ from parametrizations._models.inverses import Unreachable, inverted
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import given, ties
+from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import children, give_versions
-from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations.masked_sparse import MaskedSparse
 
 __all__ = ["note_kinds", "plain_state_dict", "take_plain"]

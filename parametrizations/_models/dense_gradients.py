@@ -17,7 +17,7 @@ from parametrizations._models.sizes import require_present
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
-from parametrizations._torch.uncompiled import uncompiled
+from parametrizations._torch.transforms import uncompiled
 
 __all__ = ["DenseGradient", "dense_gradients"]
 

@@ -15,8 +15,8 @@ from parametrizations._models.constrained import Slot, full_name, identity
 from parametrizations._models.matching import shown
 from parametrizations._models.sizes import require_present
 from parametrizations._torch.chains import chains
+from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import buffers, children, own_attributes, parameters
-from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
 
 __all__ = ["require_eligible", "require_unpruned"]

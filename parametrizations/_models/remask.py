@@ -20,8 +20,7 @@ from parametrizations._models.optimizers import moved_state, require_optimizer, 
 from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.arrays import Array
-from parametrizations._torch.parameters import replace_data
-from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.move import Move, Swap

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from parametrizations._products.form import Kernel, MaskForm
 from parametrizations._products.operands import index_dtype
-from parametrizations._products.transposed import transposed as transposed_copy
+from parametrizations._products.operands import transposed as transposed_copy
 from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["CSR"]

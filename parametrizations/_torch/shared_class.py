@@ -32,8 +32,8 @@ from typing_extensions import override
 
 from parametrizations._torch.chains import TIES, chains, retie, spare_graphs
 from parametrizations._torch.loops import forget, once
+from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
-from parametrizations._torch.sharding import is_sharded
 
 __all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class", "weight_of"]
 
