@@ -8,24 +8,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["require_same_masks", "wrapper_in"]
+__all__ = ["require_same_masks"]
 
 _ODD = (0x9E3779B97F4A7C15 - 2**64, 0x94D049BB133111EB - 2**64)
 """Multipliers of splitmix64, which spreads near numbers far apart (Steele, Lea and Flood 2014)."""
 
 
-def wrapper_in(model: nn.Module) -> DistributedDataParallel | None:
-    """What wraps the model, or a part of it, if anything does."""
-    return next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
+def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
+    """Require equal masks on all ranks of a wrapped model, with as many entries as before.
 
-
-def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor]) -> None:
-    """Require equal masks on all ranks of a wrapped model.
+    Args:
+        model: The model. It may be wrapped, as a whole or in part.
+        positions: The positions of the new masks, by the names of the weights.
+        before: The number of entries that each weight keeps now.
 
     Raises:
         ValueError: On every rank, if any two differ.
     """
-    wrapper = wrapper_in(model)
+    wrapper = next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
     if wrapper is None:
         return
     own = [_digest(places) for places in positions.values()]
@@ -39,6 +39,13 @@ def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor]) -> Non
             f"remask needs the same mask on every rank. Got different ones for {', '.join(map(repr, differing))}. Seed "
             "the rule's generator alike on every rank."
         )
+    for name, places in positions.items():
+        if places.numel() != before[name]:
+            raise ValueError(
+                "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
+                f"buckets have the old sizes. Got {places.numel()} in place of {before[name]} for {name!r}. Remask its "
+                "`module`, and wrap that again."
+            )
 
 
 def _digest(positions: Tensor) -> int:

@@ -17,7 +17,7 @@ from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
 from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
-from parametrizations._models.ranks import require_same_masks, wrapper_in
+from parametrizations._models.ranks import require_same_masks
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.arrays import Array
 from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
@@ -93,7 +93,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
         for slot, rule, new, move in _chosen(plan):
             positions[slot.name] = new
             _collect(changes, slot, rule, new, move, optimizer)
-        _require_same_everywhere(model, plan, positions)
+        require_same_masks(model, positions, {slot.name: slot.first_stored.numel() for slot, _ in plan})
         changes.commit()
     return model
 
@@ -246,15 +246,3 @@ def _require_agreement(slot: Slot, positions: Tensor, values: Tensor) -> None:
         vars(twin.steps[0]).update(_mask_of(twin)._with_positions(positions, None))
         replace_data(twin.first_stored, values)
         require_agreement(twin, twin.materialised())
-
-
-def _require_same_everywhere(model: nn.Module, plan: Plan, positions: Mapping[str, Tensor]) -> None:
-    require_same_masks(model, positions)
-    for slot, _ in plan:
-        before, after = slot.first_stored.numel(), positions[slot.name].numel()
-        if before != after and wrapper_in(model) is not None:
-            raise ValueError(
-                "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
-                f"buckets have the old sizes. Got {after} in place of {before} for {slot.name!r}. Remask its "
-                "`module`, and wrap that again."
-            )
