@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, constrained, plain_order, slots_of
-from parametrizations._models.inverses import Unreachable, inverted
+from parametrizations._models.constrained import Slot, constrained, full_name, plain_order, slots_of
+from parametrizations._models.inverses import Unreachable
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import given, ties
 from parametrizations._torch.parameters import GATHER, is_sharded
-from parametrizations._torch.private import children, give_versions
+from parametrizations._torch.private import give_versions
 from parametrizations.masked_sparse import MaskedSparse
 
 __all__ = ["note_kinds", "plain_state_dict", "take_plain"]
@@ -32,10 +32,8 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     """The checkpoint of the plain model, in its original order. The model does not change.
 
     Tensors that this library constrains become plain. Third-party parametrizations of the model, such as a
-    ``weight_norm`` in its architecture, are kept with their stored tensors. If a tensor has both, the checkpoint has
-    the stored tensors of the third-party one for the present weight. It loads into the original model. The constrained
-    model would take such a checkpoint for a constrained one, because it has the same names. For a checkpoint without
-    any parametrization use ``bake(model).state_dict()``.
+    ``weight_norm`` in its architecture, are kept with their stored tensors, and may not be on the same tensor. For a
+    checkpoint without any parametrization use ``bake(model).state_dict()``.
 
     Args:
         model: A model with parametrizations, of this library or third-party.
@@ -48,8 +46,8 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the model is sharded and no gathered checkpoint is given, if the checkpoint is not from this
-            model, if the dense weights are larger than the memory, or if a third-party parametrization cannot give the
-            weight.
+            model, if the dense weights are larger than the memory, or if a constrained tensor has a third-party
+            parametrization that `register` did not attach.
 
     Example:
         >>> from parametrizations import Diagonal, register
@@ -83,22 +81,19 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 
 def _plain(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
     """The plain checkpoint for the entries of a constrained one."""
-    modules = _constrained_modules(model)
-    ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if slot.is_ours}
+    ours = _ours(model)
     require_room(ours.values(), "plain_state_dict")
-    states = _states(ours.keys(), entries)
-    weights: dict[nn.Module, Tensor] = {}  # tied ones stay tied
+    known = {**entries, **_weights(ours, entries)}
+    modules = {slot.name.removesuffix(slot.tensor_name): slot.module for slot in ours.values()}
     plain: dict[str, Any] = OrderedDict()
-    for key in entries:
+    for key, value in entries.items():
         prefixes = _prefixes(key)
-        for prefix in prefixes:
-            if prefix in modules:
-                plain |= _plain_entries(modules.pop(prefix), prefix, entries, states, weights)
-            if prefix in ours:
-                plain |= _foreign_entries(ours.pop(prefix), states[prefix])
-        if states.keys().isdisjoint(prefixes):
-            plain.setdefault(key, entries[key])
-    give_versions(plain, _versions(plain, getattr(entries, "_metadata", {}), states.keys()))
+        for prefix in [prefix for prefix in prefixes if prefix in modules]:
+            names = [f"{prefix}{name}" for name in plain_order(modules.pop(prefix))]
+            plain |= {name: known[name] for name in names if name in known}
+        if ours.keys().isdisjoint(prefixes):
+            plain.setdefault(key, value)
+    give_versions(plain, _versions(plain, getattr(entries, "_metadata", {}), ours.keys()))
     return plain
 
 
@@ -198,19 +193,6 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
     return slot.chain.state_dict() | stored
 
 
-def _constrained_modules(model: nn.Module, prefix: str = "") -> dict[str, dict[str, Slot]]:
-    """The constrained tensors of each module with a constraint of this library, by the prefix of its entries."""
-    own = {slot.tensor_name: slot for slot in slots_of(model, prefix)}
-    found = {prefix: own} if any(slot.is_ours for slot in own.values()) else {}
-    for name, child in children(model).items():
-        if child is not None and not (own and name == "parametrizations"):
-            found |= _constrained_modules(child, f"{prefix}{name}.")
-    for slot in own.values():
-        if not slot.is_ours:  # it may contain a module that is
-            found |= _constrained_modules(slot.chain, f"{slot.prefix}.")
-    return found
-
-
 def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:
     """The versions of the modules in the plain checkpoint, which some modules need to load it."""
     holders = {prefix.rsplit(".", 2)[0] for prefix in ours}
@@ -227,54 +209,36 @@ def _prefixes(key: str) -> list[str]:
     return ["", *itertools.accumulate(f"{part}." for part in key.split(".")[:-1])]
 
 
-def _states(ours: Iterable[str], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The state of every chain in a checkpoint, by the prefix of its entries."""
+def _ours(model: nn.Module) -> dict[str, Slot]:
+    """The tensors with a constraint of this library, under each of their names, by the prefix of their entries."""
+    found: dict[str, Slot] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        prefix = full_name(name, "")
+        if not found.keys().isdisjoint(_prefixes(prefix)):  # a part of such a parametrization
+            continue
+        for slot in [slot for slot in slots_of(module, prefix) if slot.is_ours]:
+            found[f"{slot.prefix}."] = slot
+            if slot.foreign:
+                raise ValueError(
+                    "plain_state_dict needs third-party parametrizations and constraints on different tensors. Got "
+                    f"{slot.kinds} for {slot.name!r}. Take bake(model).state_dict(), which has neither."
+                )
+    return found
+
+
+def _weights(ours: Mapping[str, Slot], entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The dense weights in a checkpoint, by name. Tied ones stay tied."""
     states: dict[str, dict[str, Any]] = {prefix: {} for prefix in ours}
     for key, value in entries.items():
-        for prefix in _prefixes(key):
-            if prefix in states:
-                states[prefix][key.removeprefix(prefix)] = value
-    return states
-
-
-def _plain_entries(
-    own: Mapping[str, Slot],
-    prefix: str,
-    entries: Mapping[str, Any],
-    states: Mapping[str, dict[str, Any]],
-    weights: dict[nn.Module, Tensor],
-) -> dict[str, Any]:
-    """The entries of the tensors of one module, in the plain order."""
-    found: dict[str, Any] = {}
-    for name in plain_order(next(iter(own.values())).module):
-        key, slot = f"{prefix}{name}", own.get(name)
-        if slot is None:
-            found |= {key: entries[key]} if key in entries else {}
-        elif not slot.foreign and (state := states[f"{slot.prefix}."]):
-            first = ties(slot.chain)[0]
-            if first not in weights:
-                weights[first] = _weight(slot, state)
-            found[key] = weights[first]
-    return found
-
-
-def _foreign_entries(slot: Slot, state: dict[str, Any]) -> dict[str, Any]:
-    """The entries that remain for a tensor with third-party parametrizations: their stored tensors and their state."""
-    if not slot.foreign:
-        return {}
-    weight, foreign = _weight(slot, state), slot.loaded(state).foreign
-    try:
-        stored = inverted(foreign, weight, project=False)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"plain_state_dict needs what the model stored at {slot.name!r} before it was constrained. {error} "
-            "Take bake(model).state_dict(), which has neither."
-        ) from error
-    named = {"original": stored} if isinstance(stored, Tensor) else {f"original{i}": x for i, x in enumerate(stored)}
-    found = {f"{slot.prefix}.{key}": tensor.detach().contiguous() for key, tensor in named.items()}
-    for index, step in enumerate(foreign):
-        found |= step.state_dict(prefix=f"{slot.prefix}.{index}.")
-    return found
+        for prefix in states.keys() & _prefixes(key):
+            states[prefix][key.removeprefix(prefix)] = value
+    found: dict[nn.Module, Tensor] = {}
+    weights = {}
+    for prefix, state in states.items():
+        slot, first = ours[prefix], ties(ours[prefix].chain)[0]
+        if state:
+            weights[slot.name] = found[first] = found[first] if first in found else _weight(slot, state)
+    return weights
 
 
 def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:

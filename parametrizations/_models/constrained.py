@@ -182,13 +182,6 @@ class Slot:
         """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""
         return replace(self, parametrizations=copied(self.chain))
 
-    def loaded(self, state: Mapping[str, Tensor]) -> Slot:
-        """A copy with the values of a state dict. Tensors that a forward pass may write into are copied."""
-        twin = self.copied()
-        own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
-        twin.chain.load_state_dict(own, assign=True)
-        return twin
-
     def materialised(self, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """The dense weight, contiguous and without a graph.
 
@@ -200,7 +193,11 @@ class Slot:
         if self.parametrizations is None:
             return self.first_stored.data
         with torch.inference_mode(False), torch.no_grad():
-            weight: Tensor = (self.copied() if state is None else self.loaded(state)).chain()
+            twin = self.copied()
+            if state is not None:  # tensors that a forward pass may write into are copied
+                own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
+                twin.chain.load_state_dict(own, assign=True)
+            weight: Tensor = twin.chain()
         return weight.detach().contiguous()
 
     def inverted(self, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
