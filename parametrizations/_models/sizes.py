@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from parametrizations._models.constrained import Slot
-from parametrizations._torch.memory import memory_of, shown
+from parametrizations._products.dense import memory_of, shown
 
 __all__ = ["require_present", "require_room"]
 

@@ -19,10 +19,10 @@ from parametrizations._models.fuse import explain
 from parametrizations._models.layer import fused_holders
 from parametrizations._models.sizes import require_present
 from parametrizations._models.summary import Table
+from parametrizations._products.dense import fits
 from parametrizations._products.operands import AUTOCAST
 from parametrizations._torch.chains import chain_of
 from parametrizations._torch.loops import forget
-from parametrizations._torch.memory import fits
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, buffers, hooks_of, parameters
 from parametrizations._torch.transforms import uncompiled
 from parametrizations.parametrization import Parametrization

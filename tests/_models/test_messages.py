@@ -30,7 +30,6 @@ from parametrizations import (
     tune,
 )
 from parametrizations._products import dense
-from parametrizations._torch import memory
 from parametrizations.testing import check_parametrization
 from tests.layers import every, fused
 
@@ -77,8 +76,7 @@ def test_the_dense_product_of_a_weight_that_does_not_fit_is_refused() -> None:
 def test_a_mask_on_a_weight_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = register(nn.Linear(64, 64), {"weight": MaskedSparse(masks.block_diagonal(8), product="strips")})
     monkeypatch.setattr(dense, "LARGE", 2**10)
-    monkeypatch.setattr(memory, "LARGE", 2**10)
-    monkeypatch.setattr(memory, "memory_of", lambda _: 2**10)
+    monkeypatch.setattr(dense, "memory_of", lambda _: 2**10)
     layer(torch.ones(1, 64))
     with pytest.raises(ValueError, match=r"MaskedSparse needs 16.4 kB for the dense weight.*machine with 1.02 kB"):
         _ = layer.weight
