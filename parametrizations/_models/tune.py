@@ -21,7 +21,7 @@ from parametrizations._models.sizes import require_present
 from parametrizations._models.summary import Table
 from parametrizations._products.dense import fits
 from parametrizations._products.operands import AUTOCAST
-from parametrizations._torch.chains import chain_of
+from parametrizations._torch.chains import chains
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, buffers, hooks_of, parameters
 from parametrizations._torch.transforms import uncompiled
@@ -96,7 +96,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
         calls = _calls(model, layers, inputs, named)
         timed = {name: _timed(layer, calls[name]) if name in calls else ({}, {}) for name, layer in layers.items()}
     for name, (_, fastest) in timed.items():
-        vars(chain_of(layers[name], "weight")[0]).update(fastest)
+        vars(chains(layers[name])["weight"][0]).update(fastest)
     return Tuning(tuple(Tuned(name, times, explain(layers[name]).product) for name, (times, _) in timed.items()))
 
 
@@ -156,7 +156,7 @@ def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any,
 
 def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, Any]]:
     """Milliseconds of each product, and the attributes of the first parametrization with the fastest one."""
-    first: Any = chain_of(layer, "weight")[0]
+    first: Any = chains(layer)["weight"][0]
     with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
         states: dict[str, dict[str, Any]] = {}
         for product in ("dense", *first.products) if isinstance(first, Parametrization) else ():

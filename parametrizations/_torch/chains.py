@@ -14,7 +14,6 @@ from parametrizations._torch.private import children, is_placeholder, parameters
 
 __all__ = [
     "TIES",
-    "chain_of",
     "chains",
     "copied",
     "given",
@@ -28,11 +27,6 @@ __all__ = [
 
 TIES = "chains_of_all_owners"
 """Attribute of the chains of a tied tensor: the list of them."""
-
-
-def chain_of(module: nn.Module, name: str) -> ParametrizationList:
-    """The chain of a tensor."""
-    return chains(module)[name]
 
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:

@@ -33,7 +33,7 @@ from parametrizations import (
     register,
     summary,
 )
-from parametrizations._torch.chains import chain_of
+from parametrizations._torch.chains import chains
 from tools.injection import everything, failures, held_by
 
 
@@ -581,7 +581,7 @@ def test_a_class_is_registered_on_a_tensor_once(first: nn.Module, second: nn.Mod
 def test_third_party_parametrizations_and_subclasses_can_be_stacked() -> None:
     made = register(model(), {"0.weight": [nn.Identity(), ZeroDiagonal(), nn.Identity(), FurtherZeroDiagonal()]})
     register(made, {"0.weight": nn.Identity(), "2.weight": ZeroDiagonal()})
-    assert len(chain_of(made[0], "weight")) == 5
+    assert len(chains(made[0])["weight"]) == 5
 
 
 @pytest.mark.parametrize("diagonal", [[-2.0, -0.5, -3.0], [-0.2, -0.5, -0.3], [0.2, -0.5, 3.0]])
@@ -705,7 +705,7 @@ def test_compatible_constraints_around_third_party_steps_are_attached(
 ) -> None:
     made = nn.Linear(5, 5, dtype=dtype)
     register(made, {"weight": chain})
-    assert len(chain_of(made, "weight")) == len(chain)
+    assert len(chains(made)["weight"]) == len(chain)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 from parametrizations._models.constrained import constrained
-from parametrizations._torch.chains import chain_of, chains, copied, originals
+from parametrizations._torch.chains import chains, copied, originals
 
 
 class Scaled(nn.Module):
@@ -37,7 +37,7 @@ def test_a_scripted_module_has_no_chain() -> None:
 
 def test_copies_share_the_stored_tensors() -> None:
     layer = register_parametrization(nn.Linear(2, 2), "weight", nn.Identity())
-    chain = chain_of(layer, "weight")
+    chain = chains(layer)["weight"]
     stored, given = originals(chain)["original"], {"original": torch.ones(2, 2)}
     assert originals(copied(chain))["original"].data_ptr() == stored.data_ptr()
     (slot,) = constrained(layer)
@@ -50,7 +50,7 @@ def test_a_chain_without_values_takes_all_of_them_from_a_state_dict() -> None:
     state = {"original": torch.ones(2, 2), "0.scale": torch.tensor(3.0)}
     (slot,) = constrained(layer)
     assert slot.materialised(state).tolist() == [[3, 3], [3, 3]]
-    assert originals(chain_of(layer, "weight"))["original"].is_meta
+    assert originals(chains(layer)["weight"])["original"].is_meta
 
 
 def test_a_tensor_of_integers_is_materialised_too() -> None:
