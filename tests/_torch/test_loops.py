@@ -96,7 +96,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, layer: Any) -> Iterator[list[str]]:
     for kind in {type(step) for step in layer.parametrizations.weight}:
         count(kind, "forward")
     count(Piece, "filled")  # no other form computes an operand
-    count(layers, "_through")
+    count(layers, "entries_of")
     yield computed
     monkeypatch.undo()
 
