@@ -69,7 +69,6 @@ def _require_one_argument(mask: Callable[..., object]) -> None:
 
 
 def _advice(mask: object) -> str:
-    """The advice for an object of a wrong type."""
     if isinstance(mask, float):
         return "Pass a rule, such as masks.magnitude(density=0.1)"
     if hasattr(mask, "toarray"):  # of SciPy
@@ -109,17 +108,14 @@ def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
             got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
         raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
     outside = positions.numel() > 0 and not (int(positions.min()) >= 0 and int(positions.max()) < entries)
-    found = positions if outside else _ordered(positions.to(index_dtype(entries)))
+    found = positions if outside else positions.to(index_dtype(entries))
+    found = found if _is_rising(found) else found.sort(stable=True).values
     if outside or not _is_rising(found):
         raise ValueError(
             f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
             "of range. A position is row * columns + column."
         )
     return found
-
-
-def _ordered(positions: Tensor) -> Tensor:
-    return positions if _is_rising(positions) else positions.sort(stable=True).values
 
 
 def _is_rising(positions: Tensor) -> bool:

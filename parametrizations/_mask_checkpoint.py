@@ -156,7 +156,6 @@ def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) ->
 
 
 def _resize(values: Tensor, count: int, key: str) -> None:
-    """Resize the parameter, which keeps its identity."""
     if type(values) not in (Tensor, nn.Parameter):
         raise ValueError(
             f"MaskedSparse needs {values.numel()} values for {key!r}, since a {type(values).__name__} cannot "

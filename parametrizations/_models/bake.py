@@ -97,7 +97,6 @@ def bake(
 
 
 def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> Changes:
-    """The changes that make the named tensors plain."""
     changes = Changes()
     replaced = leave_inference(changes, model, optimizer)
     every = slots(model)

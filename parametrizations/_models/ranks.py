@@ -49,7 +49,6 @@ def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before
 
 
 def _digest(positions: Tensor) -> int:
-    """A hash of positions."""
     mixed = (positions.long() + 1) * _ODD[0]
     mixed = (mixed ^ (mixed >> 29)) * _ODD[1]
     return int((mixed ^ (mixed >> 32)).sum())

@@ -207,21 +207,16 @@ def _weight(slot: Slot) -> Tensor:
 
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The sorted positions of the new mask, and the move to them."""
+    """The sorted positions of the new mask, and the move to them. A rule without ``move`` sees the whole weight."""
     if isinstance(rule.move, Swap):
-        new, move = Move.swapping(old, rule.move.choose(kept).to(old.device))
-        return new, move
-    new = _positions(slot, kept, rule).to(old)
-    return new, Move.between(old, new)
-
-
-def _positions(slot: Slot, kept: Kept, rule: MaskRule) -> Tensor:
-    """The sorted positions of the new mask. A rule without ``move`` sees the whole weight."""
+        return Move.swapping(old, rule.move.choose(kept).to(old.device))
     if rule.move is not None:
-        return as_positions(rule, rule.move(kept), kept.shape.numel())
-    sparse = MaskedSparse(rule, product="dense")
-    sparse.adopt(_weight(slot))
-    return sparse.positions
+        new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
+    else:
+        sparse = MaskedSparse(rule, product="dense")
+        sparse.adopt(_weight(slot))
+        new = sparse.positions.to(old)
+    return new, Move.between(old, new)
 
 
 def _collect(
