@@ -11,7 +11,7 @@ import parametrizations
 PACKAGE = Path(parametrizations.__file__).parent
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / "private.py"]
 
-PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
+PYTHONS = {"_fields", "_getframe", "_replace"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict", "_save_to_state_dict"}  # nn.Module lets subclasses override these
 # Names that constraints share with calls on whole models, and names that users need not know.
 OURS = {
