@@ -19,13 +19,7 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
 
     A single constraint is not checked, because the laws cover it. A weight without values cannot be checked. A
     constraint before a third-party step holds for the input of that step, not for the weight, so it is not checked.
-
-    Args:
-        slot: The tensor, with its parametrizations.
-        weight: The weight before registering.
-
-    Raises:
-        ValueError: If they cannot hold together.
+    ``weight`` is the one before registering.
     """
     if len(slot.binding) < 2 or weight.is_meta:
         return

@@ -104,14 +104,8 @@ def take_plain(
 
     A weight outside the set follows ``on_infeasible``. If it is refused, the layer keeps its state, and
     ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. If a weight has both forms, the
-    plain one counts if the other has the values of the model, as after ``model.state_dict() | plain``.
-
-    Args:
-        module: The module to load.
-        state_dict: Changed in place.
-        prefix: The start of the names of the entries of the module.
-        metadata: Tells whether ``load_state_dict`` was called with ``assign=True``.
-        arguments: Further arguments of a pre-hook. The last one is the list of error messages.
+    plain one counts if the other has the values of the model, as after ``model.state_dict() | plain``. The last of the
+    ``arguments`` of a pre-hook is the list of error messages.
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for slot in slots_of(module, prefix):

@@ -32,16 +32,8 @@ def require_eligible(
 ) -> list[tuple[Slot, Sequence[nn.Module]]]:
     """Refuse parameters that cannot be constrained, or that their module could not use.
 
-    Args:
-        model: The model.
-        plan: The tensors, and the parametrizations to attach to each.
-        tied: The names of the owners of each tied tensor.
-
     Returns:
         The plan, with one slot for all owners of a tied parameter.
-
-    Raises:
-        ValueError: The message names the parameter, the reason and a remedy.
     """
     slots, together = [slot for slot, _ in plan], _tied_together(plan, tied)
     require_present(slots, "register", model)
@@ -169,9 +161,6 @@ def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[S
     Registering changes the attribute of the owner alone. Code that reads the other attribute would use the stored
     tensor without the constraint. Parameters, buffers and other attributes are searched, with the dictionaries, lists,
     tuples and sets in them. Optimizers, closures and other objects are not searched.
-
-    Raises:
-        ValueError: If there is such a parameter. The message names the attribute.
     """
     wanted = {id(slot.first_stored): slot for slot in slots if slot.parametrizations is None}
     owners = {(id(slot.module), slot.tensor_name) for slot in slots}

@@ -38,13 +38,9 @@ BUILT = ("dense", "replaced-diagonal")
 
 
 def constrained_class(module: nn.Module, names: Iterable[str], *, fused: bool) -> type[nn.Module]:
-    """The class of a module with constrained tensors, which all modules of its kind share.
+    """The class of a module with constrained tensors of these names, which all modules of its kind share.
 
-    Args:
-        module: The module, constrained or plain.
-        names: The names of its constrained tensors.
-        fused: Whether an `nn.Linear` uses the product of its constraint. A subclass that overrides ``forward`` keeps
-            its ``forward``.
+    With ``fused``, an `nn.Linear` uses the product of its constraint. A subclass that overrides ``forward`` keeps it.
     """
     plain, names = plain_class(module), frozenset(names)
     is_linear = getattr(plain, "forward", None) is nn.Linear.forward and "weight" in names
@@ -106,9 +102,6 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
 
 def entries_of(chain: nn.Module) -> Tensor | None:
     """The entries of a weight after all parametrizations of its chain, without the dense weight.
-
-    Args:
-        chain: The `ParametrizationList` of a tensor.
 
     Returns:
         The input of the first parametrization's product: its stored tensor, after each later parametrization has

@@ -95,11 +95,7 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
 
 
 def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
-    """Require state with one number for each stored entry, or with a single number.
-
-    Raises:
-        ValueError: If the optimizer has other state for the tensor of that name.
-    """
+    """Require state with one number for each stored entry, or with a single number."""
     if isinstance(optimizer, LBFGS):
         raise ValueError(
             f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, which has one "

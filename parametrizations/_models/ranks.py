@@ -15,15 +15,9 @@ _ODD = (0x9E3779B97F4A7C15 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
-    """Require equal masks on all ranks of a wrapped model, with as many entries as before.
+    """Require equal masks on all ranks, with as many entries as before, if the model or a part of it is wrapped.
 
-    Args:
-        model: The model. It may be wrapped, as a whole or in part.
-        positions: The positions of the new masks, by the names of the weights.
-        before: The number of entries that each weight keeps now.
-
-    Raises:
-        ValueError: On every rank, if any two differ.
+    Every rank raises the error if any two masks differ.
     """
     wrapper = next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
     if wrapper is None:

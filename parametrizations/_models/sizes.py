@@ -18,15 +18,8 @@ KEEP = "Keep the layer constrained, and save its state_dict()."
 def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None = None) -> None:
     """Refuse tensors that accelerate has moved to the CPU memory or to the disk.
 
-    They are on the meta device, and a hook of the module loads the data for each forward pass.
-
-    Args:
-        slots: Constrained or plain tensors.
-        caller: The call that needs their values.
-        model: The model, since a hook of a parent may load the data of its children.
-
-    Raises:
-        ValueError: If there is such a tensor.
+    They are on the meta device, and a hook of the module, or of a parent in the ``model``, loads the data for each
+    forward pass.
     """
     for slot in slots:
         if not any(tensor.is_meta for tensor in slot.stored.values()):
@@ -44,16 +37,7 @@ def _parts(model: nn.Module | None) -> Iterable[nn.Module]:
 
 
 def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:
-    """Require that the dense weights fit into the memory of their device.
-
-    Args:
-        slots: The constrained tensors. Only those that store fewer numbers than the weight has count.
-        caller: The call that needs the weights.
-        advice: The end of the error message.
-
-    Raises:
-        ValueError: If they do not fit. The message names the largest and its size.
-    """
+    """Require that the dense weights fit into the memory of their device. Weights stored in full are there already."""
     sizes: dict[torch.device, dict[str, int]] = {}
     for slot in slots:
         if slot.is_compact:

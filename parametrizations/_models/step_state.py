@@ -19,12 +19,7 @@ STORES = ("_parameters", "_buffers", "_modules")
 
 
 class StepState:
-    """The state of copied parametrizations before their inverses run.
-
-    Args:
-        steps: Parametrizations.
-        copies: Their copies.
-    """
+    """The state of copied parametrizations before their inverses run."""
 
     def __init__(self, steps: Sequence[nn.Module], copies: Sequence[nn.Module]) -> None:
         pairs = [

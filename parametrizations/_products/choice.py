@@ -106,13 +106,7 @@ def _count(number: int, what: str) -> str:
 
 
 def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explanation:
-    """The product for a matrix ``(out, in)`` with a replaced main diagonal.
-
-    Args:
-        x: The stored matrix.
-        product: The option.
-        large: The number of entries from which ``"auto"`` takes ``"replaced-diagonal"``.
-    """
+    """The product for a matrix with a replaced main diagonal. ``"auto"`` replaces it from ``large`` entries on."""
     if product == "dense":
         return ASKED
     if is_traced_for_a_file():  # first, since sizes are tensors under a tracer

@@ -61,16 +61,7 @@ def fits(entries: int, like: Tensor) -> bool:
 
 
 def require_memory(name: str, entries: int, like: Tensor) -> None:
-    """Refuse to allocate a dense weight that does not fit.
-
-    Args:
-        name: The name of the constraint.
-        entries: The number of entries of the weight.
-        like: A tensor with the dtype and the device of the weight.
-
-    Raises:
-        ValueError: With the size, the memory of the machine, and what to do.
-    """
+    """Refuse to allocate the dense weight of a constraint of this name if it does not fit; arguments as in `fits`."""
     if not fits(entries, like):
         raise ValueError(
             f"{name} needs {shown(entries * like.element_size())} for the dense weight, with {entries} entries. Got a "

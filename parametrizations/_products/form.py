@@ -135,12 +135,6 @@ class Dense(MaskForm):
 def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Tensor:
     """``F.linear(input, form.dense(x), bias)``, without the dense weight.
 
-    Args:
-        input: ``(*, in)``.
-        x: The stored tensor.
-        bias: ``(out,)``, or None.
-        form: The form of the weight.
-
     Returns:
         ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
     """

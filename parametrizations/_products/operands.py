@@ -56,12 +56,6 @@ def transposed(matrix: Tensor) -> Tensor:
 def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> None:
     """Reject operands that an elementwise or reshaping product would silently broadcast or convert.
 
-    Args:
-        input: ``(*, in)``.
-        x: The stored tensor.
-        bias: ``(out,)``, or None.
-        in_features: The number of inputs, ``in``.
-
     Raises:
         RuntimeError: As `nn.Linear`, if the width of the input, or the dtype or device of the input or the bias, does
             not fit.

@@ -101,12 +101,8 @@ def with_own_diagonal(
 ) -> tuple[Tensor, Tensor]:
     """The matrix and its diagonals. The gradient of the diagonals is written into the gradient of the matrix.
 
-    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it.
-
-    Args:
-        x: The matrix.
-        diagonals: Returns a view of the diagonals of a matrix.
-        with_diagonals: Returns a copy of a matrix with other diagonals.
+    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it. The functions are those
+    of `OnDiagonals`: a view of the diagonals of a matrix, and a copy of a matrix with other diagonals.
     """
     if is_traced() or x.numel() < MEDIUM or are_transforms_active() or is_recorded() or has_tangent(x):
         return x, diagonals(x)

@@ -84,15 +84,10 @@ def copied(chain: ParametrizationList) -> ParametrizationList:
 
 
 def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: str) -> dict[str, Any]:
-    """The entries for a chain in a checkpoint, before it is loaded.
+    """The entries for a chain in a checkpoint, before it is loaded. Their keys start with the prefix.
 
     `set_model_state_dict` replaces missing entries by the model's own tensors, and missing extra state by placeholders.
     Both are left out.
-
-    Args:
-        chain: The chain.
-        state_dict: The argument of `load_state_dict`.
-        prefix: The prefix of the chain's keys.
     """
     own = {id(tensor) for tensor in (*chain.parameters(), *chain.buffers())}
     found = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
@@ -100,14 +95,10 @@ def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: 
 
 
 def spare_graphs(memo: dict[int, Any], attributes: Iterable[object]) -> None:
-    """Let `copy.deepcopy` copy computed tensors without their graph.
+    """Let `copy.deepcopy` with this memo copy the computed tensors among a module's attributes without their graph.
 
     Recurrent layers keep a list of their computed weights, and pruned layers keep the pruned weight. Both compute them
     again at the next forward pass.
-
-    Args:
-        memo: The second argument of `copy.deepcopy`; changed in place.
-        attributes: The values of a module's attributes.
     """
     for value in attributes:
         for tensor in value if isinstance(value, list) else [value]:
