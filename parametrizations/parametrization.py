@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, Self
 
 import torch
@@ -305,15 +304,6 @@ class Parametrization(nn.Module):
     def options(self) -> dict[str, object]:
         """The options of this object by name, for `extra_repr`. Each is an attribute."""
         return checks.options_of(self)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """A shortcut with the default result: `copy.deepcopy` is slow for empty dictionaries."""
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        state: dict[str, object] = self.__getstate__()  # type: ignore[no-untyped-call]
-        for name, value in state.items():
-            empty = isinstance(value, dict | set) and not value
-            vars(twin)[name] = type(value)() if empty else copy.deepcopy(value, memo)
-        return twin
 
     @override
     def extra_repr(self) -> str:
