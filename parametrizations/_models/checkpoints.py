@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, constrained, full_name, plain_order, slots_of
+from parametrizations._models.constrained import REFERS, Slot, constrained, full_name, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
@@ -172,7 +172,7 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
     """The state of a chain for a weight."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
-    if slot.refers_to_model:
+    if getattr(slot.chain, REFERS, False):
         raise ValueError(
             f"{slot.kinds} refers to other modules, which may be loaded later. Load the constrained checkpoint."
         )
@@ -247,7 +247,7 @@ def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
 
 def _require_no_references(model: nn.Module) -> None:
     for slot in constrained(model):
-        if slot.refers_to_model:
+        if getattr(slot.chain, REFERS, False):
             raise ValueError(
                 f"plain_state_dict needs tensors that depend on their own entries. Got {slot.name!r} with "
                 f"{slot.kinds}, which refers to other modules. Load the checkpoint into the model first, and call "

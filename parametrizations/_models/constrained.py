@@ -110,11 +110,6 @@ class Slot:
         return dict(self.chain.named_parameters(self.prefix))
 
     @property
-    def owner(self) -> object:
-        """The object that holds the stored tensors."""
-        return self.parametrizations or (self.module, self.tensor_name)
-
-    @property
     def foreign(self) -> tuple[nn.Module, ...]:
         """The third-party steps, except those attached by `register`."""
         attached: Iterable[int] = getattr(self.parametrizations, ATTACHED, ())
@@ -130,12 +125,6 @@ class Slot:
         return ", then ".join(
             step._structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
         )
-
-    @property
-    def refers_to_model(self) -> bool:
-        """Whether a step attached by `register` refers to other modules or tensors of the model."""
-        refers: bool = getattr(self.parametrizations, REFERS, False)
-        return refers
 
     @property
     def is_ours(self) -> bool:
@@ -243,7 +232,7 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
     Layers outside the model are included if they share a parametrization with it.
     """
-    owners = [(slot.owner, slot.stored, slot.name) for slot in every]
+    owners = [(slot.parametrizations or slot.holders[0], slot.stored, slot.name) for slot in every]
     for slot in every:
         others = set(others_with(slot.chain)) - set(ties(slot.chain)) if slot.parametrizations is not None else ()
         owners += [(other, originals(other), "(a layer elsewhere)") for other in others]
