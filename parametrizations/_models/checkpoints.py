@@ -116,7 +116,7 @@ def take_plain(
                 require_present([slot], "load_state_dict")
             if found:
                 _require_kinds("load_state_dict", slot, metadata)
-            if not is_plain or (found and _gives(slot, found, weight)):
+            if not is_plain:
                 continue
             _require_unchanged(slot, found)
             state = _constrained_state(slot, weight, assigned)
@@ -146,20 +146,13 @@ def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None
         )
 
 
-def _gives(slot: Slot, found: Mapping[str, Any], weight: object) -> bool:
-    """Whether the constrained entries of a checkpoint give its plain weight."""
-    state = {key.removeprefix(f"{slot.prefix}."): value for key, value in found.items()}
-    given_weight = slot.materialised(slot.chain.state_dict() | state)
-    return isinstance(weight, Tensor) and torch.equal(given_weight, weight.to(given_weight))
-
-
 def _require_unchanged(slot: Slot, found: Mapping[str, Any]) -> None:
     """Refuse constrained entries that differ from the model, beside a plain weight."""
     own = {f"{slot.prefix}.{key}": value for key, value in slot.chain.state_dict().items()}
     if any(key not in own or not _same(value, own[key]) for key, value in found.items()):
         raise ValueError(
-            "load_state_dict needs one form of a weight. Got a plain and a constrained one that differ. Remove the "
-            f"entry {slot.name!r}, or those that start with '{slot.prefix}.'."
+            "load_state_dict needs one form of a weight. Got a plain one and a constrained one. Remove the entry "
+            f"{slot.name!r}, or those that start with '{slot.prefix}.'."
         )
 
 

@@ -402,15 +402,7 @@ def test_a_plain_weight_replaces_the_entries_of_the_model() -> None:
     assert torch.equal(model[1].weight, changed)
 
 
-def test_a_plain_weight_that_agrees_with_the_constrained_entries_is_left_out() -> None:
-    model, other = registered(), registered()
-    other[2]["inner"].load_state_dict(model[2]["inner"].state_dict())
-    both = model.state_dict() | {"1.weight": model[1].weight.detach()}
-    other.load_state_dict(both)
-    assert torch.equal(other[1].weight, model[1].weight)
-
-
-def test_two_different_forms_of_a_weight_are_refused() -> None:
+def test_two_forms_of_a_weight_are_refused() -> None:
     model, other = registered(), registered()
     other[2]["inner"].load_state_dict(model[2]["inner"].state_dict())
     before = other[1].weight.detach()
