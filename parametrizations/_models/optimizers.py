@@ -11,7 +11,7 @@ from torch.optim import LBFGS, Adagrad, Optimizer, Rprop
 
 from parametrizations._models.changes import Changes
 from parametrizations._torch.private import LBFGS_SIZE, UNFUSED
-from parametrizations.masks.move import Move
+from parametrizations.masks.kept import Move
 
 __all__ = ["moved_state", "renew", "require_optimizer", "require_states_by_entry"]
 

@@ -23,7 +23,7 @@ from parametrizations._torch.arrays import Array
 from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.move import Move, Swap
+from parametrizations.masks.kept import Move, Swap
 from parametrizations.masks.rule import individual
 
 __all__ = ["MaskRules", "remask"]
