@@ -29,15 +29,12 @@ def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | N
                 if tensor is None or not tensor.is_inference():
                     continue
                 if id(tensor) not in replaced:
-                    replaced[id(tensor)] = copied = _trainable(tensor)
+                    data = tensor.data.clone()
+                    copied = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+                    replaced[id(tensor)] = copied
                     renew(changes, optimizer, [tensor], {full_name(prefix, name): copied})
                 changes.draft(store)[name] = replaced[id(tensor)]
         if replaced and isinstance(module, nn.RNNBase):
             weights = changes.draft(flat_weights(module))
             weights[:] = [replaced.get(id(tensor), tensor) for tensor in weights]
     return replaced
-
-
-def _trainable(tensor: Tensor) -> Tensor:
-    copied = tensor.data.clone()
-    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied

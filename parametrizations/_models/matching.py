@@ -72,7 +72,7 @@ def with_values(
     chosen: dict[Slot, tuple[int, Key]] = {}
     for key in rules:
         for slot in matches(key, slots) or no_match(key):
-            rank = _rank(key, slot)
+            rank = 2 if isinstance(key, type) else int(key not in slot.names)
             known, other = chosen.get(slot, (rank + 1, key))
             if known == rank and rules[other] != rules[key]:
                 raise ValueError(
@@ -88,12 +88,6 @@ def with_values(
         for slot, (_, own) in chosen.items()
         if own == key
     ]
-
-
-def _rank(key: Key, slot: Slot) -> int:
-    if isinstance(key, type):
-        return 2
-    return 0 if key in slot.names else 1
 
 
 def require_key(caller: str, key: object) -> None:

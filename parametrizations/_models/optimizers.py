@@ -102,7 +102,8 @@ def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> 
             "history for all parameters. Pass optimizer=None, and create a new one afterwards."
         )
     for key, value in optimizer.state.get(tensor, {}).items():
-        if isinstance(value, Tensor) and not _is_understood(value, tensor):
+        by_entry = type(value) in (Tensor, nn.Parameter) and value.shape == tensor.shape
+        if isinstance(value, Tensor) and value.numel() != 1 and not by_entry:
             raise ValueError(
                 f"remask needs an optimizer with state for each of the {tensor.numel()} stored numbers of {name!r}, or "
                 f"for all together. Got {type(value).__name__} {key!r} of shape {tuple(value.shape)} in "
@@ -115,18 +116,11 @@ def moved_state(optimizer: Optimizer, tensor: Tensor, move: Move) -> dict[str, A
     """The state of a tensor after a move, as new tensors. A single number, such as a step count, does not change."""
     state = optimizer.state.get(tensor, {})
     group = next((group for group in optimizer.param_groups if any(tensor is one for one in group["params"])), {})
+    by_entry = {key for key, value in state.items() if isinstance(value, Tensor) and value.shape == tensor.shape}
     return {
-        key: move.of(value, _fresh(optimizer, group, key, value.dtype)) if _is_by_entry(value, tensor) else value
+        key: move.of(value, _fresh(optimizer, group, key, value.dtype)) if key in by_entry else value
         for key, value in state.items()
     }
-
-
-def _is_understood(value: Tensor, tensor: Tensor) -> bool:
-    return value.numel() == 1 or (type(value) in (Tensor, nn.Parameter) and _is_by_entry(value, tensor))
-
-
-def _is_by_entry(value: object, tensor: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == tensor.shape
 
 
 def _fresh(optimizer: Optimizer, group: dict[str, Any], key: str, dtype: torch.dtype) -> float | complex:

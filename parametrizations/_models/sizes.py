@@ -21,19 +21,16 @@ def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None 
     They are on the meta device, and a hook of the module, or of a parent in the ``model``, loads the data for each
     forward pass.
     """
+    parts = [] if model is None else list(model.modules())
     for slot in slots:
         if not any(tensor.is_meta for tensor in slot.stored.values()):
             continue
-        if any(hasattr(holder, "_hf_hook") for holder in (slot.parametrizations or slot.module, *_parts(model))):
+        if any(hasattr(holder, "_hf_hook") for holder in (slot.parametrizations or slot.module, *parts)):
             raise ValueError(
                 f"{caller} needs the values of {slot.name!r}. Got a tensor that accelerate has offloaded. Remove its "
                 "hooks first, accelerate.hooks.remove_hook_from_submodules(model), and offload the model again "
                 "afterwards."
             )
-
-
-def _parts(model: nn.Module | None) -> Iterable[nn.Module]:
-    return () if model is None else model.modules()
 
 
 def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:

@@ -60,7 +60,8 @@ class ZeroedDiagonal(Kernel):
 
     @override
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
-        if self._is_zeroed(values):
+        zeroed = self.zeroed
+        if zeroed is not None and may_look_at_values(values) and values.data_ptr() == zeroed.data_ptr():
             return input @ (values if transposed else values.mT)
         return sum_of_products(self._parts(values), input, self.shape[int(transposed)], transposed)
 
@@ -75,10 +76,6 @@ class ZeroedDiagonal(Kernel):
 
     def _diagonals(self, matrix: Tensor) -> Tensor:
         return self._by_blocks(matrix).diagonal(0, -2, -1)
-
-    def _is_zeroed(self, values: Tensor) -> bool:
-        zeroed = self.zeroed
-        return zeroed is not None and may_look_at_values(values) and values.data_ptr() == zeroed.data_ptr()
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Copies of the blocks on the diagonal, and views to their left and right."""
