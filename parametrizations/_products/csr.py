@@ -18,8 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 from typing_extensions import override
 
 from parametrizations._products.form import Kernel, MaskForm
-from parametrizations._products.operands import index_dtype
-from parametrizations._products.operands import transposed as transposed_copy
+from parametrizations._products.operands import index_dtype, transposed_copy
 from parametrizations._torch.transforms import is_recorded
 
 __all__ = ["CSR"]

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from parametrizations._products.dense import scattered
-from parametrizations._products.operands import product_dtype, rows_of
-from parametrizations._products.operands import transposed as transposed_copy
+from parametrizations._products.operands import product_dtype, rows_of, transposed_copy
 from parametrizations._torch.loops import once
 from parametrizations._torch.private import as_own, is_traced
 from parametrizations._torch.transforms import (

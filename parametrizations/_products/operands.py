@@ -7,7 +7,7 @@ from torch import Tensor
 
 from parametrizations._torch.private import is_autocast_anywhere, is_traced
 
-__all__ = ["AUTOCAST", "has_rows", "index_dtype", "product_dtype", "require_operands", "rows_of", "transposed"]
+__all__ = ["AUTOCAST", "has_rows", "index_dtype", "product_dtype", "require_operands", "rows_of", "transposed_copy"]
 
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 """Device types with autocast; the meta device does not support it."""
@@ -42,7 +42,7 @@ def rows_of(input: Tensor) -> Tensor:
     return input.unsqueeze(0) if input.dim() == 1 else input.flatten(0, -2)
 
 
-def transposed(matrix: Tensor) -> Tensor:
+def transposed_copy(matrix: Tensor) -> Tensor:
     """``matrix.mT``, contiguous.
 
     PyTorch copies a transposed matrix on one thread, but a batch of matrices, even of one, on all threads. This takes
