@@ -19,10 +19,9 @@ from parametrizations._models.constrained import (
     slots,
     tied_names,
 )
-from parametrizations._models.inference import leave_inference
 from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._models.matching import Key, constrained_by
-from parametrizations._models.optimizers import renew, require_optimizer
+from parametrizations._models.optimizers import leave_inference, renew, require_optimizer
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.chains import TIES, spare_graphs, ties
 from parametrizations._torch.parameters import GATHER, is_sharded

@@ -1,4 +1,4 @@
-"""The optimizer state when parameters are replaced or their entries move."""
+"""The replacement of parameters in an optimizer, and its state when their entries move."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adagrad, Optimizer, Rprop
 
 from parametrizations._models.changes import Changes
-from parametrizations._torch.private import LBFGS_SIZE, UNFUSED
+from parametrizations._models.constrained import full_name
+from parametrizations._torch.private import LBFGS_SIZE, UNFUSED, buffers, flat_weights, parameters
 from parametrizations.masks.kept import Move
 
-__all__ = ["moved_state", "renew", "require_optimizer", "require_states_by_entry"]
+__all__ = ["leave_inference", "moved_state", "renew", "require_optimizer", "require_states_by_entry"]
 
 
 def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
@@ -92,6 +93,33 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
             for index, (key, one) in enumerate(zip(keys, old, strict=True))
             for member in ([] if key in gone else [one]) + (new if index == first else [])
         ]
+
+
+def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | None) -> dict[int, Tensor]:
+    """Replace the tensors created in inference mode by trainable copies.
+
+    The model outlives the block of inference mode. A mixture of both kinds would run, and fail at the first backward
+    pass.
+
+    Returns:
+        The copies, by the ``id`` of the tensor that each replaces.
+    """
+    replaced: dict[int, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for store in (parameters(module), buffers(module)):
+            for name, tensor in store.items():
+                if tensor is None or not tensor.is_inference():
+                    continue
+                if id(tensor) not in replaced:
+                    data = tensor.data.clone()
+                    copied = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+                    replaced[id(tensor)] = copied
+                    renew(changes, optimizer, [tensor], {full_name(prefix, name): copied})
+                changes.draft(store)[name] = replaced[id(tensor)]
+        if replaced and isinstance(module, nn.RNNBase):
+            weights = changes.draft(flat_weights(module))
+            weights[:] = [replaced.get(id(tensor), tensor) for tensor in weights]
+    return replaced
 
 
 def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
