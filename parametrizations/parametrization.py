@@ -13,7 +13,7 @@ from parametrizations import _checks as checks
 from parametrizations._products.choice import OWN, PLAIN, Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
-from parametrizations._torch.owners import Owners
+from parametrizations._torch.chains import Owners
 from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import is_traced, share_memory
 from parametrizations._torch.shared_class import refuse_to_script

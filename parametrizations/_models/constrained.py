@@ -14,8 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.inverses import inverted
-from parametrizations._torch.chains import chains, copied, originals, steps, ties
-from parametrizations._torch.owners import others_with
+from parametrizations._torch.chains import chains, copied, originals, others_with, steps, ties
 from parametrizations._torch.private import buffers, children, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
 
