@@ -14,8 +14,6 @@ from parametrizations._products.operands import index_dtype
 from parametrizations._torch.arrays import from_array, is_array
 from parametrizations.masks import MaskRule
 
-__all__ = ["Given", "Name", "as_mask", "as_positions", "as_rule"]
-
 
 class Name(str):
     """A string with a `repr` without quotes. It replaces a used rule, which may contain a large mask."""

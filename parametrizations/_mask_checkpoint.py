@@ -17,8 +17,6 @@ from parametrizations._torch.chains import TIES, given
 from parametrizations._torch.parameters import replace_data
 from parametrizations.parametrization import COMPLEX, FLOATING
 
-__all__ = ["from_mask", "load_together", "pack", "to_mask", "unpack"]
-
 
 def from_mask(mask: Tensor) -> Tensor:
     """The sorted row-major positions of the True entries, int32 if they fit."""

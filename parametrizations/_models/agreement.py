@@ -11,8 +11,6 @@ from parametrizations._models.constrained import Slot
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["require_agreement"]
-
 
 def require_agreement(slot: Slot, weight: Tensor) -> None:
     """Refuse constraints that undo one another, or that change a weight in the set of each of them.

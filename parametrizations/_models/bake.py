@@ -28,8 +28,6 @@ from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
 from parametrizations._torch.shared_class import can_share, plain_class
 
-__all__ = ["bake"]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 

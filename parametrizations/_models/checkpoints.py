@@ -21,8 +21,6 @@ from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import give_versions
 from parametrizations.masked_sparse import MaskedSparse
 
-__all__ = ["note_kinds", "plain_state_dict", "take_plain"]
-
 KINDS = "parametrizations"
 """The entry of a module's metadata in a checkpoint: the classes of the parametrizations, with blocks and axes, for each
 tensor."""

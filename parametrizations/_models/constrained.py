@@ -18,20 +18,6 @@ from parametrizations._torch.chains import chains, copied, originals, others_wit
 from parametrizations._torch.private import buffers, children, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
 
-__all__ = [
-    "ATTACHED",
-    "ORDER",
-    "REFERS",
-    "Slot",
-    "constrained",
-    "full_name",
-    "identity",
-    "plain_order",
-    "slots",
-    "slots_of",
-    "tied_names",
-]
-
 ATTACHED = "attached_by_register"
 """Attribute of a `ParametrizationList`: the indices of the parametrizations that `register` attached."""
 

@@ -19,8 +19,6 @@ from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
 from parametrizations._torch.transforms import uncompiled
 
-__all__ = ["DenseGradient", "dense_gradients"]
-
 
 class DenseGradient:
     """The gradient with respect to the full weight ``name``, ``(out, in)``: ``gradient[first:last]`` computes rows.

@@ -19,8 +19,6 @@ from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import buffers, children, own_attributes, parameters
 from parametrizations._torch.shared_class import can_share
 
-__all__ = ["require_eligible", "require_unpruned"]
-
 UNTIE = "To untie them, write layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers."
 
 DEPTH = 2

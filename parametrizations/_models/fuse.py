@@ -15,8 +15,6 @@ from parametrizations._torch.private import buffers, is_claimed, parameters
 from parametrizations._torch.shared_class import can_share, plain_class
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["explain", "fuse"]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 

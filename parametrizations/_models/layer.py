@@ -31,8 +31,6 @@ from parametrizations._torch.private import (
 from parametrizations._torch.shared_class import plain_class, shared_class, weight_of
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["constrained_class", "entries_of", "fused_holders", "has_fused_forward"]
-
 BUILT = ("dense", "replaced-diagonal")
 """Products that copy the weight or much of it. Inside `parametrize.cached` the dense weight is memoised instead."""
 

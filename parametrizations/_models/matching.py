@@ -15,18 +15,6 @@ from torch.nn.parameter import is_lazy
 from parametrizations._checks import kind_of
 from parametrizations._models.constrained import Slot, constrained
 
-__all__ = [
-    "Key",
-    "constrained_by",
-    "has_dims",
-    "matches",
-    "naming",
-    "refuse_no_match",
-    "require_key",
-    "shown",
-    "with_values",
-]
-
 Value = TypeVar("Value")
 Key = str | type[nn.Module]
 """A name, a pattern of names, or a class of layers."""

@@ -14,8 +14,6 @@ from parametrizations._models.constrained import full_name
 from parametrizations._torch.private import LBFGS_SIZE, UNFUSED, buffers, flat_weights, parameters
 from parametrizations.masks.kept import Move
 
-__all__ = ["leave_inference", "moved_state", "renew", "require_optimizer", "require_states_by_entry"]
-
 
 def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
     """Check that an argument is None or the optimizer of the parameters that a call changes."""

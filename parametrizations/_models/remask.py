@@ -27,8 +27,6 @@ from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.kept import Move, Swap
 from parametrizations.masks.rule import individual
 
-__all__ = ["MaskRules", "remask"]
-
 Model = TypeVar("Model", bound=nn.Module)
 MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array | None]
 """Keys are strings and classes, as in `register`."""

@@ -10,8 +10,6 @@ from torch import nn
 from parametrizations._models.constrained import Slot
 from parametrizations._products.dense import memory_of, shown
 
-__all__ = ["require_present", "require_room"]
-
 KEEP = "Keep the layer constrained, and save its state_dict()."
 
 

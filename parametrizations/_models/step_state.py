@@ -13,8 +13,6 @@ from parametrizations._models.constrained import Slot
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["StepState", "inverted_beside"]
-
 STORES = ("_parameters", "_buffers", "_modules")
 """Attributes of a module that `_stores` gives separately."""
 

@@ -16,8 +16,6 @@ from parametrizations._models.fuse import explain
 from parametrizations._models.layer import entries_of, fused_holders
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Row", "Summary", "Table", "summary"]
-
 
 class Table:
     """Rows, printed as a table in terminals and notebooks."""

@@ -27,8 +27,6 @@ from parametrizations._torch.private import answered_from_cache, are_transforms_
 from parametrizations._torch.transforms import uncompiled
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Tuned", "Tuning", "tune"]
-
 ROUNDS = 5  # the smallest number of times for each product
 SECONDS = 0.3  # for all products of one layer together, if `ROUNDS` takes less
 CALLS = 16  # the largest number of timed steps of a loop over time

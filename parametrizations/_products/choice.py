@@ -17,22 +17,6 @@ from parametrizations._products.operands import product_dtype
 from parametrizations._products.strips import CALL, Blocks, Strips, area_of, windows
 from parametrizations._torch.transforms import is_traced_for_a_file
 
-__all__ = [
-    "ASKED",
-    "AXES",
-    "ELEMENTWISE",
-    "NOT_A_MATRIX",
-    "OTHER_DEVICE",
-    "OWN",
-    "PLAIN",
-    "UNREGISTERED",
-    "Explanation",
-    "Product",
-    "explain_form",
-    "explain_replaced_diagonal",
-    "form_of",
-]
-
 Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips", "csr"]
 
 

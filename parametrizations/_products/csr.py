@@ -21,8 +21,6 @@ from parametrizations._products.form import Kernel, MaskForm
 from parametrizations._products.operands import index_dtype, transposed_copy
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["CSR"]
-
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 SHORT = 2**15

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import is_recorded, may_look_at_values
 
-__all__ = ["fits", "memory_of", "require_memory", "scattered", "shown", "with_diagonal"]
-
 LARGE = 2**28
 """Up to this number of entries the size of a dense weight is not checked."""
 MANY = 2**12

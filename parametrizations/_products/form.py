@@ -28,8 +28,6 @@ from parametrizations._torch.transforms import (
     needs_plain_autograd,
 )
 
-__all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum_of_products"]
-
 
 class Form(ABC):
     """A layout of the stored entries of a weight. It is immutable, so derived data cannot become stale."""

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from parametrizations._torch.private import is_autocast_anywhere, is_traced
 
-__all__ = ["AUTOCAST", "has_rows", "index_dtype", "product_dtype", "require_operands", "rows_of", "transposed_copy"]
-
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 """Device types with autocast; the meta device does not support it."""
 SHARED = 2**15

@@ -20,8 +20,6 @@ from parametrizations._products.form import Kernel, sum_of_products
 from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded, may_look_at_values
 
-__all__ = ["ZeroedDiagonal", "with_own_diagonal"]
-
 BLOCK = 512
 """Rows and columns of a block on the diagonal."""
 MEDIUM = 2**18

@@ -7,8 +7,6 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-__all__ = ["Array", "from_array", "is_array", "numbers"]
-
 
 class Array(Protocol):
     """An array that supports NumPy's protocol."""

@@ -18,23 +18,6 @@ from typing_extensions import override
 
 from parametrizations._torch.private import children, is_placeholder, parameters
 
-__all__ = [
-    "TIES",
-    "Owners",
-    "chains",
-    "copied",
-    "given",
-    "is_attached",
-    "originals",
-    "others_with",
-    "retie",
-    "set_owner",
-    "spare_graphs",
-    "steps",
-    "tie",
-    "ties",
-]
-
 TIES = "chains_of_all_owners"
 """Attribute of the chains of a tied tensor: the list of them."""
 

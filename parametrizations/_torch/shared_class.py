@@ -34,8 +34,6 @@ from parametrizations._torch.loops import forget, once
 from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
 
-__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class", "weight_of"]
-
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
 """Returns further members of the shared class for a layer's class."""
 

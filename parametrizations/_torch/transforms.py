@@ -19,18 +19,6 @@ from parametrizations._torch.private import (
     is_traced,
 )
 
-__all__ = [
-    "eager_form",
-    "function_for",
-    "has_tangent",
-    "is_differentiated",
-    "is_recorded",
-    "is_traced_for_a_file",
-    "may_look_at_values",
-    "needs_plain_autograd",
-    "uncompiled",
-]
-
 
 def may_look_at_values(x: Tensor) -> bool:
     """Whether a shortcut may depend on the values of ``x``: in eager mode, on the CPU, and not recorded."""
