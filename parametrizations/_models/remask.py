@@ -13,17 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from parametrizations._checks import by_signature
-from parametrizations._given_mask import Name, as_positions
+from parametrizations._mask_state import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
 from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.sizes import require_present, require_room
-from parametrizations._torch.arrays import Array
 from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
+from parametrizations.masks.arguments import Array
 from parametrizations.masks.kept import Move, Swap
 from parametrizations.masks.rule import individual
 
