@@ -76,8 +76,6 @@ def bake(
         >>> torch.allclose(plain(input), model(input))
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"bake needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     chosen = constrained_by("bake", model, patterns)
     require_optimizer(optimizer, "bake", {name: tensor for slot in chosen for name, tensor in slot.trained.items()})
     if optimizer is not None and not inplace:

@@ -115,8 +115,6 @@ def dense_gradients(
         >>> model[0].parametrizations.weight.original.grad
         tensor([2.])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"dense_gradients needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     slots = constrained_by("dense_gradients", model, patterns)
     require_present(slots, "dense_gradients", model)
     with uncompiled(), ExitStack() as stack:

@@ -136,8 +136,10 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
     raise ValueError(f"{caller} needs a {wanted} for {key!r}. Got {got}. {advice}.")
 
 
-def constrained_by(caller: str, model: nn.Module, patterns: object) -> list[Slot]:
+def constrained_by(caller: str, model: nn.Module, patterns: object = None) -> list[Slot]:
     """The constrained tensors that match one of the patterns, in the order of the model; all of them for None."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     every = constrained(model)
     if patterns is None:
         return every

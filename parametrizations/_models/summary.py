@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from parametrizations._models.constrained import Slot, constrained
+from parametrizations._models.constrained import Slot
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import entries_of, fused_holders
+from parametrizations._models.matching import constrained_by
 from parametrizations.parametrization import Parametrization
 
 
@@ -107,9 +108,7 @@ def summary(model: nn.Module) -> Summary:
         >>> summary(model).rows[0].stored
         4
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"summary needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    return Summary(tuple(map(_row, constrained(model))))
+    return Summary(tuple(map(_row, constrained_by("summary", model))))
 
 
 def _row(slot: Slot) -> Row:

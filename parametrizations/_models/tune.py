@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from parametrizations._models.constrained import constrained
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import fused_holders
+from parametrizations._models.matching import constrained_by
 from parametrizations._models.sizes import require_present
 from parametrizations._models.summary import Table
 from parametrizations._products.dense import fits
@@ -85,9 +85,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
         >>> rows[0].chosen == explain(model[0]).product == min(rows[0].milliseconds, key=rows[0].milliseconds.get)
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"tune needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    weights = [slot for slot in constrained(model) if fused_holders(slot)]
+    weights = [slot for slot in constrained_by("tune", model) if fused_holders(slot)]
     require_present(weights, "tune", model)
     layers = {slot.name: fused_holders(slot)[0] for slot in weights}
     with torch.random.fork_rng({tensor.device for tensor in model.parameters() if tensor.is_cuda}), uncompiled():

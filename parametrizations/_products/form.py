@@ -43,9 +43,9 @@ class Form(ABC):
     def entries(self, weight: Tensor) -> Tensor:
         """The stored values of a dense weight: the inverse of `dense`."""
 
-    @abstractmethod
     def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        """``input @ weight.mT``, differentiable."""
+        """``input @ weight.mT``, differentiable. Most forms do it without the dense weight."""
+        return input @ self.dense(values).mT
 
     def laid_out(self, rows: Tensor) -> Tensor:
         """The rows ``(batch, features)`` in the memory layout that the products use without a copy."""
@@ -123,10 +123,6 @@ class Dense(MaskForm):
     @override
     def dense(self, values: Tensor) -> Tensor:
         return scattered(values, self.positions, self.count).view(*self.sizes)
-
-    @override
-    def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        return input @ self.dense(values).mT
 
 
 def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Tensor:
