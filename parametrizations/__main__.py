@@ -55,21 +55,15 @@ def _command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--constraint",
-        type=_constraint,
+        choices=list(CONSTRAINTS),
         action="append",
         metavar="NAME",
         help=f"one of {', '.join(CONSTRAINTS)}; may be given more than once; all if not given",
     )
     parser.add_argument("--epochs", type=_epochs, default=15, metavar="N", help="to train on for; 15 if not given")
     parser.add_argument("--device", type=_device, default="cpu", metavar="D", help="cpu (if not given), cuda, ...")
-    parser.add_argument("--out", type=_path, metavar="FOLDER", help="where to write weights.png and baked.safetensors")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write weights.png and baked.safetensors")
     return parser
-
-
-def _constraint(name: str) -> str:
-    if name not in CONSTRAINTS:
-        raise argparse.ArgumentTypeError(f"needs one of {', '.join(CONSTRAINTS)}. Got {name!r}.")
-    return name
 
 
 def _epochs(text: str) -> int:
@@ -85,12 +79,6 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"needs a device of this machine. Got {name!r}: {reason}") from error
     return torch.device(name)
-
-
-def _path(name: str) -> Path:
-    if not name:
-        raise argparse.ArgumentTypeError("needs a folder to write to. Got ''.")
-    return Path(name)
 
 
 def _prepare(folder: Path) -> None:

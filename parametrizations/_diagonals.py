@@ -16,8 +16,6 @@ from parametrizations.masks.arguments import Axes, as_axes, integers
 from parametrizations.masks.rule import known_axes
 from parametrizations.parametrization import Infeasible, Parametrization
 
-__all__ = ["OnDiagonals"]
-
 
 class OnDiagonals(Parametrization):
     """A constraint on the main diagonals of a weight: one for each matrix and each of its equal blocks of rows.

@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from parametrizations._diagonals import OnDiagonals
 from parametrizations._products.choice import ASKED, AXES, ELEMENTWISE, Explanation
+from parametrizations._products.dense import require_memory
 from parametrizations._products.diagonal import diagonal_linear
 from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
-from parametrizations._torch.memory import require_memory
 
 __all__ = ["Diagonal"]
 

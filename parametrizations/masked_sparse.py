@@ -13,17 +13,16 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._checks import by_signature
-from parametrizations._given_mask import Given, Name, as_mask, as_rule
-from parametrizations._mask_checkpoint import from_mask, load_together, pack, to_mask, unpack
+from parametrizations._mask_state import Given, Name, as_mask, as_rule, from_mask, load_together, pack, to_mask, unpack
 from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, explain_form, form_of
 from parametrizations._products.dense import scattered
 from parametrizations._products.form import Dense, MaskForm, form_linear
 from parametrizations._products.operands import has_rows, index_dtype, require_operands
 from parametrizations._products.places import Places, on_diagonal
-from parametrizations._torch.arrays import Array
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.loops import once
 from parametrizations.masks import MaskRule
+from parametrizations.masks.arguments import Array
 from parametrizations.parametrization import Infeasible, Parametrization
 
 __all__ = ["MaskedSparse"]

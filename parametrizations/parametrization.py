@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, Self
 
 import torch
@@ -14,9 +13,9 @@ from parametrizations import _checks as checks
 from parametrizations._products.choice import OWN, PLAIN, Explanation, Product
 from parametrizations._products.places import Places
 from parametrizations._torch.caller import asking_list, is_assignment, is_registration, is_transfer
-from parametrizations._torch.owners import Owners
+from parametrizations._torch.chains import Owners
+from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import is_traced, share_memory
-from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import refuse_to_script
 
 __all__ = ["COMPLEX", "FLOATING", "Infeasible", "Parametrization"]
@@ -309,15 +308,6 @@ class Parametrization(nn.Module):
     def options(self) -> dict[str, object]:
         """The options of this object by name, for `extra_repr`. Each is an attribute."""
         return checks.options_of(self)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """A shortcut with the default result: `copy.deepcopy` is slow for empty dictionaries."""
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        state: dict[str, object] = self.__getstate__()  # type: ignore[no-untyped-call]
-        for name, value in state.items():
-            empty = isinstance(value, dict | set) and not value
-            vars(twin)[name] = type(value)() if empty else copy.deepcopy(value, memo)
-        return twin
 
     @override
     def extra_repr(self) -> str:

@@ -13,14 +13,14 @@ from typing_extensions import override
 
 from parametrizations import signs as rules
 from parametrizations._checks import by_signature, require_choice
-from parametrizations._given_mask import Name
+from parametrizations._mask_state import Name
 from parametrizations._products.choice import Product
 from parametrizations._products.places import Places
 from parametrizations._signed_entries import EXP, SOFTPLUS, Signs
-from parametrizations._torch.arrays import Array, is_array, numbers
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.chains import steps
 from parametrizations._torch.transforms import is_recorded
+from parametrizations.masks.arguments import Array, is_array, numbers
 from parametrizations.parametrization import Infeasible, Parametrization
 
 __all__ = ["Signed"]

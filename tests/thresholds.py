@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from parametrizations._products import csr, dense, replaced_diagonal, strips
-from parametrizations._torch import memory, transforms
+from parametrizations._torch import transforms
 
 __all__ = ["as_eager", "lower", "with_memory", "without_mkl"]
 
@@ -30,9 +30,8 @@ def lower(patch: pytest.MonkeyPatch, **thresholds: int) -> None:
 
 def with_memory(patch: pytest.MonkeyPatch, size: int) -> None:
     """Imitate a machine with this number of bytes, and check dense weights from as many entries on."""
-    for module in (dense, memory):
-        patch.setattr(module, "LARGE", size)
-    patch.setattr(memory, "memory_of", lambda _: size)
+    patch.setattr(dense, "LARGE", size)
+    patch.setattr(dense, "memory_of", lambda _: size)
 
 
 def without_mkl(patch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,7 @@ from parametrizations._models.matching import naming
 from parametrizations._models.optimizers import renew
 from parametrizations._models.sizes import require_room
 from parametrizations._models.step_state import StepState
-from parametrizations._torch.chains import chains, retie, tie, ties
-from parametrizations._torch.owners import set_owner
+from parametrizations._torch.chains import chains, retie, set_owner, tie, ties
 from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization

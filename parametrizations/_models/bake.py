@@ -19,17 +19,14 @@ from parametrizations._models.constrained import (
     slots,
     tied_names,
 )
-from parametrizations._models.inference import leave_inference
 from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._models.matching import Key, constrained_by
-from parametrizations._models.optimizers import renew, require_optimizer
+from parametrizations._models.optimizers import leave_inference, renew, require_optimizer
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.chains import TIES, spare_graphs, ties
+from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
-from parametrizations._torch.sharding import GATHER, is_sharded
 from parametrizations._torch.shared_class import can_share, plain_class
-
-__all__ = ["bake"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -78,8 +75,6 @@ def bake(
         >>> torch.allclose(plain(input), model(input))
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"bake needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     chosen = constrained_by("bake", model, patterns)
     require_optimizer(optimizer, "bake", {name: tensor for slot in chosen for name, tensor in slot.trained.items()})
     if optimizer is not None and not inplace:
@@ -96,7 +91,6 @@ def bake(
 
 
 def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> Changes:
-    """The changes that make the named tensors plain."""
     changes = Changes()
     replaced = leave_inference(changes, model, optimizer)
     every = slots(model)

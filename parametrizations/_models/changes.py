@@ -9,8 +9,6 @@ from torch import Tensor
 from parametrizations._torch.loops import forget
 from parametrizations._torch.parameters import replace_data
 
-__all__ = ["Changes"]
-
 Container = TypeVar("Container", dict[Any, Any], list[Any])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, constrained, plain_order, slots_of
-from parametrizations._models.inverses import Unreachable, inverted
+from parametrizations._models.constrained import REFERS, Slot, constrained, full_name, plain_order, slots_of
+from parametrizations._models.inverses import Unreachable
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import given, ties
-from parametrizations._torch.private import children, give_versions
-from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations._torch.parameters import GATHER, is_sharded
+from parametrizations._torch.private import give_versions
 from parametrizations.masked_sparse import MaskedSparse
-
-__all__ = ["note_kinds", "plain_state_dict", "take_plain"]
 
 KINDS = "parametrizations"
 """The entry of a module's metadata in a checkpoint: the classes of the parametrizations, with blocks and axes, for each
@@ -31,10 +29,9 @@ tensor."""
 def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The checkpoint of the plain model, in its original order.
 
-    The model does not change. Tensors that this library constrains become plain. Third-party parametrizations of the
-    model, such as a ``weight_norm`` in its architecture, keep their stored tensors. For a tensor with both, the
-    checkpoint has the third-party stored tensors of the present weight: it loads into the original model, but not into
-    the constrained one, which has the same names. ``bake(model).state_dict()`` is without any parametrization.
+    Tensors that this library constrains become plain. Third-party parametrizations of the model, such as a
+    ``weight_norm`` in its architecture, are kept with their stored tensors, and may not be on the same tensor. For a
+    checkpoint without any parametrization use ``bake(model).state_dict()``.
 
     Args:
         model: A model with parametrizations, of this library or third-party.
@@ -46,8 +43,9 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is sharded and no gathered checkpoint is given, if the checkpoint is of another model,
-            if the dense weights exceed the memory, or if a third-party parametrization cannot give the weight.
+        ValueError: If the model is sharded and no gathered checkpoint is given, if the checkpoint is not from this
+            model, if the dense weights are larger than the memory, or if a constrained tensor has a third-party
+            parametrization that `register` did not attach.
 
     Example:
         >>> from parametrizations import Diagonal, register
@@ -81,22 +79,19 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 
 def _plain(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
     """The plain checkpoint for the entries of a constrained one."""
-    modules = _constrained_modules(model)
-    ours = {f"{slot.prefix}.": slot for own in modules.values() for slot in own.values() if slot.is_ours}
+    ours = _ours(model)
     require_room(ours.values(), "plain_state_dict")
-    states = _states(ours.keys(), entries)
-    weights: dict[nn.Module, Tensor] = {}  # tied ones stay tied
+    known = {**entries, **_weights(ours, entries)}
+    modules = {slot.name.removesuffix(slot.tensor_name): slot.module for slot in ours.values()}
     plain: dict[str, Any] = OrderedDict()
-    for key in entries:
+    for key, value in entries.items():
         prefixes = _prefixes(key)
-        for prefix in prefixes:
-            if prefix in modules:
-                plain |= _plain_entries(modules.pop(prefix), prefix, entries, states, weights)
-            if prefix in ours:
-                plain |= _foreign_entries(ours.pop(prefix), states[prefix])
-        if states.keys().isdisjoint(prefixes):
-            plain.setdefault(key, entries[key])
-    give_versions(plain, _versions(plain, getattr(entries, "_metadata", {}), states.keys()))
+        for prefix in [prefix for prefix in prefixes if prefix in modules]:
+            names = [f"{prefix}{name}" for name in plain_order(modules.pop(prefix))]
+            plain |= {name: known[name] for name in names if name in known}
+        if ours.keys().isdisjoint(prefixes):
+            plain.setdefault(key, value)
+    give_versions(plain, _versions(plain, getattr(entries, "_metadata", {}), ours.keys()))
     return plain
 
 
@@ -106,16 +101,9 @@ def take_plain(
     """Replace each plain weight in a state dict by its stored tensor, so that PyTorch can load it: a pre-hook.
 
     A weight outside the set follows ``on_infeasible``. If it is refused, the layer keeps its state, and
-    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. A checkpoint with both forms of a
-    weight is refused, unless they agree, or the constrained one is that of the model, as in ``model.state_dict() |
-    plain``: then the plain one is loaded.
-
-    Args:
-        module: The module to load.
-        state_dict: Changed in place.
-        prefix: The start of the names of the entries of the module.
-        metadata: Tells whether ``load_state_dict`` was called with ``assign=True``.
-        arguments: Further arguments of a pre-hook. The last one is the list of error messages.
+    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. If a weight has both forms, the
+    plain one counts if the other has the values of the model, as after ``model.state_dict() | plain``. The last of the
+    ``arguments`` of a pre-hook is the list of error messages.
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for slot in slots_of(module, prefix):
@@ -126,7 +114,7 @@ def take_plain(
                 require_present([slot], "load_state_dict")
             if found:
                 _require_kinds("load_state_dict", slot, metadata)
-            if not is_plain or (found and _gives(slot, found, weight)):
+            if not is_plain:
                 continue
             _require_unchanged(slot, found)
             state = _constrained_state(slot, weight, assigned)
@@ -156,20 +144,13 @@ def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None
         )
 
 
-def _gives(slot: Slot, found: Mapping[str, Any], weight: object) -> bool:
-    """Whether the constrained entries of a checkpoint give its plain weight."""
-    state = {key.removeprefix(f"{slot.prefix}."): value for key, value in found.items()}
-    given_weight = slot.materialised(slot.chain.state_dict() | state)
-    return isinstance(weight, Tensor) and torch.equal(given_weight, weight.to(given_weight))
-
-
 def _require_unchanged(slot: Slot, found: Mapping[str, Any]) -> None:
     """Refuse constrained entries that differ from the model, beside a plain weight."""
     own = {f"{slot.prefix}.{key}": value for key, value in slot.chain.state_dict().items()}
     if any(key not in own or not _same(value, own[key]) for key, value in found.items()):
         raise ValueError(
-            "load_state_dict needs one form of a weight. Got a plain and a constrained one that differ. Remove the "
-            f"entry {slot.name!r}, or those that start with '{slot.prefix}.'."
+            "load_state_dict needs one form of a weight. Got a plain one and a constrained one. Remove the entry "
+            f"{slot.name!r}, or those that start with '{slot.prefix}.'."
         )
 
 
@@ -182,7 +163,7 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
     """The state of a chain for a weight."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
-    if slot.refers_to_model:
+    if getattr(slot.chain, REFERS, False):
         raise ValueError(
             f"{slot.kinds} refers to other modules, which may be loaded later. Load the constrained checkpoint."
         )
@@ -195,19 +176,6 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
         raise ValueError(f"{error} Load the constrained checkpoint.") from error
     changes.commit()
     return slot.chain.state_dict() | stored
-
-
-def _constrained_modules(model: nn.Module, prefix: str = "") -> dict[str, dict[str, Slot]]:
-    """The constrained tensors of each module with a constraint of this library, by the prefix of its entries."""
-    own = {slot.tensor_name: slot for slot in slots_of(model, prefix)}
-    found = {prefix: own} if any(slot.is_ours for slot in own.values()) else {}
-    for name, child in children(model).items():
-        if child is not None and not (own and name == "parametrizations"):
-            found |= _constrained_modules(child, f"{prefix}{name}.")
-    for slot in own.values():
-        if not slot.is_ours:  # it may contain a module that is
-            found |= _constrained_modules(slot.chain, f"{slot.prefix}.")
-    return found
 
 
 def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:
@@ -226,54 +194,36 @@ def _prefixes(key: str) -> list[str]:
     return ["", *itertools.accumulate(f"{part}." for part in key.split(".")[:-1])]
 
 
-def _states(ours: Iterable[str], entries: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The state of every chain in a checkpoint, by the prefix of its entries."""
+def _ours(model: nn.Module) -> dict[str, Slot]:
+    """The tensors with a constraint of this library, under each of their names, by the prefix of their entries."""
+    found: dict[str, Slot] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        prefix = full_name(name, "")
+        if not found.keys().isdisjoint(_prefixes(prefix)):  # a part of such a parametrization
+            continue
+        for slot in [slot for slot in slots_of(module, prefix) if slot.is_ours]:
+            found[f"{slot.prefix}."] = slot
+            if slot.foreign:
+                raise ValueError(
+                    "plain_state_dict needs third-party parametrizations and constraints on different tensors. Got "
+                    f"{slot.kinds} for {slot.name!r}. Take bake(model).state_dict(), which has neither."
+                )
+    return found
+
+
+def _weights(ours: Mapping[str, Slot], entries: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The dense weights in a checkpoint, by name. Tied ones stay tied."""
     states: dict[str, dict[str, Any]] = {prefix: {} for prefix in ours}
     for key, value in entries.items():
-        for prefix in _prefixes(key):
-            if prefix in states:
-                states[prefix][key.removeprefix(prefix)] = value
-    return states
-
-
-def _plain_entries(
-    own: Mapping[str, Slot],
-    prefix: str,
-    entries: Mapping[str, Any],
-    states: Mapping[str, dict[str, Any]],
-    weights: dict[nn.Module, Tensor],
-) -> dict[str, Any]:
-    """The entries of the tensors of one module, in the plain order."""
-    found: dict[str, Any] = {}
-    for name in plain_order(next(iter(own.values())).module):
-        key, slot = f"{prefix}{name}", own.get(name)
-        if slot is None:
-            found |= {key: entries[key]} if key in entries else {}
-        elif not slot.foreign and (state := states[f"{slot.prefix}."]):
-            first = ties(slot.chain)[0]
-            if first not in weights:
-                weights[first] = _weight(slot, state)
-            found[key] = weights[first]
-    return found
-
-
-def _foreign_entries(slot: Slot, state: dict[str, Any]) -> dict[str, Any]:
-    """The entries that remain for a tensor with third-party parametrizations: their stored tensors and their state."""
-    if not slot.foreign:
-        return {}
-    weight, foreign = _weight(slot, state), slot.loaded(state).foreign
-    try:
-        stored = inverted(foreign, weight, project=False)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"plain_state_dict needs what the model stored at {slot.name!r} before it was constrained. {error} "
-            "Take bake(model).state_dict(), which has neither."
-        ) from error
-    named = {"original": stored} if isinstance(stored, Tensor) else {f"original{i}": x for i, x in enumerate(stored)}
-    found = {f"{slot.prefix}.{key}": tensor.detach().contiguous() for key, tensor in named.items()}
-    for index, step in enumerate(foreign):
-        found |= step.state_dict(prefix=f"{slot.prefix}.{index}.")
-    return found
+        for prefix in states.keys() & _prefixes(key):
+            states[prefix][key.removeprefix(prefix)] = value
+    found: dict[nn.Module, Tensor] = {}
+    weights = {}
+    for prefix, state in states.items():
+        slot, first = ours[prefix], ties(ours[prefix].chain)[0]
+        if state:
+            weights[slot.name] = found[first] = found[first] if first in found else _weight(slot, state)
+    return weights
 
 
 def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
@@ -288,7 +238,7 @@ def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
 
 def _require_no_references(model: nn.Module) -> None:
     for slot in constrained(model):
-        if slot.refers_to_model:
+        if getattr(slot.chain, REFERS, False):
             raise ValueError(
                 f"plain_state_dict needs tensors that depend on their own entries. Got {slot.name!r} with "
                 f"{slot.kinds}, which refers to other modules. Load the checkpoint into the model first, and call "

@@ -14,24 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.inverses import inverted
-from parametrizations._torch.chains import chains, copied, originals, steps, ties
-from parametrizations._torch.owners import others_with
+from parametrizations._torch.chains import chains, copied, originals, others_with, steps, ties
 from parametrizations._torch.private import buffers, children, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
-
-__all__ = [
-    "ATTACHED",
-    "ORDER",
-    "REFERS",
-    "Slot",
-    "constrained",
-    "full_name",
-    "identity",
-    "plain_order",
-    "slots",
-    "slots_of",
-    "tied_names",
-]
 
 ATTACHED = "attached_by_register"
 """Attribute of a `ParametrizationList`: the indices of the parametrizations that `register` attached."""
@@ -110,11 +95,6 @@ class Slot:
         return dict(self.chain.named_parameters(self.prefix))
 
     @property
-    def owner(self) -> object:
-        """The object that holds the stored tensors."""
-        return self.parametrizations or (self.module, self.tensor_name)
-
-    @property
     def foreign(self) -> tuple[nn.Module, ...]:
         """The third-party steps, except those attached by `register`."""
         attached: Iterable[int] = getattr(self.parametrizations, ATTACHED, ())
@@ -130,12 +110,6 @@ class Slot:
         return ", then ".join(
             step._structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
         )
-
-    @property
-    def refers_to_model(self) -> bool:
-        """Whether a step attached by `register` refers to other modules or tensors of the model."""
-        refers: bool = getattr(self.parametrizations, REFERS, False)
-        return refers
 
     @property
     def is_ours(self) -> bool:
@@ -182,13 +156,6 @@ class Slot:
         """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""
         return replace(self, parametrizations=copied(self.chain))
 
-    def loaded(self, state: Mapping[str, Tensor]) -> Slot:
-        """A copy with the values of a state dict. Tensors that a forward pass may write into are copied."""
-        twin = self.copied()
-        own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
-        twin.chain.load_state_dict(own, assign=True)
-        return twin
-
     def materialised(self, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """The dense weight, contiguous and without a graph.
 
@@ -200,7 +167,11 @@ class Slot:
         if self.parametrizations is None:
             return self.first_stored.data
         with torch.inference_mode(False), torch.no_grad():
-            weight: Tensor = (self.copied() if state is None else self.loaded(state)).chain()
+            twin = self.copied()
+            if state is not None:  # tensors that a forward pass may write into are copied
+                own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
+                twin.chain.load_state_dict(own, assign=True)
+            weight: Tensor = twin.chain()
         return weight.detach().contiguous()
 
     def inverted(self, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
@@ -246,7 +217,7 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
     Layers outside the model are included if they share a parametrization with it.
     """
-    owners = [(slot.owner, slot.stored, slot.name) for slot in every]
+    owners = [(slot.parametrizations or slot.holders[0], slot.stored, slot.name) for slot in every]
     for slot in every:
         others = set(others_with(slot.chain)) - set(ties(slot.chain)) if slot.parametrizations is not None else ()
         owners += [(other, originals(other), "(a layer elsewhere)") for other in others]

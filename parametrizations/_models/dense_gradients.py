@@ -17,9 +17,7 @@ from parametrizations._models.sizes import require_present
 from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
-from parametrizations._torch.uncompiled import uncompiled
-
-__all__ = ["DenseGradient", "dense_gradients"]
+from parametrizations._torch.transforms import uncompiled
 
 
 class DenseGradient:
@@ -118,8 +116,6 @@ def dense_gradients(
         >>> model[0].parametrizations.weight.original.grad
         tensor([2.])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"dense_gradients needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     slots = constrained_by("dense_gradients", model, patterns)
     require_present(slots, "dense_gradients", model)
     with uncompiled(), ExitStack() as stack:

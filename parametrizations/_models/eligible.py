@@ -16,11 +16,9 @@ from parametrizations._models.constrained import Slot, full_name, identity
 from parametrizations._models.matching import shown
 from parametrizations._models.sizes import require_present
 from parametrizations._torch.chains import chains
+from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import buffers, children, own_attributes, parameters
-from parametrizations._torch.sharding import is_sharded
 from parametrizations._torch.shared_class import can_share
-
-__all__ = ["require_eligible", "require_unpruned"]
 
 UNTIE = "To untie them, write layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers."
 
@@ -33,13 +31,8 @@ def require_eligible(
 ) -> list[tuple[Slot, Sequence[nn.Module]]]:
     """Refuse parameters that cannot be constrained, or that their module could not use.
 
-    ``tied`` has the names of the owners of each tied tensor.
-
     Returns:
         The plan, with one slot for all owners of a tied parameter.
-
-    Raises:
-        ValueError: The message names the parameter, the reason and a remedy.
     """
     slots, together = [slot for slot, _ in plan], _tied_together(plan, tied)
     require_present(slots, "register", model)
@@ -168,9 +161,6 @@ def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[S
     Registering changes the attribute of the owner alone. Code that reads the other attribute would use the stored
     tensor without the constraint. Parameters, buffers and other attributes are searched, with the dictionaries, lists,
     tuples and sets in them. Optimizers, closures and other objects are not searched.
-
-    Raises:
-        ValueError: If there is such a parameter. The message names the attribute.
     """
     wanted = {id(slot.first_stored): slot for slot in slots if slot.parametrizations is None}
     owners = {(id(slot.module), slot.tensor_name) for slot in slots}

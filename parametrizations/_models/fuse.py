@@ -7,14 +7,13 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from parametrizations._models.layer import become_constrained, entries_of, has_fused_forward
+from parametrizations._models.layer import constrained_class, entries_of, has_fused_forward
 from parametrizations._products.choice import NOT_A_MATRIX, Explanation
 from parametrizations._torch.chains import chains, originals, steps
+from parametrizations._torch.loops import forget
 from parametrizations._torch.private import buffers, is_claimed, parameters
 from parametrizations._torch.shared_class import can_share, plain_class
 from parametrizations.parametrization import Parametrization
-
-__all__ = ["explain", "fuse"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -62,8 +61,10 @@ def fuse(model: Model) -> Model:
                 "fuse needs layers with the class from register_parametrization. "
                 f"Got {type(layer).__name__}. Fuse before fully_shard and other functions that change the class."
             )
-    for layer in layers:
-        become_constrained(layer, fused=True)
+    kinds = [constrained_class(layer, chains(layer), fused=True) for layer in layers]
+    forget()
+    for layer, kind in zip(layers, kinds, strict=True):
+        object.__setattr__(layer, "__class__", kind)
     return model
 
 

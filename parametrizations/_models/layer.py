@@ -17,7 +17,7 @@ from parametrizations._models.checkpoints import note_kinds, take_plain
 from parametrizations._models.constrained import Slot
 from parametrizations._models.initialize import initialize
 from parametrizations._torch.chains import chains
-from parametrizations._torch.loops import forget, once
+from parametrizations._torch.loops import once
 from parametrizations._torch.private import (
     answered_from_cache,
     children,
@@ -31,31 +31,18 @@ from parametrizations._torch.private import (
 from parametrizations._torch.shared_class import plain_class, shared_class, weight_of
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["become_constrained", "constrained_class", "entries_of", "fused_holders", "has_fused_forward"]
-
 BUILT = ("dense", "replaced-diagonal")
 """Products that copy the weight or much of it. Inside `parametrize.cached` the dense weight is memoised instead."""
 
 
 def constrained_class(module: nn.Module, names: Iterable[str], *, fused: bool) -> type[nn.Module]:
-    """The class of a module with constrained tensors, which all modules of its kind share.
+    """The class of a module with constrained tensors of these names, which all modules of its kind share.
 
-    Args:
-        module: The module, constrained or plain.
-        names: The names of its constrained tensors.
-        fused: Whether an `nn.Linear` uses the product of its constraint. A subclass that overrides ``forward`` keeps
-            its ``forward``.
+    With ``fused``, an `nn.Linear` uses the product of its constraint. A subclass that overrides ``forward`` keeps it.
     """
     plain, names = plain_class(module), frozenset(names)
     is_linear = getattr(plain, "forward", None) is nn.Linear.forward and "weight" in names
     return shared_class(plain, names, _fused_members if fused and is_linear else _members)
-
-
-def become_constrained(module: nn.Module, *, fused: bool) -> None:
-    """Give a module with constrained tensors the class from `constrained_class`."""
-    kind = constrained_class(module, chains(module), fused=fused)
-    forget()
-    object.__setattr__(module, "__class__", kind)
 
 
 def has_fused_forward(module: nn.Module) -> bool:
@@ -125,22 +112,20 @@ def entries_of(chain: nn.Module) -> Tensor | None:
         return x
     if not isinstance(first, Parametrization) or is_traced():  # a trace has no values to compare
         return None
-    return _through(x, first, others)
+    places, entries = first.places(x), x
+    for step in others:
+        if places is None or not isinstance(step, Parametrization):
+            return None
+        found = step.on_entries(entries, places)
+        if found is None:
+            return None
+        entries = found
+    return entries
 
 
 def _operand(chain: nn.Module) -> Tensor | None:
     """The `entries_of` a chain for its product. None if the weight has to be computed by a call of the chain."""
     return None if is_claimed(chain) else entries_of(chain)
-
-
-def _through(x: Tensor, first: Parametrization, others: Iterable[nn.Module | None]) -> Tensor | None:
-    places = first.places(x)
-    entries: Tensor | None = x
-    for step in others:
-        if entries is None or places is None or not isinstance(step, Parametrization):
-            return None
-        entries = step.on_entries(entries, places)
-    return entries
 
 
 def _stored_in(chain: nn.Module) -> Tensor:
@@ -154,11 +139,7 @@ def _stored_in(chain: nn.Module) -> Tensor:
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:
     """The operand of the product in a loop: the entries, or the dense weight, since one copy serves all steps."""
     x = _operand(owner)
-    return (None, weight_of(owner)) if x is None or _is_built(first, x) else (x, None)
-
-
-def _is_built(first: Parametrization, x: Tensor) -> bool:
-    return first.explain(x).product in BUILT
+    return (None, weight_of(owner)) if x is None or first.explain(x).product in BUILT else (x, None)
 
 
 def _loader(load: Callable[..., None]) -> Callable[..., None]:

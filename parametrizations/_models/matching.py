@@ -15,18 +15,6 @@ from torch.nn.parameter import is_lazy
 from parametrizations._checks import kind_of
 from parametrizations._models.constrained import Slot, constrained
 
-__all__ = [
-    "Key",
-    "constrained_by",
-    "has_dims",
-    "matches",
-    "naming",
-    "refuse_no_match",
-    "require_key",
-    "shown",
-    "with_values",
-]
-
 Value = TypeVar("Value")
 Key = str | type[nn.Module]
 """A name, a pattern of names, or a class of layers."""
@@ -72,7 +60,7 @@ def with_values(
     chosen: dict[Slot, tuple[int, Key]] = {}
     for key in rules:
         for slot in matches(key, slots) or no_match(key):
-            rank = _rank(key, slot)
+            rank = 2 if isinstance(key, type) else int(key not in slot.names)
             known, other = chosen.get(slot, (rank + 1, key))
             if known == rank and rules[other] != rules[key]:
                 raise ValueError(
@@ -88,12 +76,6 @@ def with_values(
         for slot, (_, own) in chosen.items()
         if own == key
     ]
-
-
-def _rank(key: Key, slot: Slot) -> int:
-    if isinstance(key, type):
-        return 2
-    return 0 if key in slot.names else 1
 
 
 def require_key(caller: str, key: object) -> None:
@@ -154,8 +136,10 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
     raise ValueError(f"{caller} needs a {wanted} for {key!r}. Got {got}. {advice}.")
 
 
-def constrained_by(caller: str, model: nn.Module, patterns: object) -> list[Slot]:
+def constrained_by(caller: str, model: nn.Module, patterns: object = None) -> list[Slot]:
     """The constrained tensors that match one of the patterns, in the order of the model; all of them for None."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller} needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     every = constrained(model)
     if patterns is None:
         return every

@@ -1,4 +1,4 @@
-"""The optimizer state when parameters are replaced or their entries move."""
+"""The replacement of parameters in an optimizer, and its state when their entries move."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Adagrad, Optimizer, Rprop
 
 from parametrizations._models.changes import Changes
-from parametrizations._torch.private import LBFGS_SIZE, UNFUSED
-from parametrizations.masks.move import Move
-
-__all__ = ["moved_state", "renew", "require_optimizer", "require_states_by_entry"]
+from parametrizations._models.constrained import full_name
+from parametrizations._torch.private import LBFGS_SIZE, UNFUSED, buffers, flat_weights, parameters
+from parametrizations.masks.kept import Move
 
 
 def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
@@ -94,19 +93,43 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
         ]
 
 
-def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
-    """Require state with one number for each stored entry, or with a single number.
+def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | None) -> dict[int, Tensor]:
+    """Replace the tensors created in inference mode by trainable copies.
 
-    Raises:
-        ValueError: If the optimizer has other state for the tensor of that name.
+    The model outlives the block of inference mode. A mixture of both kinds would run, and fail at the first backward
+    pass.
+
+    Returns:
+        The copies, by the ``id`` of the tensor that each replaces.
     """
+    replaced: dict[int, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for store in (parameters(module), buffers(module)):
+            for name, tensor in store.items():
+                if tensor is None or not tensor.is_inference():
+                    continue
+                if id(tensor) not in replaced:
+                    data = tensor.data.clone()
+                    copied = nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
+                    replaced[id(tensor)] = copied
+                    renew(changes, optimizer, [tensor], {full_name(prefix, name): copied})
+                changes.draft(store)[name] = replaced[id(tensor)]
+        if replaced and isinstance(module, nn.RNNBase):
+            weights = changes.draft(flat_weights(module))
+            weights[:] = [replaced.get(id(tensor), tensor) for tensor in weights]
+    return replaced
+
+
+def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
+    """Require state with one number for each stored entry, or with a single number."""
     if isinstance(optimizer, LBFGS):
         raise ValueError(
             f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, which has one "
             "history for all parameters. Pass optimizer=None, and create a new one afterwards."
         )
     for key, value in optimizer.state.get(tensor, {}).items():
-        if isinstance(value, Tensor) and not _is_understood(value, tensor):
+        by_entry = type(value) in (Tensor, nn.Parameter) and value.shape == tensor.shape
+        if isinstance(value, Tensor) and value.numel() != 1 and not by_entry:
             raise ValueError(
                 f"remask needs an optimizer with state for each of the {tensor.numel()} stored numbers of {name!r}, or "
                 f"for all together. Got {type(value).__name__} {key!r} of shape {tuple(value.shape)} in "
@@ -119,18 +142,11 @@ def moved_state(optimizer: Optimizer, tensor: Tensor, move: Move) -> dict[str, A
     """The state of a tensor after a move, as new tensors. A single number, such as a step count, does not change."""
     state = optimizer.state.get(tensor, {})
     group = next((group for group in optimizer.param_groups if any(tensor is one for one in group["params"])), {})
+    by_entry = {key for key, value in state.items() if isinstance(value, Tensor) and value.shape == tensor.shape}
     return {
-        key: move.of(value, _fresh(optimizer, group, key, value.dtype)) if _is_by_entry(value, tensor) else value
+        key: move.of(value, _fresh(optimizer, group, key, value.dtype)) if key in by_entry else value
         for key, value in state.items()
     }
-
-
-def _is_understood(value: Tensor, tensor: Tensor) -> bool:
-    return value.numel() == 1 or (type(value) in (Tensor, nn.Parameter) and _is_by_entry(value, tensor))
-
-
-def _is_by_entry(value: object, tensor: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == tensor.shape
 
 
 def _fresh(optimizer: Optimizer, group: dict[str, Any], key: str, dtype: torch.dtype) -> float | complex:

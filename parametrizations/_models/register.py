@@ -19,13 +19,12 @@ from parametrizations._models.attach import Call, attach
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, slots, tied_names
 from parametrizations._models.eligible import require_eligible, require_unpruned
-from parametrizations._models.inference import leave_inference
 from parametrizations._models.matching import Key, has_dims, matches, refuse_no_match, require_key, shown, with_values
-from parametrizations._models.optimizers import require_optimizer
-from parametrizations._torch.arrays import is_array
-from parametrizations._torch.owners import is_attached
+from parametrizations._models.optimizers import leave_inference, require_optimizer
+from parametrizations._torch.chains import is_attached
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
+from parametrizations.masks.arguments import is_array
 from parametrizations.masks.rule import individual
 from parametrizations.parametrization import Parametrization
 

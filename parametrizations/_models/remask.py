@@ -7,32 +7,33 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from parametrizations._checks import by_signature
-from parametrizations._given_mask import Name, as_positions
+from parametrizations._mask_state import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
 from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
-from parametrizations._models.ranks import require_same_masks, wrapper_in
 from parametrizations._models.sizes import require_present, require_room
-from parametrizations._torch.arrays import Array
-from parametrizations._torch.parameters import replace_data
-from parametrizations._torch.sharding import GATHER, is_sharded
+from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.move import Move, Swap
+from parametrizations.masks.arguments import Array
+from parametrizations.masks.kept import Move, Swap
 from parametrizations.masks.rule import individual
-
-__all__ = ["MaskRules", "remask"]
 
 Model = TypeVar("Model", bound=nn.Module)
 MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array | None]
 """Keys are strings and classes, as in `register`."""
 Plan = Sequence[tuple[Slot, MaskRule]]
+
+_ODD = (0x9E3779B97F4A7C15 - 2**64, 0x94D049BB133111EB - 2**64)
+"""Multipliers of splitmix64, which spreads near numbers far apart (Steele, Lea and Flood 2014)."""
 
 
 @by_signature
@@ -91,7 +92,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
         for slot, rule, new, move in _chosen(plan):
             positions[slot.name] = new
             _collect(changes, slot, rule, new, move, optimizer)
-        _require_same_everywhere(model, plan, positions)
+        _require_same_masks(model, positions, {slot.name: slot.first_stored.numel() for slot, _ in plan})
         changes.commit()
     return model
 
@@ -205,21 +206,16 @@ def _weight(slot: Slot) -> Tensor:
 
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The sorted positions of the new mask, and the move to them."""
+    """The sorted positions of the new mask, and the move to them. A rule without ``move`` sees the whole weight."""
     if isinstance(rule.move, Swap):
-        new, move = Move.swapping(old, rule.move.choose(kept).to(old.device))
-        return new, move
-    new = _positions(slot, kept, rule).to(old)
-    return new, Move.between(old, new)
-
-
-def _positions(slot: Slot, kept: Kept, rule: MaskRule) -> Tensor:
-    """The sorted positions of the new mask. A rule without ``move`` sees the whole weight."""
+        return Move.swapping(old, rule.move.choose(kept).to(old.device))
     if rule.move is not None:
-        return as_positions(rule, rule.move(kept), kept.shape.numel())
-    sparse = MaskedSparse(rule, product="dense")
-    sparse.adopt(_weight(slot))
-    return sparse.positions
+        new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
+    else:
+        sparse = MaskedSparse(rule, product="dense")
+        sparse.adopt(_weight(slot))
+        new = sparse.positions.to(old)
+    return new, Move.between(old, new)
 
 
 def _collect(
@@ -246,13 +242,35 @@ def _require_agreement(slot: Slot, positions: Tensor, values: Tensor) -> None:
         require_agreement(twin, twin.materialised())
 
 
-def _require_same_everywhere(model: nn.Module, plan: Plan, positions: Mapping[str, Tensor]) -> None:
-    require_same_masks(model, positions)
-    for slot, _ in plan:
-        before, after = slot.first_stored.numel(), positions[slot.name].numel()
-        if before != after and wrapper_in(model) is not None:
+def _require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
+    """Require equal masks on all ranks, with as many entries as before, if the model or a part of it is wrapped.
+
+    Every rank raises the error if any two masks differ.
+    """
+    wrapper = next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
+    if wrapper is None:
+        return
+    own = [_digest(places) for places in positions.values()]
+    all_ranks: list[Sequence[int]] = [own] * dist.get_world_size(wrapper.process_group)
+    dist.all_gather_object(all_ranks, own, group=wrapper.process_group)
+    differing = [
+        name for name, digests in zip(positions, zip(*all_ranks, strict=True), strict=True) if len({*digests}) > 1
+    ]
+    if differing:
+        raise ValueError(
+            f"remask needs the same mask on every rank. Got different ones for {', '.join(map(repr, differing))}. Seed "
+            "the rule's generator alike on every rank."
+        )
+    for name, places in positions.items():
+        if places.numel() != before[name]:
             raise ValueError(
                 "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
-                f"buckets have the old sizes. Got {after} in place of {before} for {slot.name!r}. Remask its "
+                f"buckets have the old sizes. Got {places.numel()} in place of {before[name]} for {name!r}. Remask its "
                 "`module`, and wrap that again."
             )
+
+
+def _digest(positions: Tensor) -> int:
+    mixed = (positions.long() + 1) * _ODD[0]
+    mixed = (mixed ^ (mixed >> 29)) * _ODD[1]
+    return int((mixed ^ (mixed >> 32)).sum())

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from parametrizations._models.constrained import Slot
-from parametrizations._torch.memory import memory_of, shown
-
-__all__ = ["require_present", "require_room"]
+from parametrizations._products.dense import memory_of, shown
 
 KEEP = "Keep the layer constrained, and save its state_dict()."
 
@@ -18,16 +16,14 @@ KEEP = "Keep the layer constrained, and save its state_dict()."
 def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None = None) -> None:
     """Refuse tensors that accelerate has moved to the CPU memory or to the disk.
 
-    They are on the meta device, and a hook of the module, or of a parent in ``model``, loads the data for each forward
-    pass. ``caller`` is the call that needs their values.
-
-    Raises:
-        ValueError: If there is such a tensor.
+    They are on the meta device, and a hook of the module, or of a parent in the ``model``, loads the data for each
+    forward pass.
     """
+    parts = [] if model is None else list(model.modules())
     for slot in slots:
         if not any(tensor.is_meta for tensor in slot.stored.values()):
             continue
-        if any(hasattr(holder, "_hf_hook") for holder in (slot.parametrizations or slot.module, *_parts(model))):
+        if any(hasattr(holder, "_hf_hook") for holder in (slot.parametrizations or slot.module, *parts)):
             raise ValueError(
                 f"{caller} needs the values of {slot.name!r}. Got a tensor that accelerate has offloaded. Remove its "
                 "hooks first, accelerate.hooks.remove_hook_from_submodules(model), and offload the model again "
@@ -35,21 +31,8 @@ def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None 
             )
 
 
-def _parts(model: nn.Module | None) -> Iterable[nn.Module]:
-    return () if model is None else model.modules()
-
-
 def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:
-    """Require that the dense weights fit into the memory of their device.
-
-    Args:
-        slots: The constrained tensors. Only those that store fewer numbers than the weight has count.
-        caller: The call that needs the weights.
-        advice: The end of the error message.
-
-    Raises:
-        ValueError: If they do not fit. The message names the largest and its size.
-    """
+    """Require that the dense weights fit into the memory of their device. Only compactly stored ones count."""
     sizes: dict[torch.device, dict[str, int]] = {}
     for slot in slots:
         if slot.is_compact:

@@ -13,32 +13,30 @@ from parametrizations._models.constrained import Slot
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["StepState", "inverted_beside"]
-
 STORES = ("_parameters", "_buffers", "_modules")
+"""Attributes of a module that `_stores` gives separately."""
 
 
 class StepState:
-    """The state of the copies of parametrizations, before their inverses run."""
+    """The state of copied parametrizations before their inverses run."""
 
     def __init__(self, steps: Sequence[nn.Module], copies: Sequence[nn.Module]) -> None:
-        pairs = [
-            pair
-            for step, other in zip(steps, copies, strict=True)
+        self._before = [
+            (own, other, dict(other), {name: _mark(value) for name, value in other.items()})
+            for step, copied in zip(steps, copies, strict=True)
             if not isinstance(step, Parametrization)
-            for pair in zip(step.modules(), other.modules(), strict=True)
+            for part, twin in zip(step.modules(), copied.modules(), strict=True)
+            for own, other in _stores(part, twin)
         ]
-        self._before = [(own, other, dict(other), _marks(other)) for pair in pairs for own, other in _stores(*pair)]
-        self._parts = {id(vars(part)): part for part, _ in pairs}
 
     def collect(self, changes: Changes) -> None:
         """Collect for the model what the inverses have changed in the copies."""
         for own, other, old, marks in self._before:
             for name, value in other.items():
-                if id(own) in self._parts and name in STORES:
+                if name in STORES:
                     continue
                 if value is not old.get(name):
-                    self._replace(changes, own, name, value)
+                    changes.draft(own)[name] = value
                 elif isinstance(value, Tensor):
                     if not value.is_meta and not torch.equal(value, own[name]):
                         changes.data(own[name], value.data, own[name].grad)
@@ -46,12 +44,6 @@ class StepState:
                     draft: Any = changes.draft(own[name])
                     draft.clear()
                     draft.extend(value) if isinstance(value, list) else draft.update(value)
-
-    def _replace(self, changes: Changes, own: dict[str, Any], name: str, value: object) -> None:
-        if id(own) in self._parts:
-            changes.attribute(self._parts[id(own)], name, value)
-        else:
-            changes.draft(own)[name] = value
 
 
 def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
@@ -68,10 +60,6 @@ def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bo
 def _stores(part: nn.Module, twin: nn.Module) -> list[tuple[Any, Any]]:
     """The dictionaries of a module and of its copy."""
     return [(vars(part), vars(twin))] + [(held(part), held(twin)) for held in (parameters, buffers, children)]
-
-
-def _marks(store: dict[str, Any]) -> dict[str, object]:
-    return {name: _mark(value) for name, value in store.items()}
 
 
 def _mark(value: object) -> object:

@@ -1,20 +1,55 @@
-"""`summary`: the constraints of a model, whether they hold, and their memory."""
+"""`summary`: the constraints of a model, whether they hold, and their memory; and `Table`, the base of such results."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
+from typing_extensions import override
 
-from parametrizations._models.constrained import Slot, constrained
+from parametrizations._models.constrained import Slot
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import entries_of, fused_holders
-from parametrizations._models.tables import Table
+from parametrizations._models.matching import constrained_by
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Row", "Summary", "summary"]
+
+class Table:
+    """Rows, printed as a table in terminals and notebooks."""
+
+    head: ClassVar[tuple[str, ...]]
+    empty: ClassVar[str]
+    """The text without rows."""
+    rows: tuple[tuple[Any, ...], ...]
+
+    @override
+    def __repr__(self) -> str:
+        if not self.rows:
+            return self.empty
+        lines = [self.head, *(tuple(map(_text, row)) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        """The rows."""
+        return iter(self.rows)
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return html.escape(self.empty)
+        head = "".join(f"<th>{name}</th>" for name in self.head)
+        rows = ["".join(f"<td>{html.escape(_text(value))}</td>" for value in row) for row in self.rows]
+        return f"<table>{''.join(f'<tr>{line}</tr>' for line in (head, *rows))}</table>"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number:.3g}" for name, number in value.items()) or "not timed"
+    return {True: "yes", False: "NO", None: "unknown"}[value] if isinstance(value, bool | None) else str(value)
 
 
 class Row(NamedTuple):
@@ -75,9 +110,7 @@ def summary(model: nn.Module) -> Summary:
         >>> summary(model).rows[0].stored
         4
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"summary needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    return Summary(tuple(map(_row, constrained(model))))
+    return Summary(tuple(map(_row, constrained_by("summary", model))))
 
 
 def _row(slot: Slot) -> Row:

@@ -14,20 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from parametrizations._models.constrained import constrained
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import fused_holders
+from parametrizations._models.matching import constrained_by
 from parametrizations._models.sizes import require_present
-from parametrizations._models.tables import Table
+from parametrizations._models.summary import Table
+from parametrizations._products.dense import fits
 from parametrizations._products.operands import AUTOCAST
-from parametrizations._torch.chains import chain_of
+from parametrizations._torch.chains import chains
 from parametrizations._torch.loops import forget
-from parametrizations._torch.memory import fits
 from parametrizations._torch.private import answered_from_cache, are_transforms_active, buffers, hooks_of, parameters
-from parametrizations._torch.uncompiled import uncompiled
+from parametrizations._torch.transforms import uncompiled
 from parametrizations.parametrization import Parametrization
-
-__all__ = ["Tuned", "Tuning", "tune"]
 
 ROUNDS = 5  # the smallest number of times for each product
 SECONDS = 0.3  # for all products of one layer together, if `ROUNDS` takes less
@@ -86,16 +84,14 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
         >>> rows[0].chosen == explain(model[0]).product == min(rows[0].milliseconds, key=rows[0].milliseconds.get)
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"tune needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
-    weights = [slot for slot in constrained(model) if fused_holders(slot)]
+    weights = [slot for slot in constrained_by("tune", model) if fused_holders(slot)]
     require_present(weights, "tune", model)
     layers = {slot.name: fused_holders(slot)[0] for slot in weights}
     with torch.random.fork_rng({tensor.device for tensor in model.parameters() if tensor.is_cuda}), uncompiled():
         calls = _calls(model, layers, inputs, named)
         timed = {name: _timed(layer, calls[name]) if name in calls else ({}, {}) for name, layer in layers.items()}
     for name, (_, fastest) in timed.items():
-        vars(chain_of(layers[name], "weight")[0]).update(fastest)
+        vars(chains(layers[name])["weight"][0]).update(fastest)
     return Tuning(tuple(Tuned(name, times, explain(layers[name]).product) for name, (times, _) in timed.items()))
 
 
@@ -155,7 +151,7 @@ def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any,
 
 def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, Any]]:
     """Milliseconds of each product, and the attributes of the first parametrization with the fastest one."""
-    first: Any = chain_of(layer, "weight")[0]
+    first: Any = chains(layer)["weight"][0]
     with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
         states: dict[str, dict[str, Any]] = {}
         for product in ("dense", *first.products) if isinstance(first, Parametrization) else ():

@@ -17,22 +17,6 @@ from parametrizations._products.operands import product_dtype
 from parametrizations._products.strips import CALL, Blocks, Strips, area_of, windows
 from parametrizations._torch.transforms import is_traced_for_a_file
 
-__all__ = [
-    "ASKED",
-    "AXES",
-    "ELEMENTWISE",
-    "NOT_A_MATRIX",
-    "OTHER_DEVICE",
-    "OWN",
-    "PLAIN",
-    "UNREGISTERED",
-    "Explanation",
-    "Product",
-    "explain_form",
-    "explain_replaced_diagonal",
-    "form_of",
-]
-
 Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips", "csr"]
 
 
@@ -106,13 +90,7 @@ def _count(number: int, what: str) -> str:
 
 
 def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explanation:
-    """The product for a matrix ``(out, in)`` with a replaced main diagonal.
-
-    Args:
-        x: The stored matrix.
-        product: The option.
-        large: The number of entries from which ``"auto"`` takes ``"replaced-diagonal"``.
-    """
+    """The product for a matrix with a replaced main diagonal. ``"auto"`` replaces it from ``large`` entries on."""
     if product == "dense":
         return ASKED
     if is_traced_for_a_file():  # first, since sizes are tensors under a tracer

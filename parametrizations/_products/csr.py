@@ -18,11 +18,8 @@ from torch.utils.flop_counter import register_flop_formula
 from typing_extensions import override
 
 from parametrizations._products.form import Kernel, MaskForm
-from parametrizations._products.operands import index_dtype
-from parametrizations._products.transposed import transposed as transposed_copy
+from parametrizations._products.operands import index_dtype, transposed_copy
 from parametrizations._torch.transforms import is_recorded
-
-__all__ = ["CSR"]
 
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 

@@ -1,17 +1,18 @@
-"""Dense weights from stored tensors, by plain autograd."""
+"""Dense weights from stored tensors, by plain autograd; and whether they fit into the memory of their device."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parametrizations._torch.memory import LARGE, require_memory
 from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import is_recorded, may_look_at_values
 
-__all__ = ["scattered", "with_diagonal"]
-
+LARGE = 2**28
+"""Up to this number of entries the size of a dense weight is not checked."""
 MANY = 2**12
 """From this number of values on, ``index_copy_`` is faster than ``scatter``, forward and backward."""
 
@@ -49,3 +50,37 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
     rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape[-2:])
     column = F.pad(diagonal, (0, matrix.shape[-2] - diagonal.shape[-1]))[..., None]
     return torch.where(rows[:, None] == columns, column, matrix)
+
+
+def fits(entries: int, like: Tensor) -> bool:
+    """Whether a tensor with this number of entries, and the dtype and device of ``like``, fits into the memory."""
+    room = memory_of(like.device) if entries > LARGE else None
+    return room is None or entries * like.element_size() <= room
+
+
+def require_memory(name: str, entries: int, like: Tensor) -> None:
+    """Refuse to allocate the dense weight of a constraint of this name if it does not fit; arguments as in `fits`."""
+    if not fits(entries, like):
+        raise ValueError(
+            f"{name} needs {shown(entries * like.element_size())} for the dense weight, with {entries} entries. Got a "
+            f"machine with {shown(memory_of(like.device) or 0)}. Call the layer, which needs no dense weight unless "
+            "product='dense' is set, instead of reading its weight."
+        )
+
+
+def memory_of(device: torch.device) -> int | None:
+    """The memory of a device in bytes; None if it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def shown(size: float) -> str:
+    """A number of bytes as text."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from parametrizations._products.operands import product_dtype
 from parametrizations._torch.transforms import may_look_at_values
 
-__all__ = ["diagonal_linear"]
-
 # Measured 2026-11-22, torch 2.13.0, two threads of a shared x86-64 machine.
 WIDE = 512
 """From this number of features on, two operations train faster: the gradient of ``addcmul`` has one more pass."""

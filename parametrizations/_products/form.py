@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from parametrizations._products.dense import scattered
-from parametrizations._products.operands import product_dtype, rows_of
-from parametrizations._products.transposed import transposed as transposed_copy
+from parametrizations._products.operands import product_dtype, rows_of, transposed_copy
 from parametrizations._torch.loops import once
 from parametrizations._torch.private import as_own, is_traced
 from parametrizations._torch.transforms import (
@@ -28,8 +27,6 @@ from parametrizations._torch.transforms import (
     is_recorded,
     needs_plain_autograd,
 )
-
-__all__ = ["Dense", "Form", "Kernel", "MaskForm", "form_linear", "product", "sum_of_products"]
 
 
 class Form(ABC):
@@ -46,9 +43,9 @@ class Form(ABC):
     def entries(self, weight: Tensor) -> Tensor:
         """The stored values of a dense weight: the inverse of `dense`."""
 
-    @abstractmethod
     def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        """``input @ weight.mT``, differentiable."""
+        """``input @ weight.mT``, differentiable. Most forms do it without the dense weight."""
+        return input @ self.dense(values).mT
 
     def laid_out(self, rows: Tensor) -> Tensor:
         """The rows ``(batch, features)`` in the memory layout that the products use without a copy."""
@@ -127,19 +124,12 @@ class Dense(MaskForm):
     def dense(self, values: Tensor) -> Tensor:
         return scattered(values, self.positions, self.count).view(*self.sizes)
 
-    @override
-    def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        return input @ self.dense(values).mT
-
 
 def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Tensor:
     """``F.linear(input, form.dense(x), bias)``, without the dense weight, in the same dtype, also under autocast.
 
-    Args:
-        input: ``(*, in)``.
-        x: The stored tensor.
-        bias: ``(out,)``, or None.
-        form: The form of the weight.
+    Returns:
+        ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
     """
     dtype = product_dtype(x)
     rows, values = rows_of(input), x

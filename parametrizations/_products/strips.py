@@ -25,8 +25,6 @@ from parametrizations._products.operands import index_dtype
 from parametrizations._torch.loops import once
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["CALL", "Blocks", "Strips", "Window", "area_of", "windows"]
-
 CALL = 6_000
 """The fixed cost of a strip, in entries."""
 GROUPS = 128

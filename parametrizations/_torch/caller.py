@@ -22,8 +22,6 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._torch.chains import chains
 
-__all__ = ["asking_list", "is_assignment", "is_registration", "is_transfer"]
-
 _BUILD = ParametrizationList.__init__.__code__  # the first parametrization of a tensor
 _APPEND = parametrize.register_parametrization.__code__  # every further parametrization
 _TRANSFER = parametrize.transfer_parametrizations_and_params.__code__

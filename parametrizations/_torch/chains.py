@@ -1,38 +1,25 @@
-"""PyTorch's `ParametrizationList`, here called a chain: the parametrizations of one tensor and its stored tensors."""
+"""PyTorch's `ParametrizationList`, here called a chain: the parametrizations of one tensor and its stored tensors.
+
+A parametrization belongs to a tensor while one of its `Owners`, the lists that got it, is alive and contains it.
+"""
 
 from __future__ import annotations
 
 import copy
+import gc
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
+from typing_extensions import override
 
 from parametrizations._torch.private import children, is_placeholder, parameters
 
-__all__ = [
-    "TIES",
-    "chain_of",
-    "chains",
-    "copied",
-    "given",
-    "originals",
-    "retie",
-    "spare_graphs",
-    "steps",
-    "tie",
-    "ties",
-]
-
 TIES = "chains_of_all_owners"
 """Attribute of the chains of a tied tensor: the list of them."""
-
-
-def chain_of(module: nn.Module, name: str) -> ParametrizationList:
-    """The chain of a tensor."""
-    return chains(module)[name]
 
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:
@@ -90,7 +77,7 @@ def copied(chain: ParametrizationList) -> ParametrizationList:
 
 
 def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: str) -> dict[str, Any]:
-    """The entries for a chain in a checkpoint, which begin with ``prefix``, before it is loaded.
+    """The entries for a chain in a checkpoint, before it is loaded. Their keys start with the prefix.
 
     `set_model_state_dict` replaces missing entries by the model's own tensors, and missing extra state by placeholders.
     Both are left out.
@@ -101,17 +88,58 @@ def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: 
 
 
 def spare_graphs(memo: dict[int, Any], attributes: Iterable[object]) -> None:
-    """Let `copy.deepcopy` copy computed tensors without their graph.
+    """Let `copy.deepcopy` with this memo copy the computed tensors among a module's attributes without their graph.
 
     Recurrent layers keep a list of their computed weights, and pruned layers keep the pruned weight. Both compute them
     again at the next forward pass.
-
-    Args:
-        memo: The second argument of `copy.deepcopy`; changed in place.
-        attributes: The values of a module's attributes.
     """
     for value in attributes:
         for tensor in value if isinstance(value, list) else [value]:
             if isinstance(tensor, Tensor) and not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
                 memo.setdefault(id(memo), []).append(tensor)  # kept alive, as deepcopy does, so its id is not reused
+
+
+class Owners(WeakSet[ParametrizationList]):
+    """A set of lists with weak references. A deep copy contains only lists copied along with it."""
+
+    def lists(self, step: nn.Module) -> list[ParametrizationList]:
+        """The lists in the set that still contain the parametrization."""
+        return [owner for owner in self if any(part is step for part in owner.children())]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(memo[id(owner)] for owner in self if id(owner) in memo)
+
+    @override
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
+def others_with(chain: ParametrizationList) -> list[ParametrizationList]:
+    """Other lists that share a parametrization with this one, if the parametrization has `Owners`.
+
+    PyTorch's `transfer_parametrizations_and_params` creates such lists. They share the stored tensors, too.
+    """
+    found = [(step, owners) for step in steps(chain) for owners in _owners_of(step)]
+    return list({other for step, owners in found for other in owners.lists(step)} - {chain})
+
+
+def set_owner(step: nn.Module, chain: ParametrizationList) -> None:
+    """Add a list, before it contains the parametrization, to the owners of the parametrization and of its parts."""
+    for part in step.modules():
+        for owners in _owners_of(part):
+            owners.add(chain)
+
+
+def is_attached(step: nn.Module) -> bool:
+    """Whether any list of this process contains a third-party parametrization, which has no `Owners`."""
+    stores = [one for one in gc.get_referrers(step) if isinstance(one, dict)]
+    holders = gc.get_referrers(*stores) if stores else []
+    lists = [one for one in holders if isinstance(one, ParametrizationList)]
+    attributes = [one for one in holders if isinstance(one, dict) and "is_tensor" in one and "unsafe" in one]
+    held = [part for one in (*map(vars, lists), *attributes) for part in one["_modules"].values()]
+    return any(part is step for part in held)
+
+
+def _owners_of(part: nn.Module) -> list[Owners]:
+    return [value for value in vars(part).values() if isinstance(value, Owners)]

@@ -12,8 +12,6 @@ from torch import Tensor
 from parametrizations._torch.private import answered_from_cache, clear_cache, contents, is_traced
 from parametrizations._torch.transforms import is_recorded
 
-__all__ = ["forget", "once"]
-
 Computed = TypeVar("Computed")
 
 _NOTHING = (None, None, (), ())

@@ -1,11 +1,20 @@
-"""Replacement of the data of a parameter, which keeps its identity."""
+"""Parameters: whether one is sharded over processes, and the replacement of its data, which keeps its identity."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["replace_data"]
+GATHER = (
+    "Gather the checkpoint with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True, cpu_offload=True))"
+)
+"""The advice for a sharded model, in error messages."""
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether the tensor is sharded over several processes."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "full_tensor")
 
 
 def replace_data(tensor: Tensor, data: Tensor) -> None:

@@ -17,38 +17,6 @@ from torch.nn.utils import _named_member_accessor as swapping
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
-__all__ = [
-    "LBFGS_SIZE",
-    "UNFUSED",
-    "active_wrapper",
-    "answered_from_cache",
-    "are_transforms_active",
-    "as_own",
-    "buffers",
-    "children",
-    "clear_cache",
-    "contents",
-    "dispatch_modes",
-    "flat_weights",
-    "forward_levels",
-    "give_versions",
-    "hooks_of",
-    "is_autocast_anywhere",
-    "is_claimed",
-    "is_legacy_batched",
-    "is_placeholder",
-    "is_swapped",
-    "is_traced",
-    "load_hooks",
-    "own_attributes",
-    "parameters",
-    "recurrent_names",
-    "share_memory",
-    "shell",
-    "single_step",
-    "untouched_by_torch_function",
-]
-
 
 def children(module: nn.Module) -> dict[str, nn.Module | None]:
     """The children of a module, read without ``__getattr__``. They can be reordered in place."""

@@ -10,8 +10,6 @@ from typing_extensions import override
 
 from parametrizations._torch.private import shell, untouched_by_torch_function
 
-__all__ = ["Selection"]
-
 _ENTRY_WISE = (
     "uniform_",
     "normal_",

@@ -21,7 +21,6 @@ PyTorch changes them.
 from __future__ import annotations
 
 import copy
-import copyreg
 import weakref
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,10 +31,8 @@ from typing_extensions import override
 
 from parametrizations._torch.chains import TIES, chains, retie, spare_graphs
 from parametrizations._torch.loops import forget, once
+from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
-from parametrizations._torch.sharding import is_sharded
-
-__all__ = ["Extend", "can_share", "plain_class", "refuse_to_script", "shared_class", "weight_of"]
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
 """Returns further members of the shared class for a layer's class."""
@@ -61,13 +58,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 
 def shared_class(plain: type[nn.Module], names: Iterable[str], extend: Extend) -> type[nn.Module]:
-    """The class of all modules of a kind with the same constrained tensors.
-
-    Args:
-        plain: The class without parametrizations.
-        names: The names of the constrained tensors.
-        extend: Returns further members of the class. Modules share a class only if they share this function.
-    """
+    """The class of all modules of a plain class with the same constrained tensors, and the same further members."""
     key = (plain, frozenset(names), extend)
     found: type[nn.Module] | None = _CLASSES.get(key)
     if found is None:
@@ -220,14 +211,11 @@ def refuse_to_script(self: nn.Module) -> None:
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """The default of `copy.deepcopy` for a class that can be pickled, but without graphs, and with slots."""
+    """The default of `copy.deepcopy` for a class that can be pickled, but without graphs."""
     twin = type(self).__new__(type(self))
     memo[id(self)] = twin
     plain: Any = plain_class(self)
     state = plain.__getstate__(self)  # leaves out the result of compile(); the class may leave out more
     spare_graphs(memo, state.values() if isinstance(state, dict) else [])
     plain.__setstate__(twin, copy.deepcopy(state, memo))
-    for slot in copyreg._slotnames(type(self)):  # type: ignore[attr-defined]
-        if hasattr(self, slot):
-            setattr(twin, slot, copy.deepcopy(getattr(self, slot), memo))
     return twin

@@ -1,8 +1,10 @@
-"""Detection of active transforms, compilers and tracers, and the autograd function for each of them."""
+"""Detection of active transforms, compilers and tracers, the autograd function for each, and eager execution."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,17 +18,6 @@ from parametrizations._torch.private import (
     is_legacy_batched,
     is_traced,
 )
-
-__all__ = [
-    "eager_form",
-    "function_for",
-    "has_tangent",
-    "is_differentiated",
-    "is_recorded",
-    "is_traced_for_a_file",
-    "may_look_at_values",
-    "needs_plain_autograd",
-]
 
 
 def may_look_at_values(x: Tensor) -> bool:
@@ -96,3 +87,11 @@ def function_for(compiled: type[Function], transformed: type[Function], eager: t
 def is_traced_for_a_file() -> bool:
     """Whether `torch.export` or `torch.jit.trace` is active: exported files must not depend on this library."""
     return torch.compiler.is_exporting() or is_traced()
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """A context manager: compiled code, which ignores hooks registered after its compilation, runs eagerly inside."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the compiler takes seconds to import
+        return nullcontext()
+    eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return eager

@@ -9,8 +9,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-__all__ = ["HIDDEN", "Digits", "accuracy", "apart", "batches", "load", "new_classifier"]
-
 HIDDEN = ("2", "4")
 """The constrained layers: a square one and a rectangular one."""
 

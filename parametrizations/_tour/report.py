@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from parametrizations._tour.classifier import HIDDEN, Digits, apart, new_classifier
 
-__all__ = ["Outcome", "table", "write"]
-
 COLUMNS = (
     "numbers stored",
     "of a dense weight",

@@ -16,8 +16,6 @@ from parametrizations import Parametrization, bake, register, summary
 from parametrizations._tour.classifier import HIDDEN, Digits, accuracy, apart, batches, load, new_classifier
 from parametrizations._tour.report import Outcome, table, write
 
-__all__ = ["run"]
-
 Constraints = Mapping[str, Callable[[], Parametrization]]
 
 

@@ -1,29 +1,21 @@
-"""Checks of the arguments of rules, and the creation of masks."""
+"""Checks of the arguments of rules, arrays of other libraries as arguments, and the creation of masks."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Axes",
-    "as_axes",
-    "check_density",
-    "check_fraction",
-    "count_of",
-    "home",
-    "integers",
-    "keep",
-    "require_generator",
-    "require_kept",
-    "require_values",
-]
-
-
 Axes = tuple[int, int] | None
 """The axes of outputs and inputs."""
+
+
+class Array(Protocol):
+    """An array that supports NumPy's protocol."""
+
+    def __array__(self, *arguments: Any, **named: Any) -> Any: ...
 
 
 def home(weight: Tensor) -> torch.device:
@@ -111,3 +103,31 @@ def require_values(name: str, weight: Tensor) -> None:
             f"{name} needs the values of the weight. Got a weight on the meta device, which has none. Use "
             "a rule that looks at the shape alone, or materialise the weight first."
         )
+
+
+def is_array(values: object) -> TypeGuard[Array]:
+    """Whether the object is an array, but not a tensor."""
+    return hasattr(values, "__array__") and not isinstance(values, Tensor)
+
+
+def from_array(values: Array) -> Tensor:
+    """A CPU tensor with a copy of the values. PyTorch would share their memory, and refuses negative strides."""
+    array = values.__array__()
+    try:
+        return torch.as_tensor(array.copy(), device="cpu")
+    except TypeError as error:
+        raise TypeError(
+            f"An array needs numbers or truth values to become a tensor. Got dtype {array.dtype}. "
+            "Convert it first, as .astype(bool) does."
+        ) from error
+
+
+def numbers(name: str, values: object, example: str) -> Tensor:
+    """A new CPU tensor from a tensor, an array or an iterable. The error has the caller's ``name`` and ``example``."""
+    try:
+        if is_array(values):
+            return from_array(values)
+        listed = values if isinstance(values, Tensor) else list(values)  # type: ignore[call-overload]
+        return torch.as_tensor(listed, device="cpu").clone()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} needs numbers. Got {type(values).__name__}: {error}. Pass e.g. {example}.") from error

@@ -59,9 +59,9 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
 
 
 def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:
-    return keep(weight, drawn(count_of(density, weight.numel()), weight.numel(), generator))
+    return keep(weight, _redraw(density, generator, weight))
 
 
-def _redraw(density: float, generator: Generator | None, kept: Kept) -> Tensor:
-    entries = kept.shape.numel()
+def _redraw(density: float, generator: Generator | None, shaped: Tensor | Kept) -> Tensor:
+    entries = shaped.shape.numel()
     return drawn(count_of(density, entries), entries, generator)

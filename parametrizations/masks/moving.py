@@ -16,8 +16,7 @@ from torch import Generator, Tensor
 from parametrizations._checks import by_signature
 from parametrizations.masks.arguments import check_fraction, require_generator, require_values
 from parametrizations.masks.chance import drawn
-from parametrizations.masks.kept import Kept
-from parametrizations.masks.move import Swap, Swapped
+from parametrizations.masks.kept import Kept, Swap, Swapped
 from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.values import largest
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from parametrizations._checks import by_signature
-from parametrizations._torch.arrays import numbers
-from parametrizations.masks.arguments import Axes, home, integers
+from parametrizations.masks.arguments import Axes, home, integers, numbers
 from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["autoregressive", "banded", "block_diagonal", "from_edges", "lower_triangular"]

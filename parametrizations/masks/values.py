@@ -19,8 +19,7 @@ from parametrizations.masks.arguments import (
     require_kept,
     require_values,
 )
-from parametrizations.masks.kept import Kept
-from parametrizations.masks.move import Swap, Swapped
+from parametrizations.masks.kept import Kept, Swap, Swapped
 from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["largest", "magnitude", "n_of_m", "nonzero"]

@@ -175,6 +175,14 @@ def logarithm(_: Parametrization, member: Tensor) -> Tensor:
     return member.log()
 
 
+def below_zero(_: Parametrization, weight: Tensor) -> Tensor:
+    return (-weight).clamp(min=0)
+
+
+def cut_off(_: Parametrization, x: Tensor) -> Tensor:
+    return x.detach().clone()
+
+
 class Positive(Own):
     """`exp` without its inverse."""
 
@@ -193,7 +201,21 @@ class PlainList(nn.Module):
 WARNED: dict[str, tuple[Callable[[], object], str]] = {
     "a map without its inverse": (
         lambda: register(nn.Linear(4, 4), {"weight": Positive()}),
-        r"Positive moves the weight of 'weight' by up to .* Define invert\(member\)",
+        r"Positive needs forward\(invert\(member\)\) to be the member. Got .* moves 'weight'. Define invert\(member\)",
+    ),
+    "a projection that leaves the set": (
+        lambda: register(nn.Linear(4, 4), {"weight": type("Mine", (Positive,), {"excess": below_zero})()}),
+        r"Mine needs project\(weight\) in its set. Got .* Correct project, or excess's sign",
+    ),
+    "a map that is cut off": (
+        lambda: register(nn.Linear(4, 4), {"weight": type("Mine", (Own,), {"forward": cut_off})()}),
+        r"Mine needs forward\(x\) to depend on x for 'weight'. Got no gradient.* Avoid detach",
+    ),
+    "a map beyond the set": (
+        lambda: register(
+            nn.Linear(4, 4), {"weight": type("Mine", (Own,), {"excess": below_zero, "project": positive_part})()}
+        ),
+        r"Mine needs forward\(x\) in its set for every x. Got .* Use project\(x\) in forward",
     ),
     "layers in a plain list": (
         lambda: register(PlainList(lambda pairs: [layer for _, layer in pairs]), {nn.Linear: ZeroDiagonal()}),

@@ -34,7 +34,7 @@ from parametrizations import (
     summary,
 )
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.move import Move, Swapped
+from parametrizations.masks.kept import Move, Swapped
 from tests.layers import of_the_compiler
 from tools.injection import Injected, everything, fail_at, held_by
 

@@ -12,7 +12,7 @@ import parametrizations
 PACKAGE, TESTS = Path(parametrizations.__file__).parent, Path(__file__).parents[1]
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch" / "private.py"]
 
-PYTHONS = {"_fields", "_getframe", "_replace", "_slotnames"}
+PYTHONS = {"_fields", "_getframe", "_replace"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict", "_save_to_state_dict"}  # nn.Module lets subclasses override these
 # Names that constraints share with calls on whole models, and names that users need not know.
 OURS = {
