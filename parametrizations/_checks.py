@@ -32,7 +32,8 @@ HINTS = {
     "rules": 'The rules are a mapping, such as {"encoder.*.weight": ...}.',
     "optimizer": "Without an optimizer, no state moves: make a new one.",
     "on_infeasible": "The shape is that of the weight.",
-    "mask": "For a density, pass a rule: MaskedSparse(masks.magnitude(density=0.1)).",
+    "mask": "For a density, pass a rule: MaskedSparse(masks.magnitude(density=0.1)). Blocks and axes are the rule's.",
+    "signs": "The signs are 1, -1, a tensor of them, or a rule, such as signs.dale().",
     "density": "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1.",
     "generator": "For a seed, pass generator=torch.Generator().manual_seed(0).",
 }

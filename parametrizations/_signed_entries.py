@@ -66,7 +66,10 @@ class PositiveMap:
         """The entries with their signs, for stored entries of any value."""
         if x.is_complex():
             return torch.complex(self.weight(x.real, signs), x.imag)
-        return _large(self, x, signs) if x.numel() >= MANY and _is_eager(x) else self._weight(x, signs)
+        if is_traced() or x.numel() < MANY or are_transforms_active() or is_recorded() or has_tangent(x):
+            return self._weight(x, signs)
+        weight: Tensor = _Large.apply(x, self, signs)  # type: ignore[no-untyped-call]
+        return weight
 
     def _weight(self, x: Tensor, signs: Signs) -> Tensor:
         return signs.where_bound(signs.times(self.size(x)), x)
@@ -117,11 +120,6 @@ EXP = PositiveMap(exp, _slope_of_exp, log)
 SOFTPLUS = PositiveMap(softplus, _slope_of_softplus, softplus_inverse)
 
 
-def _large(own: PositiveMap, x: Tensor, signs: Signs) -> Tensor:
-    weight: Tensor = _Large.apply(x, own, signs)  # type: ignore[no-untyped-call]
-    return weight
-
-
 class _Large(torch.autograd.Function):
     """`PositiveMap.weight` with few passes over memory: signs in place, and the gradient from the weight."""
 
@@ -148,7 +146,3 @@ class _Large(torch.autograd.Function):
             return found, None, None
         found = weight * grad if ctx.is_exp else own.slope(x, weight.abs()) * weight * grad
         return signs.where_bound(found, grad), None, None
-
-
-def _is_eager(x: Tensor) -> bool:
-    return not (is_traced() or are_transforms_active() or is_recorded() or has_tangent(x))

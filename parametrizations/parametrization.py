@@ -99,7 +99,6 @@ class Parametrization(nn.Module):
     @checks.by_signature
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
         super().__init__()
-        checks.require_choice(type(self).__name__, "on_infeasible", on_infeasible, ("raise", "project"))
         self.on_infeasible: Infeasible = on_infeasible
         self.shape: torch.Size | None = None
         self.product = product
@@ -119,6 +118,8 @@ class Parametrization(nn.Module):
     @override
     def __setattr__(self, name: str, value: Any) -> None:
         checks.require_free(self, name, value)
+        if name == "on_infeasible":
+            checks.require_choice(type(self).__name__, name, value, ("raise", "project"))
         super().__setattr__(name, value)
 
     @override
@@ -181,7 +182,8 @@ class Parametrization(nn.Module):
         if self.shape is None:
             raise ValueError(
                 f"{type(self).__name__} needs to know its weight. Got no weight yet. Register it first: "
-                f'register(model, {{"layer.weight": {type(self).__name__}(...)}}).'
+                f'register(model, {{"layer.weight": {type(self).__name__}(...)}}), and read the attached copy, '
+                "layer.parametrizations.weight[0]."
             )
         return self.shape
 
@@ -218,6 +220,8 @@ class Parametrization(nn.Module):
         before = dict(vars(self))
         try:
             x = self._unshared(self._stored_for(weight), weight)
+            if not self._is_own and is_registration():
+                self._require_same_kind(x, weight)
         except Exception as error:
             vars(self).update(before)  # the object stays unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
@@ -406,6 +410,18 @@ class Parametrization(nn.Module):
         self._require_stored_tensor(x)
         x = x.contiguous()
         return x.clone() if not self._is_own or share_memory(x, weight) else x
+
+    def _require_same_kind(self, x: Tensor, weight: Tensor) -> None:
+        """Refuse a ``forward`` of another shape or dtype. PyTorch's own error names an option of another function."""
+        with torch.no_grad():
+            given: Any = self(x)
+        if not isinstance(given, Tensor) or (given.shape, given.dtype) != (weight.shape, weight.dtype):
+            is_tensor = isinstance(given, Tensor)
+            got = f"{given.dtype} of shape {tuple(given.shape)}" if is_tensor else type(given).__name__
+            raise ValueError(
+                f"{type(self).__name__} needs forward(x) to return a tensor of {weight.dtype} and of the weight's "
+                f"shape, {tuple(weight.shape)}. Got {got}. Expand or convert the result."
+            )
 
     def _require_stored_tensor(self, x: Tensor) -> None:
         """Refuse another result of ``invert`` than a tensor of `stored_shape`."""

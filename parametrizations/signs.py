@@ -89,7 +89,7 @@ def dale(excitatory: float = 0.8, *, shuffle: bool = False, generator: Generator
         >>> dale(0.75)(torch.empty(2, 4))
         tensor([ 1,  1,  1, -1], dtype=torch.int8)
     """
-    share = check_fraction("dale", excitatory, "excitatory")
+    share = check_fraction("dale", excitatory)
     require_generator("dale", generator)
     return SignRule(f"dale({share}{', shuffle=True' * bool(shuffle)})", partial(_dale, share, shuffle, generator))
 

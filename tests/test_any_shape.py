@@ -100,7 +100,7 @@ def test_an_assigned_weight_outside_the_mask_is_refused(shape: tuple[int, ...]) 
 
 
 def test_a_scalar_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs a weight with at least 1 dimension. Got 0, of shape \(\)"):
+    with pytest.raises(ValueError, match=r"MaskedSparse needs a mask of at least 1 dimension. Got shape \(\)"):
         register_parametrization(holder(torch.ones(())), "weight", MaskedSparse(masks.random(density=1.0)))
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
@@ -98,17 +97,19 @@ def test_assigning_a_value_outside_the_range_raises(value: float) -> None:
     assert layer.parametrizations.weight[0].contains(layer.weight)
 
 
-def test_complex_weights_are_refused() -> None:
-    layer = nn.Linear(3, 3, dtype=torch.complex64, device="meta")
-    with pytest.raises(TypeError, match=r"NegExpDiagonal needs a weight of dtype float16, .* Got torch.complex64"):
-        register_parametrization(layer, "weight", NegExpDiagonal())
-    assert type(layer) is nn.Linear
+def test_a_complex_diagonal_has_a_negative_real_part_and_a_free_imaginary_one() -> None:
+    x = torch.tensor([[0.5 + 2j, 1 - 1j], [3 + 0j, -2 - 3j]])
+    expected = x.clone()
+    expected.diagonal().copy_(torch.complex(-x.diagonal().real.exp(), x.diagonal().imag))
+    assert torch.equal(NegExpDiagonal()(x), expected)
+    layer = constrained(NegExpDiagonal(), torch.diag(torch.tensor([0.5 + 1j, -2.0 - 1j])))
+    torch.testing.assert_close(layer.weight.diagonal(), torch.tensor([-0.5 + 1j, -2.0 - 1j]))
 
 
 def test_an_unsupported_dtype_is_refused() -> None:
     with pytest.raises(TypeError, match=r"needs a stored tensor of a real floating dtype.* Got torch.int64"):
         NegExpDiagonal()(torch.eye(3).long())
-    assert not NegExpDiagonal().contains(-torch.eye(3) + 0j)
+    assert not NegExpDiagonal().contains(-torch.eye(3).long())
 
 
 def forum_example() -> tuple[nn.Module, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +18,7 @@ from parametrizations._mask_state import Name, as_positions
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import Slot, identity, slots, tied_names
+from parametrizations._models.inverses import Unreachable
 from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.sizes import require_present, require_room
@@ -26,6 +28,7 @@ from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.arguments import Array
 from parametrizations.masks.kept import Move, Swap
 from parametrizations.masks.rule import individual
+from parametrizations.signed import Signed
 
 Model = TypeVar("Model", bound=nn.Module)
 MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array | None]
@@ -43,9 +46,10 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
     An entry of both masks keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
-    with gradient 0 and fresh optimizer state. The number of entries may change. Each parameter stays the same object,
-    with its hooks and its place in the optimizer. State of all entries together, such as Adam's step count, stays. No
-    dense tensor is allocated, unless a rule needs one. Of the rules that look at values, only `masks.n_of_m` does.
+    or with further constraints at the member nearest to 0, with gradient 0 and fresh optimizer state. The number of
+    entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer. State of all
+    entries together, such as Adam's step count, stays. No dense tensor is allocated, unless a rule or a further
+    constraint needs one. Among the rules of `parametrizations.masks` that look at values, only `masks.n_of_m` does.
 
     Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank
     must call it, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its module: the masks
@@ -169,6 +173,11 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
             f"remask needs an untied tensor. Got one stored tensor for {', '.join(map(repr, owners))}. "
             "Untie them first."
         )
+    if any(isinstance(step, Signed) and step.is_per_entry for step in slot.steps):
+        raise ValueError(
+            f"remask needs signs for all entries of {slot.name!r}. Got {slot.kinds}, with a sign for each entry of the "
+            "old mask. Bake it, and register with Signed(torch.where(weight < 0, -1, 1)), for a full weight."
+        )
     if is_sharded(stored):
         raise ValueError(
             f"remask needs an unsharded stored tensor for {slot.name!r}. Got a {type(stored).__name__}. {GATHER}, load "
@@ -223,9 +232,8 @@ def _collect(
 ) -> None:
     """Collect the new mask of a tensor, its values, its gradient and its optimizer state."""
     stored, sparse = slot.first_stored, _mask_of(slot)
-    values = move.of(stored)
     with naming("remask", f"change the mask of {slot.name!r}"):
-        _require_agreement(slot, positions, values)
+        values = _started(slot, positions, move.of(stored), move.stays.to(stored.device))
     for name, value in sparse._with_positions(positions, Name(rule.name)).items():
         changes.attribute(sparse, name, value)
     changes.data(stored, values, None if stored.grad is None else move.of(stored.grad))
@@ -233,13 +241,26 @@ def _collect(
         changes.draft(optimizer.state)[stored] = moved_state(optimizer, stored, move)
 
 
-def _require_agreement(slot: Slot, positions: Tensor, values: Tensor) -> None:
-    """Check on a copy whether later parametrizations can hold together with the new mask."""
-    if len(slot.steps) > 1:
-        twin = slot.copied()
-        vars(twin.steps[0]).update(_mask_of(twin)._with_positions(positions, None))
-        replace_data(twin.first_stored, values)
-        require_agreement(twin, twin.materialised())
+def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Tensor:
+    """The stored values for a new mask. New entries start at the member nearest to zero, as far as it can be computed.
+
+    On a copy it is checked whether later parametrizations can hold together with the new mask.
+    """
+    if len(slot.steps) == 1:
+        return values
+    twin = slot.copied()
+    vars(twin.steps[0]).update(_mask_of(twin)._with_positions(positions, None))
+    replace_data(twin.first_stored, values)
+    weight = twin.materialised()
+    if not stays.all():
+        weight.view(-1).index_fill_(0, positions[~stays].long(), 0)
+        with suppress(Unreachable):
+            (nearest,) = twin.inverted(weight, project=True).values()
+            values = torch.where(stays, values, nearest)
+            replace_data(twin.first_stored, values)
+            weight = twin.materialised()
+    require_agreement(twin, weight)
+    return values
 
 
 def _require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before: Mapping[str, int]) -> None:

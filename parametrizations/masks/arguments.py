@@ -62,11 +62,11 @@ def count_of(density: float, entries: int) -> int:
     return round(density * entries)
 
 
-def check_fraction(name: str, fraction: object, option: str = "fraction") -> float:
+def check_fraction(name: str, fraction: object) -> float:
     """The fraction as a float; refused unless it is from 0 to 1."""
-    value = _real(name, option, fraction)
+    value = _real(name, "fraction", fraction)
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} needs {option} from 0 to 1. Got {fraction}. 0.3 means three tenths.")
+        raise ValueError(f"{name} needs a fraction from 0 to 1. Got {fraction}. 0.3 is three tenths.")
     return value
 
 

@@ -138,8 +138,8 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
     if kept.name not in gradients:
         there = f"those of {', '.join(map(repr, gradients))}" if gradients else "none"
         raise ValueError(
-            f"{name} needs the dense gradient of {kept.name!r}. Got {there}. Take them from the model that is given to "
-            "remask, by patterns that match the same weights."
+            f"{name} needs the dense gradient of {kept.name!r}. Got {there}. Take them from `with "
+            "dense_gradients(model, patterns) as gradients` with this model; grad of a parameter is not dense."
         )
     gradient = gradients[kept.name]
     shape = getattr(gradient, "shape", None)  # the attribute grad of a constrained weight is None

@@ -17,11 +17,15 @@ def registering_enters_the_set(subject: Subject) -> None:
     """Registering on any finite weight gives a finite weight in the set."""
     layer = subject.layer()
     weight, x, project = dense(layer), stored(layer), getattr(parametrization_of(layer), "project", None)
-    if project is not None:
-        require(parametrization_of(layer).contains(project(subject.weight)), "project(weight) is not in the set.")
     require(bool(x.isfinite().all()), f"{int((~x.isfinite()).sum())} stored numbers are not finite.")
     require(bool(weight.isfinite().all()), f"{int((~weight.isfinite()).sum())} entries are not finite.")
     require(parametrization_of(layer).contains(weight), "The registered weight is not in the set.")
+    if project is not None:
+        member = project(subject.weight.detach())
+        require(
+            parametrization_of(layer).contains(member),
+            "project(weight) is not in the set. Correct project or excess.",
+        )
 
 
 def registering_keeps_a_member(subject: Subject) -> None:

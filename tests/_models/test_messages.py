@@ -20,6 +20,7 @@ from parametrizations import (
     MaskedSparse,
     NegExpDiagonal,
     Parametrization,
+    Signed,
     ZeroDiagonal,
     bake,
     explain,
@@ -27,6 +28,7 @@ from parametrizations import (
     plain_state_dict,
     register,
     remask,
+    signs,
     summary,
     tune,
 )
@@ -273,8 +275,8 @@ def test_what_is_meant_does_not_warn(call: Callable[[], object]) -> None:
         call()
 
 
-def model_with(step: nn.Module) -> Any:
-    return register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": step})
+def model_with(*steps: nn.Module) -> Any:
+    return register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": steps})
 
 
 def masked() -> Any:
@@ -416,7 +418,26 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "own: an excess for all entries": (own(excess=lambda _, weight: weight.sum()), r"Got torch.float32 of shape \(\)"),
     "own: a method stored_shape": (own(stored_shape=lambda _: (4, 4)), "needs a property stored_shape.* Got method"),
     "own: another stored_shape": (own(stored_shape=torch.Size([16])), r"Got \(16,\) for a stored tensor of .*\(4, 4\)"),
-    "own: forward gives nothing": (own(forward=lambda _, x: None), "must return a tensor. Got NoneType"),  # noqa: ARG005
+    "own: forward gives nothing": (
+        own(forward=lambda _, x: None),  # noqa: ARG005
+        r"Mine needs forward\(x\) to return a tensor of torch.float32 and of the weight's shape, \(4, 4\). Got NoneType",
+    ),
+    "own: forward changes the shape": (
+        own(forward=lambda _, x: x[:, :1]),
+        r"Got torch.float32 of shape \(4, 1\). Expand or convert the result",
+    ),
+    "an option of the policy, misspelt": (
+        lambda: setattr(Diagonal(), "on_infeasible", "clip"),
+        r"Diagonal needs on_infeasible to be 'raise' or 'project'. Got 'clip'",
+    ),
+    "blocks beside the mask": (
+        lambda: sparse_(masks.lower_triangular(), blocks=4),
+        r"Write MaskedSparse\(mask, .* Blocks and axes are the rule's",
+    ),
+    "signs of a mask that moves": (
+        lambda: remask(model_with(MaskedSparse(RANDOM), Signed(signs.as_is())), {"0.weight": RANDOM}, optimizer=None),
+        r"remask needs signs for all entries of '0.weight'.* Bake it, and register with Signed\(",
+    ),
 }
 
 

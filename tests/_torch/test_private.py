@@ -16,6 +16,7 @@ PYTHONS = {"_fields", "_getframe", "_replace"}
 OVERRIDDEN = {"_apply", "_load_from_state_dict", "_save_to_state_dict"}  # nn.Module lets subclasses override these
 # Names that constraints share with calls on whole models, and names that users need not know.
 OURS = {
+    "_checked_excess",
     "_is_own",
     "_known_shape",
     "_product",

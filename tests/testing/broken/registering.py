@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations import NegExpDiagonal, ZeroDiagonal
+from parametrizations import NegExpDiagonal, Parametrization, ZeroDiagonal
 from tests.testing.broken.breaker import Breakers, KeepsItsProjection
 from tests.testing.broken.stored_values import StoresItsArgument
 
@@ -27,6 +27,22 @@ class DividesByZero(KeepsItsProjection):
     @override
     def invert(self, weight: Tensor) -> Tensor:
         return torch.where(weight == 0, 0, 1 / weight)
+
+
+class ForgetsToProject(Parametrization):
+    needs = "no entry to be negative"
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return (-weight).clamp(min=0)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return weight
 
 
 class ForgetsItsMap(KeepsItsProjection):
@@ -151,6 +167,7 @@ BROKEN: Breakers = {
         (LogOfPositive, "4 stored numbers are not finite"),
         (DividesByZero, "5 entries are not finite"),
         (ForgetsItsMap, "The registered weight is not in the set"),
+        (ForgetsToProject, "project\\(weight\\) is not in the set. Correct project"),
     ],
     "registering_keeps_a_member": [(Resamples, "A member that is registered moved in")],
     "contains_refuses_what_the_map_misses": [(AcceptsZero, "A weight that contains accepts moved in 5 of 30")],
