@@ -67,7 +67,10 @@ html_extra_path = ["_extra"]
 html_show_sourcelink = False
 
 
-PUBLIC = ("parametrizations", *(f"parametrizations.{name}" for name in ("masks", "positive", "testing", "typing")))
+PUBLIC = (
+    "parametrizations",
+    *(f"parametrizations.{name}" for name in ("masks", "positive", "signs", "testing", "typing")),
+)
 
 
 def _as_code(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.TextElement) -> nodes.TextElement | None:

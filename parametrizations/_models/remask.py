@@ -47,8 +47,8 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
 
     An entry of both masks keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
     or with further constraints at the member nearest to 0, with gradient 0 and fresh optimizer state. The number of
-    entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer. State of all
-    entries together, such as Adam's step count, stays. No dense tensor is allocated, unless a rule or a further
+    entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer. State of
+    all entries together, such as Adam's step count, stays. No dense tensor is allocated, unless a rule or a further
     constraint needs one. Among the rules of `parametrizations.masks` that look at values, only `masks.n_of_m` does.
 
     Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank

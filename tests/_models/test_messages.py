@@ -420,7 +420,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "own: another stored_shape": (own(stored_shape=torch.Size([16])), r"Got \(16,\) for a stored tensor of .*\(4, 4\)"),
     "own: forward gives nothing": (
         own(forward=lambda _, x: None),  # noqa: ARG005
-        r"Mine needs forward\(x\) to return a tensor of torch.float32 and of the weight's shape, \(4, 4\). Got NoneType",
+        r"Mine needs forward\(x\) to return a tensor of torch.float32 and of .* shape, \(4, 4\). Got NoneType",
     ),
     "own: forward changes the shape": (
         own(forward=lambda _, x: x[:, :1]),
