@@ -54,7 +54,7 @@ class PositiveMap:
 
     Args:
         size: The map.
-        slope: The derivative from ``x`` and ``size(x)``, divided by ``size(x)``.
+        slope: The derivative, from ``x`` and ``size(x)``.
         inverse: The inverse of the map.
     """
 
@@ -108,12 +108,12 @@ class PositiveMap:
 
 
 def _slope_of_exp(x: Tensor, size: Tensor) -> Tensor:
-    beyond = (x - bound_of(x)).relu()  # 0 below the bound, where the result is 1
-    return (size > torch.finfo(x.dtype).tiny) / ((1 + beyond) * (1 + beyond.log1p()))
+    beyond = (x - bound_of(x)).relu()  # 0 below the bound, where the slope is the value
+    return size / ((1 + beyond) * (1 + beyond.log1p())) * (size > torch.finfo(x.dtype).tiny)
 
 
 def _slope_of_softplus(x: Tensor, size: Tensor) -> Tensor:
-    return -torch.expm1(-size) / size * (size > torch.finfo(x.dtype).tiny)
+    return torch.sigmoid(x) * (size > torch.finfo(x.dtype).tiny)
 
 
 EXP = PositiveMap(exp, _slope_of_exp, log)
@@ -144,5 +144,5 @@ class _Large(torch.autograd.Function):
             with torch.enable_grad():
                 (found,) = torch.autograd.grad(own._weight(x, signs), x, grad, create_graph=True)
             return found, None, None
-        found = weight * grad if ctx.is_exp else own.slope(x, weight.abs()) * weight * grad
+        found = weight * grad if ctx.is_exp else signs.times(own.slope(x, weight.abs())).mul_(grad)
         return signs.where_bound(found, grad), None, None
