@@ -55,7 +55,7 @@ def test_the_readme_leads_to_every_notebook() -> None:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name.split("_")[0] for path in PATHS] == ["1", "2", "3", "3b", *"456789", "10", "11"]
+    assert [path.name.split("_")[0] for path in PATHS] == ["1", "2", "3", "3b", *"456789", "10", "11", "12", "13"]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
