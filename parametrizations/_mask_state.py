@@ -20,7 +20,7 @@ from parametrizations._products.operands import index_dtype
 from parametrizations._torch.chains import TIES, given
 from parametrizations._torch.parameters import replace_data
 from parametrizations.masks import MaskRule
-from parametrizations.masks.arguments import from_array, is_array
+from parametrizations.masks.arguments import broadcasts, from_array, is_array
 from parametrizations.parametrization import COMPLEX, FLOATING
 
 
@@ -52,7 +52,7 @@ def as_rule(mask: object) -> MaskRule:
         raise TypeError(
             f"MaskedSparse needs a boolean tensor or a mask rule. Got {type(mask).__name__}. {_advice(mask)}."
         )
-    if inspect.isfunction(mask) and mask.__module__.startswith(masks.__name__):
+    if inspect.isfunction(mask) and (mask.__module__ or "").startswith(masks.__name__):
         options = inspect.signature(mask).parameters
         needed = "..." if any(option.default is option.empty for option in options.values()) else ""
         raise TypeError(
@@ -99,9 +99,11 @@ def as_mask(mask: object, shape: torch.Size | None, rule: MaskRule | None = None
             f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. {advice}."
         )
     if mask.dim() == 0 or shape not in (None, mask.shape):
+        fits = shape is not None and broadcasts(mask.shape, shape)
+        advice = "; to broadcast, return mask.expand_as(weight) from a function" if fits else ""
         expected = "at least 1 dimension" if not shape else f"the weight's shape, {tuple(shape)}"
         raise ValueError(
-            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps an entry."
+            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps an entry{advice}."
         )
     return mask
 

@@ -316,7 +316,9 @@ class Parametrization(nn.Module):
     @override
     def extra_repr(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.options().items()]
-        shape = None if self.shape is None else f"shape={tuple(self.shape)}, stored={self.stored_shape.numel()}"
+        is_first = all(owner[0] is self for owner in self._owners.lists(self))
+        stored = f", stored={self.stored_shape.numel()}" if self.shape is not None and is_first else ""
+        shape = None if self.shape is None else f"shape={tuple(self.shape)}{stored}"
         return ", ".join([*shown, shape or "not registered"])
 
     def _require_complete(self) -> None:

@@ -20,7 +20,7 @@ from parametrizations._signed_entries import EXP, SOFTPLUS, Signs
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.chains import steps
 from parametrizations._torch.transforms import is_recorded
-from parametrizations.masks.arguments import Array, is_array, numbers
+from parametrizations.masks.arguments import Array, broadcasts, is_array, numbers
 from parametrizations.parametrization import Infeasible, Parametrization
 
 __all__ = ["Signed"]
@@ -149,7 +149,7 @@ class Signed(Parametrization):
         signs = self._signs
         if self._rule is not None:
             signs = torch.as_tensor(_checked(self._rule(weight.clone()), self._rule), dtype=torch.int8)
-        if isinstance(signs, Tensor) and not _broadcasts(signs.shape, weight.shape):
+        if isinstance(signs, Tensor) and not broadcasts(signs.shape, weight.shape):
             raise ValueError(
                 f"Signed needs signs that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
                 f"{tuple(signs.shape)}. Pass e.g. (in,) for a sign of each column, or (out, 1) for each row."
@@ -336,10 +336,6 @@ def _is_sign(given: Tensor) -> Tensor:
 
 def _has_zeros(signs: int | Tensor | None) -> bool:
     return isinstance(signs, Tensor) and bool((signs == 0).any())
-
-
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    return len(shape) <= len(to) and all(one in (1, other) for one, other in zip(shape[::-1], to[::-1], strict=False))
 
 
 def _described(signs: int | Tensor | None) -> Name:

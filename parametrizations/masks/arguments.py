@@ -105,6 +105,11 @@ def require_values(name: str, weight: Tensor) -> None:
         )
 
 
+def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a shape broadcasts to another one."""
+    return len(shape) <= len(to) and all(one in (1, other) for one, other in zip(shape[::-1], to[::-1], strict=False))
+
+
 def is_array(values: object) -> TypeGuard[Array]:
     """Whether the object is an array, but not a tensor."""
     return hasattr(values, "__array__") and not isinstance(values, Tensor)
