@@ -191,8 +191,7 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
     there = given(owner, state_dict, prefix)
     if mask_key in there and values_key not in state_dict and hasattr(owner, TIES):
         state_dict[mask_key] = sparse.get_extra_state()  # the values are saved under the name of another owner
-        return
-    if values_key in state_dict.keys() - there.keys() and _keeps(sparse, there.get(mask_key)):
+    elif values_key in state_dict.keys() - there.keys() and _keeps(sparse, there.get(mask_key)):
         state_dict[mask_key] = sparse.get_extra_state()
     elif {values_key, mask_key} & there.keys():
         try:

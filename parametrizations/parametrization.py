@@ -220,8 +220,6 @@ class Parametrization(nn.Module):
         before = dict(vars(self))
         try:
             x = self._unshared(self._stored_for(weight), weight)
-            if not self._is_own and is_registration():
-                self._require_same_kind(x, weight)
         except Exception as error:
             vars(self).update(before)  # the object stays unregistered
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
@@ -410,6 +408,8 @@ class Parametrization(nn.Module):
     def _unshared(self, x: Tensor, weight: Tensor) -> Tensor:
         """The stored tensor, checked, in memory of its own."""
         self._require_stored_tensor(x)
+        if not self._is_own and is_registration():
+            self._require_same_kind(x, weight)
         x = x.contiguous()
         return x.clone() if not self._is_own or share_memory(x, weight) else x
 

@@ -119,9 +119,7 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
             _require_adopted(new)
             twin = replace(slot, parametrizations=chain)
     assert twin is not None
-    known: list[int] = getattr(twin.chain, ATTACHED, [])
-    setattr(twin.chain, ATTACHED, [*known, *range(len(slot.steps), len(twin.chain))])
-    setattr(twin.chain, REFERS, has_references or getattr(twin.chain, REFERS, False))
+    _note(twin.chain, range(len(slot.steps), len(twin.chain)), has_references)
     require_agreement(twin, weight)
     _require_padding(twin, weight)
     for index, (final, state) in replaced.items():
@@ -129,6 +127,12 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
         set_owner(final, twin.chain)
         children(twin.chain)[index] = final
     return replace(twin)  # its steps have changed
+
+
+def _note(chain: ParametrizationList, attached: range, has_references: bool) -> None:
+    known: list[int] = getattr(chain, ATTACHED, [])
+    setattr(chain, ATTACHED, [*known, *attached])
+    setattr(chain, REFERS, has_references or getattr(chain, REFERS, False))
 
 
 def _require_adopted(step: nn.Module) -> None:

@@ -69,13 +69,8 @@ def with_values(
                 )
             if rank < known:
                 chosen[slot] = rank, key
-    return [
-        (slot, value)
-        for key, value in rules.items()
-        if value is not None
-        for slot, (_, own) in chosen.items()
-        if own == key
-    ]
+    found = [(slot, rules[key]) for key in rules for slot, (_, own) in chosen.items() if own == key]
+    return [(slot, value) for slot, value in found if value is not None]
 
 
 def require_key(caller: str, key: object) -> None:
