@@ -12,6 +12,7 @@ from parametrizations._models.constrained import Slot
 from parametrizations._models.inverses import allowed_error
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.parametrization import Parametrization
+from parametrizations.signed import Signed
 
 
 def require_agreement(slot: Slot, weight: Tensor) -> None:
@@ -32,8 +33,11 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
         if len(parts) == len(slot.steps):
             fault = fault or _empty(parts, weight)
     if fault is not None:
-        masked = isinstance(slot.steps[0], MaskedSparse)
-        kept = " A mask has to keep the entries that others change, such as the diagonal." if masked else ""
+        kept = ""
+        if isinstance(slot.steps[0], MaskedSparse):
+            kept = " A mask has to keep the entries that others change, such as the diagonal."
+        if any(isinstance(step, Signed) for step in slot.steps[:-1]):
+            kept = " Signed comes last, after the constraints that set entries to zero."
         raise ValueError(
             f"register needs parametrizations that hold together for {slot.name!r}. Got {slot.kinds}: the weight is "
             f"{fault}.{kept} Leave one of them out, or bake first to replace earlier ones."

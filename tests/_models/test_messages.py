@@ -430,6 +430,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: setattr(Diagonal(), "on_infeasible", "clip"),
         r"Diagonal needs on_infeasible to be 'raise' or 'project'. Got 'clip'",
     ),
+    "signs before zeros": (
+        lambda: model_with(Signed(1), ZeroDiagonal()),
+        r"outside the set of Signed.* Signed comes last, after the constraints that set entries to zero",
+    ),
     "blocks beside the mask": (
         lambda: sparse_(masks.lower_triangular(), blocks=4),
         r"Write MaskedSparse\(mask, .* Blocks and axes are the rule's",
