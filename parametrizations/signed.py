@@ -93,7 +93,7 @@ class Signed(Parametrization):
         self._has_free = _has_zeros(self._signs)
         self._is_per_entry = False
         self._earlier: tuple[Parametrization, ...] = ()
-        self._at: tuple[object, Signs] = (None, Signs(1))
+        self._at: tuple[object, torch.device | None, Signs] = (None, None, Signs(1))
 
     @property
     def signs(self) -> Tensor:
@@ -193,7 +193,7 @@ class Signed(Parametrization):
         """Load the signs of a checkpoint. Raises a `ValueError` if they are damaged or do not fit."""
         if self._signs is not None or not isinstance(state, Tensor) or state.numel():
             self._signs = self._loadable(state)
-            self._has_free, self._at = _has_zeros(self._signs), (None, Signs(1))
+            self._has_free, self._at = _has_zeros(self._signs), (None, None, Signs(1))
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -236,11 +236,11 @@ class Signed(Parametrization):
         signs = self._known_signs
         if isinstance(signs, int) or self._is_per_entry or is_recorded():
             return self._signs_of(self._gathered(signs, places), device)
-        key, memoised = self._at
-        if key is None or key is not places.key:
+        key, on, memoised = self._at
+        if key is None or key is not places.key or on != device:  # a mask stays while its values are on meta
             with torch.inference_mode(False):
                 memoised = self._signs_of(self._gathered(signs, places), device)
-            self._at = places.key, memoised
+            self._at = places.key, device, memoised
         return memoised
 
     def _gathered(self, signs: int | Tensor, places: Places) -> int | Tensor:
