@@ -106,7 +106,7 @@ class Signed(Parametrization):
             tensor([ 1, -1], dtype=torch.int8)
         """
         signs = self._known_signs
-        return signs.clone() if isinstance(signs, Tensor) else torch.tensor(signs, dtype=torch.int8)
+        return signs.clone() if isinstance(signs, Tensor) else torch.tensor(signs, dtype=torch.int8, device="cpu")
 
     @property
     def is_per_entry(self) -> bool:
@@ -148,7 +148,7 @@ class Signed(Parametrization):
     def adopt(self, weight: Tensor) -> None:
         signs = self._signs
         if self._rule is not None:
-            signs = torch.as_tensor(_checked(self._rule(weight.clone()), self._rule), dtype=torch.int8)
+            signs = _checked(self._rule(weight.clone()), self._rule)
         if isinstance(signs, Tensor) and not _broadcasts(signs.shape, weight.shape):
             raise ValueError(
                 f"Signed needs signs that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
@@ -293,12 +293,16 @@ def _steps_before(step: Signed) -> tuple[Parametrization, ...]:
     return tuple(one for one in before if isinstance(one, Parametrization) and one.has_zeros)
 
 
-def _rule(signs: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The rule, refused if it is a class or a function of `parametrizations.signs` that makes one."""
-    name = getattr(signs, "__name__", "")
-    if isinstance(signs, type) or (inspect.isfunction(signs) and signs.__module__ == rules.__name__):
-        raise TypeError(f"Signed needs a rule for signs. Got {name}, which makes one. Write signs.{name}().")
-    return signs
+def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
+    """The rule with a name, refused if it is a class or a function of `parametrizations.signs` that makes one."""
+    if isinstance(signs, rules.SignRule):
+        return signs
+    name = getattr(signs, "__name__", type(signs).__name__)
+    is_ours = getattr(signs, "__module__", None) == rules.__name__
+    if isinstance(signs, type) or (inspect.isfunction(signs) and is_ours):
+        call = f"signs.{name}()" if is_ours else f"{name}()"
+        raise TypeError(f"Signed needs a rule for signs. Got {name}, which makes one. Write {call}.")
+    return rules.SignRule(name, signs)
 
 
 def _checked(signs: object, rule: object = None) -> int | Tensor:
@@ -310,7 +314,13 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
             f"Signed needs signs{source}: 1, -1, or a tensor of -1, 0 and 1. Got {type(signs).__name__}. Pass e.g. "
             "Signed(-1), or a rule such as signs.dale()."
         )
-    given = torch.tensor(signs) if isinstance(signs, int | float) else numbers("Signed", signs, "torch.tensor([1, -1])")
+    if isinstance(signs, Tensor) and signs.is_meta:
+        raise ValueError(
+            f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create it "
+            'with device="cpu", or materialise the weight first.'
+        )
+    listed = torch.tensor(signs, device="cpu") if isinstance(signs, int | float) else signs
+    given = numbers("Signed", listed, "torch.tensor([1, -1])")
     if given.dtype is torch.bool or given.is_complex() or not _are_signs(given):
         got = given.dtype if given.dtype is torch.bool else _first_wrong(given)
         raise ValueError(
