@@ -108,6 +108,13 @@ class Signed(Parametrization):
         signs = self._known_signs
         return signs.clone() if isinstance(signs, Tensor) else torch.tensor(signs, dtype=torch.int8, device="cpu")
 
+    @signs.setter
+    def signs(self, signs: object) -> None:  # noqa: ARG002
+        raise AttributeError(
+            "Signed needs its signs when it is registered. Got an assignment. Bake the model, and register it with new "
+            "signs."
+        )
+
     @property
     def is_per_entry(self) -> bool:
         """Whether each stored entry of a mask has a sign of its own."""
@@ -146,13 +153,14 @@ class Signed(Parametrization):
 
     @override
     def adopt(self, weight: Tensor) -> None:
-        signs = self._signs
+        signs, source = self._signs, ""
         if self._rule is not None:
+            source = f" from the rule {self._rule}"
             signs = _checked(self._rule(weight.clone()), self._rule)
         if isinstance(signs, Tensor) and not _broadcasts(signs.shape, weight.shape):
             raise ValueError(
-                f"Signed needs signs that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
-                f"{tuple(signs.shape)}. Pass e.g. (in,) for a sign of each column, or (out, 1) for each row."
+                f"Signed needs signs{source} that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
+                f"{tuple(signs.shape)}. Use e.g. (in,) for a sign of each column, or (out, 1) for each row."
             )
         super().adopt(weight)
         self._earlier = _steps_before(self)
@@ -260,9 +268,12 @@ class Signed(Parametrization):
         shape = self._earlier[0].stored_shape if self._is_per_entry else self.signs.shape
         count = shape.numel()
         if not isinstance(state, Tensor) or state.is_meta or state.shape != (count,) or not _are_signs(state):
-            kind = f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
+            got: object = type(state).__name__
+            if isinstance(state, Tensor):
+                wrong = state.shape == (count,) and not state.is_meta
+                got = _first_wrong(state) if wrong else f"{state.dtype} of shape {tuple(state.shape)}"
             raise ValueError(
-                f"Signed needs {count} signs, -1, 0 or 1, in its checkpoint. Got {kind}. Load the signs together with "
+                f"Signed needs {count} signs, -1, 0 or 1, in its checkpoint. Got {got}. Load the signs together with "
                 "the mask and the values, into a layer with the same constraint."
             )
         if isinstance(own, int) and int(state) != own:
@@ -300,7 +311,7 @@ def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
     name = getattr(signs, "__name__", type(signs).__name__)
     is_ours = getattr(signs, "__module__", None) == rules.__name__
     if isinstance(signs, type) or (inspect.isfunction(signs) and is_ours):
-        call = f"signs.{name}()" if is_ours else f"{name}()"
+        call = f"{'signs.' * is_ours}{name}({'...' * isinstance(signs, type)})"
         raise TypeError(f"Signed needs a rule for signs. Got {name}, which makes one. Write {call}.")
     return rules.SignRule(name, signs)
 
@@ -310,9 +321,10 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
     source = "" if rule is None else f" from the rule {rule}"
     known = isinstance(signs, int | float | Tensor | list | tuple) or is_array(signs)
     if not known or isinstance(signs, bool):
+        advice = "Pass e.g. Signed(-1), or a rule such as signs.dale()"
         raise TypeError(
-            f"Signed needs signs{source}: 1, -1, or a tensor of -1, 0 and 1. Got {type(signs).__name__}. Pass e.g. "
-            "Signed(-1), or a rule such as signs.dale()."
+            f"Signed needs 1, -1, or a tensor of -1, 0 and 1{source}. Got {type(signs).__name__}. "
+            f"{advice if rule is None else 'Return e.g. torch.where(weight < 0, -1, 1)'}."
         )
     if isinstance(signs, Tensor) and signs.is_meta:
         raise ValueError(
@@ -321,27 +333,32 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
         )
     listed = torch.tensor(signs, device="cpu") if isinstance(signs, int | float) else signs
     given = numbers("Signed", listed, "torch.tensor([1, -1])")
-    if given.dtype is torch.bool or given.is_complex() or not _are_signs(given):
-        got = given.dtype if given.dtype is torch.bool else _first_wrong(given)
+    if given.dtype is torch.bool or not _are_signs(given):
+        verb = "Pass" if rule is None else "Return"
+        call = "torch.where(mask, 1, -1)" if given.dtype is torch.bool else "torch.sign(...) of it"
         raise ValueError(
-            f"Signed needs signs{source} of 1, -1, or 0 for free entries. Got {got}. Pass torch.sign(...) of it, or "
-            "torch.where(mask, 1, -1) for a boolean mask."
+            f"Signed needs signs of 1, -1, or 0 for free entries{source}. Got {_first_wrong(given)}. {verb} {call}."
         )
     if given.dim() == 0 and given == 0:
-        raise ValueError("Signed needs a sign of 1 or -1. Got 0, which leaves every entry free. Leave Signed out.")
+        raise ValueError(
+            f"Signed needs a sign of 1 or -1{source}. Got 0, which leaves every entry free. Leave Signed out."
+        )
     return int(given) if given.dim() == 0 else given.to(torch.int8)
 
 
 def _first_wrong(given: Tensor) -> object:
-    return given[~_is_sign(given)].flatten()[0].item() if not given.is_complex() else given.dtype
+    if given.dtype is torch.bool or given.is_complex():
+        return given.dtype
+    return given[~_is_sign(given)].flatten()[0].item()
 
 
 def _are_signs(given: Tensor) -> bool:
-    return bool(_is_sign(given).all())
+    return not given.is_complex() and bool(_is_sign(given).all())
 
 
 def _is_sign(given: Tensor) -> Tensor:
-    return (given == 0) | (given.abs() == 1)
+    size = given if given.dtype is torch.bool else given.abs()
+    return (size == 0) | (size == 1)
 
 
 def _has_zeros(signs: int | Tensor | None) -> bool:
