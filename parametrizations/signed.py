@@ -141,11 +141,11 @@ class Signed(Parametrization):
 
     @override
     def project(self, weight: Tensor) -> Tensor:
-        return self._where_kept(MAPS[self.map].project, weight)
+        return self._with_others(self._where_kept(MAPS[self.map].project, weight), weight)
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
-        return self._where_kept(MAPS[self.map].invert, weight)
+        return self._with_others(self._where_kept(MAPS[self.map].invert, weight), weight)
 
     @override
     def rounding(self, weight: Tensor) -> Tensor:
@@ -229,6 +229,16 @@ class Signed(Parametrization):
         for step in later:
             found = step.project(found)
         return found
+
+    def _with_others(self, found: Tensor, weight: Tensor) -> Tensor:
+        """The entries that earlier constraints keep, and all others of the weight: these constraints check them."""
+        if not self._earlier:
+            return found
+        kept = weight
+        for step in self._earlier:
+            kept = step.project(kept)
+        others = weight - kept
+        return torch.where(others != 0, others, found)
 
     def _kept(self, weight: Tensor) -> tuple[Tensor, Places] | None:
         """The entries that the first constraint of the chain stores, with their positions, if it stores only these."""

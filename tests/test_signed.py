@@ -438,6 +438,31 @@ def test_a_mask_may_be_registered_before(attach: str) -> None:
     assert not layer.weight.triu(1).any()
 
 
+OUTSIDE: dict[str, Callable[[Any], Parametrization]] = {
+    "MaskedSparse": lambda option: MaskedSparse(masks.lower_triangular(-1), on_infeasible=option),
+    "Diagonal": lambda option: Diagonal(on_infeasible=option),
+    "ZeroDiagonal": lambda option: ZeroDiagonal(on_infeasible=option),
+}
+
+
+@pytest.mark.parametrize("sign", [lambda: 1, signs.as_is], ids=["positive", "as_is"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_an_earlier_constraint_checks_the_entries_that_it_drops(name: str, sign: Callable[[], Any]) -> None:
+    weight = torch.ones(4, 4)
+    for other in ("raise", "project"):
+        layer = linear(OUTSIDE[name]("raise"), Signed(sign(), on_infeasible=other))
+        before = layer.weight.detach()
+        with pytest.raises(ValueError, match=f"^{name} needs every entry"):
+            layer.weight = weight * before.sign() + (before == 0)
+        with pytest.raises(RuntimeError, match=f"plain 'weight': {name} needs every entry"):
+            layer.load_state_dict({"weight": weight * before.sign() + (before == 0), "bias": layer.bias})
+        assert torch.equal(layer.weight, before)
+        layer = linear(OUTSIDE[name]("project"), Signed(sign(), on_infeasible=other))
+        expected = layer.weight.detach().sign()
+        layer.weight = expected + (expected == 0)
+        assert torch.equal(layer.weight, expected)
+
+
 def test_a_signed_weight_takes_no_mask_afterwards() -> None:
     with pytest.raises(ValueError, match="MaskedSparse needs to be the first parametrization of its tensor"):
         linear(Signed(1), MaskedSparse(masks.lower_triangular()))
@@ -585,7 +610,7 @@ def test_signs_of_single_entries_load_with_their_mask() -> None:
 def test_pytorch_transfers_signs_with_the_weight() -> None:
     layer = linear(MaskedSparse(masks.lower_triangular()), Signed(COLUMNS))
     other = transfer_parametrizations_and_params(layer, nn.Linear(4, 4))
-    assert torch.equal(other.weight, layer.weight)  # type: ignore[arg-type]
+    assert torch.equal(other.weight, layer.weight)
 
 
 def test_dale_makes_the_first_columns_excitatory() -> None:
