@@ -156,7 +156,7 @@ class Signed(Parametrization):
         signs, source = self._signs, ""
         if self._rule is not None:
             source = f" from the rule {self._rule}"
-            signs = _checked(self._rule(weight.clone()), self._rule)
+            signs = torch.as_tensor(_checked(self._rule(weight.clone()), self._rule), dtype=torch.int8, device="cpu")
         if isinstance(signs, Tensor) and not _broadcasts(signs.shape, weight.shape):
             raise ValueError(
                 f"Signed needs signs{source} that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
@@ -262,7 +262,7 @@ class Signed(Parametrization):
         return memoised
 
     def _gathered(self, signs: int | Tensor, places: Places) -> int | Tensor:
-        if isinstance(signs, int) or self._is_per_entry:
+        if isinstance(signs, int) or self._is_per_entry or not signs.dim():
             return signs
         indices = torch.unravel_index(places.positions().long(), places.shape)[len(places.shape) - signs.dim() :]
         pairs = zip(indices, signs.shape, strict=True)

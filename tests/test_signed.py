@@ -419,6 +419,15 @@ def test_the_product_is_that_of_the_mask(name: str) -> None:
     assert explain(linear(Signed(1))).product == explain(linear(ZeroDiagonal(), Signed(1))).product == "dense"
 
 
+def test_a_rule_may_return_one_number() -> None:
+    for first in ([], [MaskedSparse(masks.lower_triangular())]):
+        rules: list[Any] = [lambda _: -1, lambda _: 1]
+        layer, other = (linear(*copy.deepcopy(first), Signed(rule)) for rule in rules)
+        assert bool((layer.weight[:, 0] < 0).all())
+        layer.load_state_dict(other.state_dict())
+        assert torch.equal(layer.weight, other.weight)
+
+
 def test_one_sign_is_kept_for_each_stored_entry() -> None:
     layer = linear(MaskedSparse(masks.magnitude(density=0.25)), Signed(signs.as_is()))
     assert last(layer).is_per_entry
@@ -448,19 +457,19 @@ OUTSIDE: dict[str, Callable[[Any], Parametrization]] = {
 @pytest.mark.parametrize("sign", [lambda: 1, signs.as_is], ids=["positive", "as_is"])
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_earlier_constraint_checks_the_entries_that_it_drops(name: str, sign: Callable[[], Any]) -> None:
-    weight = torch.ones(4, 4)
     for other in ("raise", "project"):
         layer = linear(OUTSIDE[name]("raise"), Signed(sign(), on_infeasible=other))
         before = layer.weight.detach()
+        outside = before + (before == 0)
         with pytest.raises(ValueError, match=f"^{name} needs every entry"):
-            layer.weight = weight * before.sign() + (before == 0)
+            layer.weight = outside
         with pytest.raises(RuntimeError, match=f"plain 'weight': {name} needs every entry"):
-            layer.load_state_dict({"weight": weight * before.sign() + (before == 0), "bias": layer.bias})
+            layer.load_state_dict({"weight": outside, "bias": layer.bias})
         assert torch.equal(layer.weight, before)
         layer = linear(OUTSIDE[name]("project"), Signed(sign(), on_infeasible=other))
-        expected = layer.weight.detach().sign()
-        layer.weight = expected + (expected == 0)
-        assert torch.equal(layer.weight, expected)
+        before = layer.weight.detach()
+        layer.weight = 2 * before + (before == 0)
+        torch.testing.assert_close(layer.weight, 2 * before)
 
 
 def test_a_signed_weight_takes_no_mask_afterwards() -> None:
@@ -609,7 +618,7 @@ def test_signs_of_single_entries_load_with_their_mask() -> None:
 
 def test_pytorch_transfers_signs_with_the_weight() -> None:
     layer = linear(MaskedSparse(masks.lower_triangular()), Signed(COLUMNS))
-    other = transfer_parametrizations_and_params(layer, nn.Linear(4, 4))
+    other: Any = transfer_parametrizations_and_params(layer, nn.Linear(4, 4))
     assert torch.equal(other.weight, layer.weight)
 
 
