@@ -66,7 +66,8 @@ class PositiveMap:
         """The entries with their signs, for stored entries of any value."""
         if x.is_complex():
             return torch.complex(self.weight(x.real, signs), x.imag)
-        return _large(self, x, signs) if x.numel() >= MANY and _is_eager(x) else self._weight(x, signs)
+        is_large = not is_traced() and x.numel() >= MANY  # under a tracer, sizes are tensors
+        return _large(self, x, signs) if is_large and _is_eager(x) else self._weight(x, signs)
 
     def _weight(self, x: Tensor, signs: Signs) -> Tensor:
         return signs.where_bound(signs.times(self.size(x)), x)
@@ -151,4 +152,4 @@ class _Large(torch.autograd.Function):
 
 
 def _is_eager(x: Tensor) -> bool:
-    return not (is_traced() or are_transforms_active() or is_recorded() or has_tangent(x))
+    return not (are_transforms_active() or is_recorded() or has_tangent(x))

@@ -703,6 +703,17 @@ def test_each_gate_of_an_lstm_has_its_signs() -> None:
     assert row.holds
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@every_size
+def test_tracing_gives_the_same_without_warnings(rows: int) -> None:
+    layer = attached(torch.randn(rows, 4), Signed(COLUMNS))
+    input = torch.randn(rows, 4)
+    trace: Any = torch.jit.trace
+    traced = trace(layer, (input,))
+    torch.testing.assert_close(traced(input), layer(input))
+
+
 def test_an_embedding_is_non_negative() -> None:
     layer: Any = register(nn.Embedding(6, 3), {"weight": Signed(1, map="softplus")})
     layer(torch.tensor([1, 4])).sum().backward()
