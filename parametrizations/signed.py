@@ -19,6 +19,7 @@ from parametrizations._products.places import Places
 from parametrizations._signed_entries import EXP, SOFTPLUS, Signs
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.chains import steps
+from parametrizations._torch.private import are_transforms_active
 from parametrizations._torch.transforms import is_recorded
 from parametrizations.masks.arguments import Array, is_array, numbers
 from parametrizations.parametrization import Infeasible, Parametrization
@@ -252,7 +253,7 @@ class Signed(Parametrization):
     def _signs_at(self, places: Places, device: torch.device) -> Signs:
         """The signs of the stored entries of a mask. They are memoised, since they take longer than the map."""
         signs = self._known_signs
-        if isinstance(signs, int) or self._is_per_entry or is_recorded():
+        if isinstance(signs, int) or self._is_per_entry or is_recorded() or are_transforms_active():
             return self._signs_of(self._gathered(signs, places), device)
         key, on, memoised = self._at
         if key is None or key is not places.key or on != device:  # a mask stays while its values are on meta

@@ -502,6 +502,15 @@ def test_a_deep_copy_is_independent(steps: Callable[[], list[Any]]) -> None:
 
 
 @all_steps
+def test_a_layer_is_copied_after_a_transform(steps: Callable[[], list[Any]]) -> None:
+    layer = linear(*steps())
+    layer.load_state_dict(layer.state_dict())  # the first product after it is inside the transform
+    values = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+    torch.func.grad(lambda values: torch.func.functional_call(layer, values, torch.ones(2, 4)).sum())(values)
+    assert torch.equal(copy.deepcopy(layer).weight, layer.weight)
+
+
+@all_steps
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_checkpoint_restores_the_signs_from_a_file(steps: Callable[[], list[Any]], assign: bool) -> None:
     saved, layer = linear(*steps()), linear(*steps())
