@@ -137,6 +137,12 @@ class Signed(Parametrization):
         return entries
 
     @override
+    def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
+        if self.shape is None and isinstance(self._signs, Tensor) and isinstance(weight, Tensor):
+            return _broadcasts(self._signs.shape, weight.shape) and super().contains(weight, atol)
+        return super().contains(weight, atol)
+
+    @override
     def excess(self, weight: Tensor) -> Tensor:
         return self._where_kept(MAPS[self.map].excess, weight)
 
@@ -342,6 +348,8 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
             f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create it "
             'with device="cpu", or materialise the weight first.'
         )
+    if isinstance(signs, Tensor) and signs.layout is not torch.strided:
+        raise ValueError(f"Signed needs a dense tensor of signs{source}. Got {signs.layout}. Convert it by to_dense().")
     listed = torch.tensor(signs, device="cpu") if isinstance(signs, int | float) else signs
     given = numbers("Signed", listed, "torch.tensor([1, -1])")
     if given.dtype is torch.bool or not _are_signs(given):

@@ -1790,6 +1790,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             'it with device="cpu", or materialise the weight first.'
         ),
     ),
+    "Signed: sparse signs": (
+        "Signed(torch.eye(4).to_sparse())",
+        ValueError,
+        "Signed needs a dense tensor of signs. Got torch.sparse_coo. Convert it by to_dense().",
+    ),
     "Signed: a rule that is not called": (
         "Signed(signs.dale)",
         TypeError,

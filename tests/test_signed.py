@@ -669,6 +669,13 @@ def test_one_generator_draws_other_signs_for_each_weight() -> None:
     assert not torch.equal(one, other)
 
 
+def test_a_weight_of_another_shape_is_outside_before_registration() -> None:
+    assert Signed(COLUMNS).contains(torch.tensor([2.0, -1.0, 0.0, 3.0]))
+    assert not Signed(COLUMNS).contains(torch.ones(4))
+    assert not Signed(COLUMNS).contains(torch.ones(3))
+    assert not linear(Signed(COLUMNS)).parametrizations.weight[0].contains(torch.tensor([2.0, -1.0, 0.0, 3.0]))
+
+
 def test_as_is_keeps_zeros_positive() -> None:
     layer = attached(torch.tensor([-2.0, -0.0, 0.0, 3.0]), Signed(signs.as_is()))
     torch.testing.assert_close(layer.weight, torch.tensor([-2.0, 1e-4, 1e-4, 3.0]))
