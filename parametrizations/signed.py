@@ -19,6 +19,7 @@ from parametrizations._products.places import Places
 from parametrizations._signed_entries import EXP, SOFTPLUS, Signs
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.chains import steps
+from parametrizations._torch.private import are_transforms_active
 from parametrizations._torch.transforms import is_recorded
 from parametrizations.masks.arguments import Array, broadcasts, is_array, numbers
 from parametrizations.parametrization import Infeasible, Parametrization
@@ -93,7 +94,7 @@ class Signed(Parametrization):
         self._has_free = _has_zeros(self._signs)
         self._is_per_entry = False
         self._earlier: tuple[Parametrization, ...] = ()
-        self._at: tuple[object, Signs] = (None, Signs(1))
+        self._at: tuple[object, torch.device | None, Signs] = (None, None, Signs(1))
 
     @property
     def signs(self) -> Tensor:
@@ -106,7 +107,14 @@ class Signed(Parametrization):
             tensor([ 1, -1], dtype=torch.int8)
         """
         signs = self._known_signs
-        return signs.clone() if isinstance(signs, Tensor) else torch.tensor(signs, dtype=torch.int8)
+        return signs.clone() if isinstance(signs, Tensor) else torch.tensor(signs, dtype=torch.int8, device="cpu")
+
+    @signs.setter
+    def signs(self, signs: object) -> None:  # noqa: ARG002
+        raise AttributeError(
+            "Signed needs its signs when it is registered. Got an assignment. Bake the model, and register it with new "
+            "signs."
+        )
 
     @property
     def is_per_entry(self) -> bool:
@@ -129,16 +137,22 @@ class Signed(Parametrization):
         return entries
 
     @override
+    def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
+        if self.shape is None and isinstance(self._signs, Tensor) and isinstance(weight, Tensor):
+            return broadcasts(self._signs.shape, weight.shape) and super().contains(weight, atol)
+        return super().contains(weight, atol)
+
+    @override
     def excess(self, weight: Tensor) -> Tensor:
         return self._where_kept(MAPS[self.map].excess, weight)
 
     @override
     def project(self, weight: Tensor) -> Tensor:
-        return self._where_kept(MAPS[self.map].project, weight)
+        return self._with_others(self._where_kept(MAPS[self.map].project, weight), weight)
 
     @override
     def invert(self, weight: Tensor) -> Tensor:
-        return self._where_kept(MAPS[self.map].invert, weight)
+        return self._with_others(self._where_kept(MAPS[self.map].invert, weight), weight)
 
     @override
     def rounding(self, weight: Tensor) -> Tensor:
@@ -146,13 +160,14 @@ class Signed(Parametrization):
 
     @override
     def adopt(self, weight: Tensor) -> None:
-        signs = self._signs
+        signs, source = self._signs, ""
         if self._rule is not None:
-            signs = torch.as_tensor(_checked(self._rule(weight.clone()), self._rule), dtype=torch.int8)
+            source = f" from the rule {self._rule}"
+            signs = torch.as_tensor(_checked(self._rule(weight.clone()), self._rule), dtype=torch.int8, device="cpu")
         if isinstance(signs, Tensor) and not broadcasts(signs.shape, weight.shape):
             raise ValueError(
-                f"Signed needs signs that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
-                f"{tuple(signs.shape)}. Pass e.g. (in,) for a sign of each column, or (out, 1) for each row."
+                f"Signed needs signs{source} that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
+                f"{tuple(signs.shape)}. Use e.g. (in,) for a sign of each column, or (out, 1) for each row."
             )
         super().adopt(weight)
         self._earlier = _steps_before(self)
@@ -193,7 +208,7 @@ class Signed(Parametrization):
         """Load the signs of a checkpoint. Raises a `ValueError` if they are damaged or do not fit."""
         if self._signs is not None or not isinstance(state, Tensor) or state.numel():
             self._signs = self._loadable(state)
-            self._has_free, self._at = _has_zeros(self._signs), (None, Signs(1))
+            self._has_free, self._at = _has_zeros(self._signs), (None, None, Signs(1))
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -222,6 +237,16 @@ class Signed(Parametrization):
             found = step.project(found)
         return found
 
+    def _with_others(self, found: Tensor, weight: Tensor) -> Tensor:
+        """The entries that earlier constraints keep, and all others of the weight: these constraints check them."""
+        if not self._earlier:
+            return found
+        kept = weight
+        for step in self._earlier:
+            kept = step.project(kept)
+        others = weight - kept
+        return torch.where(others != 0, others, found)
+
     def _kept(self, weight: Tensor) -> tuple[Tensor, Places] | None:
         """The entries that the first constraint of the chain stores, with their positions, if it stores only these."""
         first = self._earlier[0] if self._earlier else None
@@ -234,17 +259,17 @@ class Signed(Parametrization):
     def _signs_at(self, places: Places, device: torch.device) -> Signs:
         """The signs of the stored entries of a mask. They are memoised, since they take longer than the map."""
         signs = self._known_signs
-        if isinstance(signs, int) or self._is_per_entry or is_recorded():
+        if isinstance(signs, int) or self._is_per_entry or is_recorded() or are_transforms_active():
             return self._signs_of(self._gathered(signs, places), device)
-        key, memoised = self._at
-        if key is None or key is not places.key:
+        key, on, memoised = self._at
+        if key is None or key is not places.key or on != device:  # a mask stays while its values are on meta
             with torch.inference_mode(False):
                 memoised = self._signs_of(self._gathered(signs, places), device)
-            self._at = places.key, memoised
+            self._at = places.key, device, memoised
         return memoised
 
     def _gathered(self, signs: int | Tensor, places: Places) -> int | Tensor:
-        if isinstance(signs, int) or self._is_per_entry:
+        if isinstance(signs, int) or self._is_per_entry or not signs.dim():
             return signs
         indices = torch.unravel_index(places.positions().long(), places.shape)[len(places.shape) - signs.dim() :]
         pairs = zip(indices, signs.shape, strict=True)
@@ -260,9 +285,12 @@ class Signed(Parametrization):
         shape = self._earlier[0].stored_shape if self._is_per_entry else self.signs.shape
         count = shape.numel()
         if not isinstance(state, Tensor) or state.is_meta or state.shape != (count,) or not _are_signs(state):
-            kind = f"{state.dtype} of shape {tuple(state.shape)}" if isinstance(state, Tensor) else type(state).__name__
+            got: object = type(state).__name__
+            if isinstance(state, Tensor):
+                wrong = state.shape == (count,) and not state.is_meta
+                got = _first_wrong(state) if wrong else f"{state.dtype} of shape {tuple(state.shape)}"
             raise ValueError(
-                f"Signed needs {count} signs, -1, 0 or 1, in its checkpoint. Got {kind}. Load the signs together with "
+                f"Signed needs {count} signs, -1, 0 or 1, in its checkpoint. Got {got}. Load the signs together with "
                 "the mask and the values, into a layer with the same constraint."
             )
         if isinstance(own, int) and int(state) != own:
@@ -293,12 +321,16 @@ def _steps_before(step: Signed) -> tuple[Parametrization, ...]:
     return tuple(one for one in before if isinstance(one, Parametrization) and one.has_zeros)
 
 
-def _rule(signs: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The rule, refused if it is a class or a function of `parametrizations.signs` that makes one."""
-    name = getattr(signs, "__name__", "")
-    if isinstance(signs, type) or (inspect.isfunction(signs) and signs.__module__ == rules.__name__):
-        raise TypeError(f"Signed needs a rule for signs. Got {name}, which makes one. Write signs.{name}().")
-    return signs
+def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
+    """The rule with a name, refused if it is a class or a function of `parametrizations.signs` that makes one."""
+    if isinstance(signs, rules.SignRule):
+        return signs
+    name = getattr(signs, "__name__", type(signs).__name__)
+    is_ours = getattr(signs, "__module__", None) == rules.__name__
+    if isinstance(signs, type) or (inspect.isfunction(signs) and is_ours):
+        call = f"{'signs.' * is_ours}{name}({'...' * isinstance(signs, type)})"
+        raise TypeError(f"Signed needs a rule for signs. Got {name}, which makes one. Write {call}.")
+    return rules.SignRule(name, signs)
 
 
 def _checked(signs: object, rule: object = None) -> int | Tensor:
@@ -306,32 +338,46 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
     source = "" if rule is None else f" from the rule {rule}"
     known = isinstance(signs, int | float | Tensor | list | tuple) or is_array(signs)
     if not known or isinstance(signs, bool):
+        advice = "Pass e.g. Signed(-1), or a rule such as signs.dale()"
         raise TypeError(
-            f"Signed needs signs{source}: 1, -1, or a tensor of -1, 0 and 1. Got {type(signs).__name__}. Pass e.g. "
-            "Signed(-1), or a rule such as signs.dale()."
+            f"Signed needs 1, -1, or a tensor of -1, 0 and 1{source}. Got {type(signs).__name__}. "
+            f"{advice if rule is None else 'Return e.g. torch.where(weight < 0, -1, 1)'}."
         )
-    given = torch.tensor(signs) if isinstance(signs, int | float) else numbers("Signed", signs, "torch.tensor([1, -1])")
-    if given.dtype is torch.bool or given.is_complex() or not _are_signs(given):
-        got = given.dtype if given.dtype is torch.bool else _first_wrong(given)
+    if isinstance(signs, Tensor) and signs.is_meta:
         raise ValueError(
-            f"Signed needs signs{source} of 1, -1, or 0 for free entries. Got {got}. Pass torch.sign(...) of it, or "
-            "torch.where(mask, 1, -1) for a boolean mask."
+            f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create it "
+            'with device="cpu", or materialise the weight first.'
+        )
+    if isinstance(signs, Tensor) and signs.layout is not torch.strided:
+        raise ValueError(f"Signed needs a dense tensor of signs{source}. Got {signs.layout}. Convert it by to_dense().")
+    listed = torch.tensor(signs, device="cpu") if isinstance(signs, int | float) else signs
+    given = numbers("Signed", listed, "torch.tensor([1, -1])")
+    if given.dtype is torch.bool or not _are_signs(given):
+        verb = "Pass" if rule is None else "Return"
+        call = "torch.where(mask, 1, -1)" if given.dtype is torch.bool else "torch.sign(...) of it"
+        raise ValueError(
+            f"Signed needs signs of 1, -1, or 0 for free entries{source}. Got {_first_wrong(given)}. {verb} {call}."
         )
     if given.dim() == 0 and given == 0:
-        raise ValueError("Signed needs a sign of 1 or -1. Got 0, which leaves every entry free. Leave Signed out.")
+        raise ValueError(
+            f"Signed needs a sign of 1 or -1{source}. Got 0, which leaves every entry free. Leave Signed out."
+        )
     return int(given) if given.dim() == 0 else given.to(torch.int8)
 
 
 def _first_wrong(given: Tensor) -> object:
-    return given[~_is_sign(given)].flatten()[0].item() if not given.is_complex() else given.dtype
+    if given.dtype is torch.bool or given.is_complex():
+        return given.dtype
+    return given[~_is_sign(given)].flatten()[0].item()
 
 
 def _are_signs(given: Tensor) -> bool:
-    return bool(_is_sign(given).all())
+    return not given.is_complex() and bool(_is_sign(given).all())
 
 
 def _is_sign(given: Tensor) -> Tensor:
-    return (given == 0) | (given.abs() == 1)
+    size = given if given.dtype is torch.bool else given.abs()
+    return (size == 0) | (size == 1)
 
 
 def _has_zeros(signs: int | Tensor | None) -> bool:

@@ -37,6 +37,8 @@ class SignRule:
 
     def __call__(self, weight: Tensor) -> Tensor:
         """The signs for a weight."""
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{self} needs the weight, a tensor. Got {type(weight).__name__}. Pass e.g. layer.weight.")
         return self.build(weight)
 
     def __deepcopy__(self, memo: dict[int, object]) -> SignRule:
@@ -107,5 +109,6 @@ def _dale(share: float, shuffle: bool, generator: Generator | None, weight: Tens
         )
     columns = weight.shape[1]
     device = generator.device if generator is not None else torch.device("cpu")
-    order = torch.randperm(columns, generator=generator, device=device) if shuffle else torch.arange(columns)
+    shuffled = partial(torch.randperm, generator=generator) if shuffle else torch.arange
+    order = shuffled(columns, device=device)
     return torch.where(order < count_of(share, columns), 1, -1).to(torch.int8)

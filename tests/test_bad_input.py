@@ -14,7 +14,18 @@ from torch.nn.utils.parametrize import register_parametrization, transfer_parame
 from typing_extensions import override
 
 import parametrizations
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks, register
+from parametrizations import (
+    Diagonal,
+    MaskedSparse,
+    NegExpDiagonal,
+    Parametrization,
+    Signed,
+    ZeroDiagonal,
+    masks,
+    positive,
+    register,
+    signs,
+)
 from tools.campaign.bits import everything, held
 
 
@@ -34,12 +45,18 @@ class World:
         self.broken, self.infinite = _with_entry(torch.nan), _with_entry(torch.inf)
         self.complex = nn.Linear(4, 4, bias=False)
         self.complex.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.complex64))
+        self.integers = nn.Linear(4, 4, bias=False)
+        self.integers.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int64), requires_grad=False)
         self.meta = nn.Linear(4, 4, device="meta")
         self.model = register(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), {"0.weight": ZeroDiagonal()})
         self.optimizer = torch.optim.SGD(self.model.parameters())
         self.diagonal = register(nn.Linear(4, 4), {"weight": Diagonal()})
         self.negative = register(nn.Linear(4, 4), {"weight": NegExpDiagonal()})
         self.sparse = register(nn.Linear(4, 4), {"weight": MaskedSparse(masks.banded(0, 0))})
+        self.signed = register(nn.Linear(4, 4, bias=False), {"weight": Signed(1)})
+        self.opposite = register(nn.Linear(4, 4, bias=False), {"weight": Signed(-1)})
+        self.columns = register(nn.Linear(4, 4, bias=False), {"weight": Signed(torch.tensor([1, -1, 0, 1]))})
+        self.as_is = register(nn.Linear(4, 4, bias=False), {"weight": Signed(signs.as_is())})
         self.projecting = register(nn.Linear(4, 4), {"weight": ZeroDiagonal(on_infeasible="project")})
         self.theirs = register_parametrization(nn.Linear(4, 4), "weight", Diagonal())
         self.huge = _huge()
@@ -52,6 +69,10 @@ class World:
     def masked(self, mask: list[float]) -> dict[str, Any]:
         """The checkpoint of the sparse layer with another mask."""
         return self.sparse.state_dict() | {"parametrizations.weight.0._extra_state": torch.tensor(mask)}
+
+    def signs_of(self, signs: Any) -> dict[str, Any]:
+        """The checkpoint of the layer with signs of columns, with other signs."""
+        return dict(self.columns.state_dict()) | {"parametrizations.weight.0._extra_state": signs}
 
 
 def _with_entry(value: float) -> nn.Linear:
@@ -1648,6 +1669,546 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "and per_block has no gradients of blocks."
         ),
     ),
+    "Signed: nothing": (
+        "Signed()",
+        TypeError,
+        (
+            "Signed needs other arguments. Got Signed(). Write Signed(signs, map='exp', on_infeasible='raise', "
+            "product='auto'). The shape is that of the weight. The signs are 1, -1, a tensor of them, or a rule, "
+            "such as signs.dale()."
+        ),
+    ),
+    "Signed: the map by position": (
+        'Signed(1, "softplus")',
+        TypeError,
+        (
+            "Signed needs other arguments. Got Signed(1, 'softplus'). Write Signed(signs, map='exp', "
+            "on_infeasible='raise', product='auto'). The shape is that of the weight. The signs are 1, -1, a "
+            "tensor of them, or a rule, such as signs.dale()."
+        ),
+    ),
+    "Signed: a misspelt map": (
+        'Signed(1, map="relu")',
+        ValueError,
+        "Signed needs map to be 'exp' or 'softplus'. Got 'relu'.",
+    ),
+    "Signed: another product": (
+        'Signed(1, product="csr")',
+        ValueError,
+        "Signed needs product to be 'auto' or 'dense'. Got 'csr'.",
+    ),
+    "Signed: another policy": (
+        'Signed(1, on_infeasible="clip")',
+        ValueError,
+        "Signed needs on_infeasible to be 'raise' or 'project'. Got 'clip'.",
+    ),
+    "Signed: None": (
+        "Signed(None)",
+        TypeError,
+        (
+            "Signed needs 1, -1, or a tensor of -1, 0 and 1. Got NoneType. Pass e.g. Signed(-1), or a rule "
+            "such as signs.dale()."
+        ),
+    ),
+    "Signed: text": (
+        'Signed("positive")',
+        TypeError,
+        (
+            "Signed needs 1, -1, or a tensor of -1, 0 and 1. Got str. Pass e.g. Signed(-1), or a rule such "
+            "as signs.dale()."
+        ),
+    ),
+    "Signed: true": (
+        "Signed(True)",
+        TypeError,
+        (
+            "Signed needs 1, -1, or a tensor of -1, 0 and 1. Got bool. Pass e.g. Signed(-1), or a rule such "
+            "as signs.dale()."
+        ),
+    ),
+    "Signed: zero": (
+        "Signed(0)",
+        ValueError,
+        "Signed needs a sign of 1 or -1. Got 0, which leaves every entry free. Leave Signed out.",
+    ),
+    "Signed: two": (
+        "Signed(2)",
+        ValueError,
+        "Signed needs signs of 1, -1, or 0 for free entries. Got 2. Pass torch.sign(...) of it.",
+    ),
+    "Signed: half": (
+        "Signed(0.5)",
+        ValueError,
+        "Signed needs signs of 1, -1, or 0 for free entries. Got 0.5. Pass torch.sign(...) of it.",
+    ),
+    "Signed: NaN": (
+        "Signed(torch.tensor([1, torch.nan]))",
+        ValueError,
+        "Signed needs signs of 1, -1, or 0 for free entries. Got nan. Pass torch.sign(...) of it.",
+    ),
+    "Signed: the weight instead of its signs": (
+        "Signed(torch.full((4,), 0.5))",
+        ValueError,
+        "Signed needs signs of 1, -1, or 0 for free entries. Got 0.5. Pass torch.sign(...) of it.",
+    ),
+    "Signed: a boolean mask": (
+        "Signed(torch.ones(4, dtype=torch.bool))",
+        ValueError,
+        "Signed needs signs of 1, -1, or 0 for free entries. Got torch.bool. Pass torch.where(mask, 1, -1).",
+    ),
+    "Signed: complex signs": (
+        "Signed(torch.ones(4, dtype=torch.complex64))",
+        ValueError,
+        "Signed needs signs of 1, -1, or 0 for free entries. Got torch.complex64. Pass torch.sign(...) of it.",
+    ),
+    "Signed: an array of text": (
+        'Signed(numpy.array(["+", "-"]))',
+        TypeError,
+        (
+            "Signed needs numbers. Got ndarray: An array needs numbers or truth values to become a tensor. "
+            "Got dtype <U1...."
+        ),
+    ),
+    "Signed: signs on the meta device": (
+        'Signed(torch.ones(4, device="meta"))',
+        ValueError,
+        (
+            "Signed needs the values of its signs. Got a tensor on the meta device, which has none. Create "
+            'it with device="cpu", or materialise the weight first.'
+        ),
+    ),
+    "Signed: sparse signs": (
+        "Signed(torch.eye(4).to_sparse())",
+        ValueError,
+        "Signed needs a dense tensor of signs. Got torch.sparse_coo. Convert it by to_dense().",
+    ),
+    "Signed: a rule that is not called": (
+        "Signed(signs.dale)",
+        TypeError,
+        "Signed needs a rule for signs. Got dale, which makes one. Write signs.dale().",
+    ),
+    "Signed: a class of rules": (
+        "Signed(signs.SignRule)",
+        TypeError,
+        "Signed needs a rule for signs. Got SignRule, which makes one. Write signs.SignRule(...).",
+    ),
+    "Signed: the module of the rules": (
+        "Signed(signs)",
+        TypeError,
+        (
+            "Signed needs 1, -1, or a tensor of -1, 0 and 1. Got module. Pass e.g. Signed(-1), or a rule "
+            "such as signs.dale()."
+        ),
+    ),
+    "Signed: a mask rule": (
+        'register(w.linear, {"weight": Signed(masks.lower_triangular())})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs signs of 1, -1, or 0 for free entries "
+            "from the rule MaskRule. Got torch.bool. Return torch.where(mask, 1, -1)."
+        ),
+    ),
+    "Signed: other constraints' mask": (
+        'register(w.linear, {"weight": [MaskedSparse(masks.banded(0, 0)), Signed([1, -1])]})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight' on top of MaskedSparse. Signed needs signs that "
+            "broadcast to the weight's shape, (4, 4). Got shape (2,). Use e.g. (in,) for a sign of each "
+            "column, or (out, 1) for each row."
+        ),
+    ),
+    "Signed: one sign too many": (
+        'register(w.linear, {"weight": Signed(numpy.ones(5))})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs signs that broadcast to the weight's "
+            "shape, (4, 4). Got shape (5,). Use e.g. (in,) for a sign of each column, or (out, 1) for each "
+            "row."
+        ),
+    ),
+    "Signed: signs of rows as a vector": (
+        'register(w.plain, {"2.weight": Signed(torch.tensor([1, -1]))})',
+        ValueError,
+        (
+            "register cannot attach Signed to '2.weight'. Signed needs signs that broadcast to the weight's "
+            "shape, (2, 4). Got shape (2,). Use e.g. (in,) for a sign of each column, or (out, 1) for each "
+            "row."
+        ),
+    ),
+    "Signed: a rule without an argument": (
+        'register(w.linear, {"weight": Signed(lambda: 1)})',
+        TypeError,
+        "register cannot attach Signed to 'weight'. <lambda>() takes 0 positional arguments but 1 was given",
+    ),
+    "Signed: a rule that returns nothing": (
+        'register(w.linear, {"weight": Signed(lambda weight: None)})',
+        TypeError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs 1, -1, or a tensor of -1, 0 and 1 from "
+            "the rule <lambda>. Got NoneType. Return e.g. torch.where(weight < 0, -1, 1)."
+        ),
+    ),
+    "Signed: a rule that returns the weight": (
+        'register(w.linear, {"weight": Signed(lambda weight: weight.clamp(0.25, 0.25))})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs signs of 1, -1, or 0 for free entries "
+            "from the rule <lambda>. Got 0.25. Return torch.sign(...) of it."
+        ),
+    ),
+    "Signed: a rule that returns a mask": (
+        'register(w.linear, {"weight": Signed(lambda weight: weight > 0)})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs signs of 1, -1, or 0 for free entries "
+            "from the rule <lambda>. Got torch.bool. Return torch.where(mask, 1, -1)."
+        ),
+    ),
+    "Signed: a rule that returns signs of another shape": (
+        'register(w.linear, {"weight": Signed(lambda weight: torch.ones(3))})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs signs from the rule <lambda> that "
+            "broadcast to the weight's shape, (4, 4). Got shape (3,). Use e.g. (in,) for a sign of each "
+            "column, or (out, 1) for each row."
+        ),
+    ),
+    "Signed: a rule that leaves all entries free": (
+        'register(w.linear, {"weight": Signed(lambda weight: 0)})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs a sign of 1 or -1 from the rule "
+            "<lambda>. Got 0, which leaves every entry free. Leave Signed out."
+        ),
+    ),
+    "Signed: a rule that needs values, on the meta device": (
+        'register(w.meta, {"weight": Signed(lambda weight: weight.sign())})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs the values of its signs from the rule "
+            '<lambda>. Got a tensor on the meta device, which has none. Create it with device="cpu", or '
+            "materialise the weight first."
+        ),
+    ),
+    "Signed: a weight with NaN": (
+        'register(w.broken, {"weight": Signed(1)})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. Signed needs a finite weight. Got NaN or infinity in "
+            "1 of 16 entries. Initialise or repair the weight first."
+        ),
+    ),
+    "Signed: integers": (
+        'register_parametrization(w.integers, "weight", Signed(1))',
+        TypeError,
+        (
+            "Signed needs a weight of dtype float16, bfloat16, float32, float64, complex64, complex128. Got "
+            "torch.int64. Convert the layer or the value first."
+        ),
+    ),
+    "Signed: a second one": (
+        'register(w.signed, {"weight": Signed(-1)})',
+        ValueError,
+        (
+            "register needs constraints of different classes for 'weight'. Got a second Signed. Pass it "
+            "once, or, to replace an earlier one, bake first."
+        ),
+    ),
+    "Signed: a mask on top": (
+        'register(w.signed, {"weight": MaskedSparse(masks.banded(0, 0))})',
+        ValueError,
+        (
+            "register cannot attach MaskedSparse to 'weight' on top of Signed (bake first to replace). "
+            "MaskedSparse needs to be the first parametrization of its tensor, since it stores another shape "
+            "than the weight's, or learns from it. Got a tensor of shape (4, 4). Attach it with register, "
+            'first in the list: register(model, {"layer.weight": [MaskedSparse(...), ...]}). If the tensor '
+            "has other constraints, bake it before that."
+        ),
+    ),
+    "Signed: zeros on top": (
+        'register(w.linear, {"weight": [Signed(1), ZeroDiagonal()]})',
+        ValueError,
+        (
+            "register needs parametrizations that hold together for 'weight'. Got Signed(+1, map='exp'), then "
+            "ZeroDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
+            "strictly, and a size that its dtype can train. Signed comes last, after the constraints that set "
+            "entries to zero. Leave one of them out, or bake first to replace earlier ones."
+        ),
+    ),
+    "Signed: a diagonal of the other sign": (
+        'register(w.linear, {"weight": [Signed(1), NegExpDiagonal()]})',
+        ValueError,
+        (
+            "register needs parametrizations that hold together for 'weight'. Got Signed(+1, map='exp'), then "
+            "NegExpDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
+            "strictly, and a size that its dtype can train. Signed comes last, after the constraints that set "
+            "entries to zero. Leave one of them out, or bake first to replace earlier ones."
+        ),
+    ),
+    "PyTorch's register_parametrization: a Signed that belongs to another tensor": (
+        'register_parametrization(w.linear, "weight", w.signed.parametrizations.weight[0])',
+        ValueError,
+        (
+            "Signed needs one object for each tensor. Got one already used for a tensor of shape (4, 4). "
+            "Create a new one: Signed(...)."
+        ),
+    ),
+    "Signed: zeros": (
+        "assign(w.signed, torch.zeros(4, 4))",
+        ValueError,
+        (
+            "Signed needs every entry to have its sign, strictly, and a size that its dtype can train. Got a "
+            "weight of shape (4, 4) where 16 of 16 entries break this, the largest 0 at row 0, column 0. "
+            "Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
+            "returns, or create it with on_infeasible='project'."
+        ),
+    ),
+    "Signed: a wrong sign": (
+        "assign(w.signed, torch.ones(4, 4) - 2 * torch.eye(4))",
+        ValueError,
+        (
+            "Signed needs every entry to have its sign, strictly, and a size that its dtype can train. Got a "
+            "weight of shape (4, 4) where 4 of 16 entries break this, the largest -1 at row 0, column 0. "
+            "Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
+            "returns, or create it with on_infeasible='project'."
+        ),
+    ),
+    "Signed: another shape": (
+        "assign(w.signed, torch.ones(4, 5))",
+        ValueError,
+        (
+            "Signed needs a weight of shape (4, 4). Got (4, 5). Assign a weight of that shape; create a new "
+            "object for another."
+        ),
+    ),
+    "Signed: another dtype": (
+        "assign(w.signed, torch.ones(4, 4).double())",
+        ValueError,
+        "Signed needs a weight of torch.float32 on cpu. Got torch.float64 on cpu. Assign value.to(layer.weight).",
+    ),
+    "Signed: signs by assignment": (
+        "setattr(w.signed.parametrizations.weight[0], 'signs', -1)",
+        AttributeError,
+        (
+            "Signed needs its signs when it is registered. Got an assignment. Bake the model, and register "
+            "it with new signs."
+        ),
+    ),
+    "Signed.signs: before registration": (
+        "Signed(signs.as_is()).signs",
+        ValueError,
+        (
+            "Signed needs to know its weight. Got no weight yet. Register it first: register(model, "
+            '{"layer.weight": Signed(...)}), and read the attached copy, layer.parametrizations.weight[0].'
+        ),
+    ),
+    "Signed.forward: before registration": (
+        "Signed(signs.as_is())(torch.ones(4))",
+        ValueError,
+        (
+            "Signed needs to know its weight. Got no weight yet. Register it first: register(model, "
+            '{"layer.weight": Signed(...)}), and read the attached copy, layer.parametrizations.weight[0].'
+        ),
+    ),
+    "Signed.forward: integers": (
+        "Signed(1)(torch.ones(4).long())",
+        TypeError,
+        (
+            "A positive map needs a stored tensor of a real floating dtype, float16 to float64. Got "
+            "torch.int64. Convert the layer back with .to()."
+        ),
+    ),
+    "Signed.contains: a list": (
+        "w.signed.parametrizations.weight[0].contains([1.0])",
+        TypeError,
+        "Signed needs a tensor to tell. Got list.",
+    ),
+    "load_state_dict: a checkpoint of the other sign": (
+        "w.signed.load_state_dict(w.opposite.state_dict())",
+        RuntimeError,
+        (
+            "...While loading the 'weight': load_state_dict needs a checkpoint of Signed(+1, map='exp') for "
+            "'weight'. Got one of Signed(-1, map='exp'). Load plain_state_dict of its model. If only classes "
+            "or entries have new names, pass dict(checkpoint), which is not checked. The tensor stays as it "
+            "was."
+        ),
+    ),
+    "load_state_dict: a plain dictionary of the other sign": (
+        "w.signed.load_state_dict(dict(w.opposite.state_dict()))",
+        RuntimeError,
+        (
+            "...Signed needs a checkpoint with the sign +1. Got -1. Load it into a model with Signed(-1), or "
+            "load its plain_state_dict."
+        ),
+    ),
+    "load_state_dict: signs of another shape": (
+        "w.columns.load_state_dict(w.as_is.state_dict())",
+        RuntimeError,
+        (
+            "...Signed needs 4 signs, -1, 0 or 1, in its checkpoint. Got torch.int8 of shape (16,). Load the "
+            "signs together with the mask and the values, into a layer with the same constraint."
+        ),
+    ),
+    "load_state_dict: damaged signs": (
+        "w.columns.load_state_dict(w.signs_of(torch.full((4,), 3)))",
+        RuntimeError,
+        (
+            "...Signed needs 4 signs, -1, 0 or 1, in its checkpoint. Got 3. Load the signs together with the "
+            "mask and the values, into a layer with the same constraint."
+        ),
+    ),
+    "load_state_dict: boolean signs": (
+        "w.columns.load_state_dict(w.signs_of(torch.ones(5) > 0))",
+        RuntimeError,
+        (
+            "...Signed needs 4 signs, -1, 0 or 1, in its checkpoint. Got torch.bool of shape (5,). Load the "
+            "signs together with the mask and the values, into a layer with the same constraint."
+        ),
+    ),
+    "load_state_dict: signs that are text": (
+        'w.columns.load_state_dict(w.signs_of("1, -1"))',
+        RuntimeError,
+        (
+            "...Signed needs 4 signs, -1, 0 or 1, in its checkpoint. Got str. Load the signs together with "
+            "the mask and the values, into a layer with the same constraint."
+        ),
+    ),
+    "load_state_dict: a plain checkpoint with zeros": (
+        'w.signed.load_state_dict({"weight": torch.zeros(4, 4)})',
+        RuntimeError,
+        (
+            "...While loading the plain 'weight': Signed needs every entry to have its sign, strictly, and a "
+            "size that its dtype can train. Got a weight of shape (4, 4) where 16 of 16 entries break this, "
+            "the largest 0 at row 0, column 0. Load or pass a weight that keeps the rule, such as what "
+            "project(weight) of this parametrization returns, or create it with on_infeasible='project'. The "
+            "tensor stays as it was."
+        ),
+    ),
+    "Signed.set_extra_state: another sign": (
+        "w.signed.parametrizations.weight[0].set_extra_state(torch.tensor([-1]))",
+        ValueError,
+        (
+            "Signed needs a checkpoint with the sign +1. Got -1. Load it into a model with Signed(-1), or "
+            "load its plain_state_dict."
+        ),
+    ),
+    "signs.as_is: an argument": (
+        "signs.as_is(torch.ones(4))",
+        TypeError,
+        "as_is needs other arguments. Got as_is(Tensor). Write as_is().",
+    ),
+    "signs.as_is: a list": (
+        "signs.as_is()([1.0, -1.0])",
+        TypeError,
+        "as_is() needs the weight, a tensor. Got list. Pass e.g. layer.weight.",
+    ),
+    "signs.as_is: meta": (
+        'register(w.meta, {"weight": Signed(signs.as_is())})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. as_is needs the values of the weight. Got a weight "
+            "on the meta device, which has none. Use a rule that looks at the shape alone, or materialise "
+            "the weight first."
+        ),
+    ),
+    "signs.dale: out of range": (
+        "signs.dale(1.5)",
+        ValueError,
+        ("dale needs a fraction from 0 to 1. Got 1.5. 0.3 is three tenths."),
+    ),
+    "signs.dale: percent": (
+        "signs.dale(80)",
+        ValueError,
+        ("dale needs a fraction from 0 to 1. Got 80. 0.3 is three tenths."),
+    ),
+    "signs.dale: text": (
+        'signs.dale("0.8")',
+        TypeError,
+        ("dale needs a number for fraction. Got str. Pass a float."),
+    ),
+    "signs.dale: NaN": (
+        "signs.dale(torch.nan)",
+        ValueError,
+        ("dale needs a fraction from 0 to 1. Got nan. 0.3 is three tenths."),
+    ),
+    "signs.dale: a schedule": (
+        "signs.dale(masks.gradual(1.0, 0.5, steps=10))",
+        TypeError,
+        ("dale needs a number for fraction. Got a function. Call it, as in schedule(step)."),
+    ),
+    "signs.dale: shuffle by position": (
+        "signs.dale(0.8, True)",
+        TypeError,
+        (
+            "dale needs other arguments. Got dale(0.8, True). Write dale(excitatory=0.8, shuffle=False, "
+            "generator=None). For a seed, pass generator=torch.Generator().manual_seed(0)."
+        ),
+    ),
+    "signs.dale: a seed": (
+        "signs.dale(0.8, shuffle=True, seed=0)",
+        TypeError,
+        (
+            "dale needs other arguments. Got dale(0.8, shuffle=True, seed=0). Write dale(excitatory=0.8, "
+            "shuffle=False, generator=None). For a seed, pass generator=torch.Generator().manual_seed(0)."
+        ),
+    ),
+    "signs.dale: an integer for a generator": (
+        "signs.dale(0.8, shuffle=True, generator=0)",
+        TypeError,
+        "dale needs a torch.Generator or None. Got int. Seed one: torch.Generator().manual_seed(0).",
+    ),
+    "signs.dale: a layer": (
+        "signs.dale()(w.linear)",
+        TypeError,
+        "dale(0.8) needs the weight, a tensor. Got Linear. Pass e.g. layer.weight.",
+    ),
+    "signs.dale: a convolution": (
+        'register(w.convolution, {"weight": Signed(signs.dale())})',
+        ValueError,
+        (
+            "register cannot attach Signed to 'weight'. dale needs a matrix, (out, in). Got a weight of "
+            "shape (2, 2, 3). Pass a tensor of signs that broadcasts to the weight, such as one of shape "
+            "(in, 1, 1) for a convolution."
+        ),
+    ),
+    "signs.dale: a bias": (
+        'register(w.plain, {"0.bias": Signed(signs.dale())})',
+        ValueError,
+        (
+            "register cannot attach Signed to '0.bias'. dale needs a matrix, (out, in). Got a weight of "
+            "shape (4,). Pass a tensor of signs that broadcasts to the weight, such as one of shape (in, 1, "
+            "1) for a convolution."
+        ),
+    ),
+    "signs.SignRule: no function": (
+        'signs.SignRule("mine")',
+        TypeError,
+        "SignRule.__init__() missing 1 required positional argument: 'build'",
+    ),
+    "positive.log: complex": (
+        "positive.log(torch.ones(3) + 0j)",
+        TypeError,
+        (
+            "A positive map needs a stored tensor of a real floating dtype, float16 to float64. Got "
+            "torch.complex64. Convert the layer back with .to()."
+        ),
+    ),
+    "positive.softplus: integers": (
+        "positive.softplus(torch.arange(3))",
+        TypeError,
+        (
+            "A positive map needs a stored tensor of a real floating dtype, float16 to float64. Got "
+            "torch.int64. Convert the layer back with .to()."
+        ),
+    ),
+    "positive.softplus_inverse: integers": (
+        "positive.softplus_inverse(torch.arange(3))",
+        TypeError,
+        (
+            "A positive map needs a stored tensor of a real floating dtype, float16 to float64. Got "
+            "torch.int64. Convert the layer back with .to()."
+        ),
+    ),
 }
 
 
@@ -1663,4 +2224,7 @@ def test_bad_input_is_refused_and_changes_nothing(call: str, kind: type[Exceptio
 
 def test_every_public_name_is_tried() -> None:
     tried = " ".join(call for call, *_ in BAD.values())
-    assert [name for name in (*parametrizations.__all__, *masks.__all__) if name not in tried] == ["Kept", "MaskRule"]
+    names = *parametrizations.__all__, *masks.__all__
+    assert [name for name in names if name not in tried] == ["Kept", "MaskRule"]
+    rules = *(f"signs.{name}" for name in signs.__all__), *(f"positive.{name}" for name in positive.__all__)
+    assert [name for name in rules if name not in tried] == []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Signed, ZeroDiagonal, masks, register, signs
 
 __all__ = ["CASES", "LIMITS", "WITH_MASKS", "Case", "Limit", "limit_of"]
 
@@ -65,6 +65,7 @@ KINDS = {
     "Diagonal": Kind(lambda: [Diagonal(product="elementwise")]),
     "ZeroDiagonal": Kind(lambda: [ZeroDiagonal(product="replaced-diagonal")]),
     "NegExpDiagonal": Kind(lambda: [NegExpDiagonal(product="replaced-diagonal")]),
+    "Signed": Kind(lambda: [Signed(signs.dale(0.5))]),
     "MaskedSparse": Kind(lambda: [MaskedSparse(masks.banded(1, 2), product="strips")]),
     "lower-triangular, NegExp": Kind(lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()]),
     "Diagonal, NegExp": Kind(lambda: [Diagonal(), NegExpDiagonal()]),

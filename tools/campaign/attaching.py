@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization, remove_parametr
 from parametrizations import bake, fuse, register
 from tools.campaign.bits import same
 from tools.campaign.constraints import Constraint, chain, make
+from tools.campaign.formulas import Step
 from tools.campaign.session import Session, Skipped
 from tools.campaign.training import drop_state, train
 
@@ -37,7 +38,7 @@ def draw(session: Session, random: Random, name: str) -> list[Constraint]:
     """Constraints to register on top of the present ones, at most one per class."""
     cell = session.reference.cells[name]
     there = [step.kind for step in cell.steps]
-    constraints = chain(random, cell.weight().shape, cell.x.dtype, there)
+    constraints = chain(random, cell.weight().shape, there)
     if not constraints:
         raise Skipped
     return constraints
@@ -47,24 +48,44 @@ def follow(session: Session, name: str, constraints: list[Constraint]) -> None:
     """Attach the same constraints to the reference."""
     cell, weight = session.reference.cells[name], session.reference.cells[name].weight().detach()
     made: Any = session.chain(name)
-    steps = list(made)[-len(constraints) :]
-    cell.adopt([constraint.step(step, weight) for constraint, step in zip(constraints, steps, strict=True)])
+    steps, added = list(made)[-len(constraints) :], list[Step]()
+    for constraint, step in zip(constraints, steps, strict=True):
+        added = [*added, constraint.step(step, weight, [*cell.steps, *added])]
+    cell.adopt(added)
 
 
-def kinds(session: Session, plans: dict[str, list[Constraint]]) -> list[set[str]]:
-    """The kinds that each matrix with a diagonal would have."""
+Kinds = list[tuple[str, int, bool]]
+"""The constraints of a weight: kinds, the blocks of diagonal ones, and whether the diagonals are all of the weight."""
+
+
+def kinds(session: Session, plans: dict[str, list[Constraint]]) -> list[Kinds]:
+    """The constraints that each weight with entries would have."""
     cells = {name: session.reference.cells[name] for name in plans if session.reference.cells[name].weight().numel()}
-    return [{s.kind for s in cell.steps} | {one.kind for one in plans[name]} for name, cell in cells.items()]
+    found = []
+    for name, cell in cells.items():
+        there = [(step.kind, step.blocks) for step in cell.steps] + [(one.kind, one.blocks) for one in plans[name]]
+        shape = tuple(cell.weight().shape)
+        found.append([(kind, blocks, shape == (blocks, 1)) for kind, blocks in there])
+    return found
 
 
-def have_to_clash(kinds: set[str]) -> bool:
-    return {"ZeroDiagonal", "NegExpDiagonal"} <= kinds or kinds == {"Diagonal", "ZeroDiagonal"}
+def have_to_clash(there: Kinds) -> bool:
+    names, blocks = {kind for kind, *_ in there}, {blocks for kind, blocks, _ in there if kind != "Signed"}
+    empty = names - {"Signed"} == {"Diagonal", "ZeroDiagonal"} and len(blocks) == 1
+    return {"ZeroDiagonal", "NegExpDiagonal"} <= names or empty
 
 
-def may_clash(kinds: set[str]) -> bool:
-    """Whether a mask may hide a diagonal that must be negative, or keep no other entries than the diagonal."""
+def may_clash(there: Kinds) -> bool:
+    """Whether a constraint may hide entries that another one needs.
+
+    A mask may hide a diagonal that must be negative, or keep only the diagonal. Signs need all entries that constraints
+    before them keep, and map a negative diagonal once more.
+    """
+    names = [kind for kind, *_ in there]
+    nothing = len(there) > 1 and any(kind == "ZeroDiagonal" and is_all for kind, _, is_all in there)
     first, later = {"Diagonal", "MaskedSparse"}, {"ZeroDiagonal", "NegExpDiagonal"}
-    return have_to_clash(kinds) or not (kinds.isdisjoint(first) or kinds.isdisjoint(later))
+    signed = "Signed" in names and ("NegExpDiagonal" in names or names[-1] != "Signed")
+    return nothing or signed or have_to_clash(there) or not (first.isdisjoint(names) or later.isdisjoint(names))
 
 
 def register_some(session: Session, random: Random) -> None:

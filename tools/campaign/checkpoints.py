@@ -68,15 +68,17 @@ def load_into_another(session: Session, _: Random) -> None:
     rules: dict[str, list[Constraint]] = {}
     for name in session.constrained():
         cell = session.reference.cells[name]
-        negative = any(step.kind == "NegExpDiagonal" for step in cell.steps)
-        rules[name] = [_alike(step, "banded(0, 0)" if negative else "random(density=0.3)") for step in cell.steps]
+        rules[name] = [_alike(step, _mask(cell.steps)) for step in cell.steps]
     session.note(f"other = register(plain, {rules}); other.load_state_dict(model.state_dict()); model = other")
     for name, cell in session.reference.cells.items():
         other.get_parameter(name).requires_grad_(cell.x.requires_grad)
     try:
         register(other, {name: [make(one) for one in plan] for name, plan in rules.items()})
     except ValueError as error:
-        if "0 in every entry" not in str(error):  # the drawn mask keeps the diagonal alone, and ZeroDiagonal follows
+        # The drawn mask keeps the diagonal alone, and ZeroDiagonal follows; or it keeps signed entries that later
+        # constraints need otherwise, which the first mask had dropped.
+        kinds = [[step.kind for step in cell.steps] for cell in session.reference.cells.values()]
+        if "0 in every entry" not in str(error) and not any("Signed" in before[:-1] for before in kinds):
             raise
         raise Skipped from error
     with session.unchanged():
@@ -88,8 +90,19 @@ def load_into_another(session: Session, _: Random) -> None:
     session.forget_optimizer()
 
 
-def _alike(step: Step, rule: str) -> Constraint:
-    """A constraint of the same kind with another mask. The mask keeps a diagonal that must be negative."""
-    option = 'on_infeasible="project"' if step.projects else 'on_infeasible="raise"'
-    mask = f"masks.{rule}, " if step.kind == "MaskedSparse" else ""
-    return Constraint(step.kind, f"{step.kind}({mask}{option})", step.projects)
+def _mask(steps: list[Step]) -> str:
+    """Another mask. It keeps a diagonal that must be negative."""
+    for step in steps:
+        if step.kind == "NegExpDiagonal":
+            rows, columns = step.shape
+            return f"torch.eye({rows // step.blocks}, {columns}).repeat({step.blocks}, 1).bool()"
+    return "masks.random(density=0.3)"
+
+
+def _alike(step: Step, mask: str) -> Constraint:
+    """A constraint of the same kind with another mask, or with other signs."""
+    options = ['on_infeasible="project"' if step.projects else 'on_infeasible="raise"']
+    options += [f"blocks={step.blocks}"] if step.blocks > 1 else []
+    options += [f'map="{step.map}"'] if step.kind == "Signed" else []
+    first = {"MaskedSparse": [mask], "Signed": [step.again]}.get(step.kind, [])
+    return Constraint(step.kind, f"{step.kind}({', '.join(first + options)})", step.projects)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -20,6 +20,15 @@ Fits = Callable[[Tensor, Tensor], bool]
 
 
 @dataclass(frozen=True)
+class Signs:
+    """The signs of a constraint for a weight, its map, and the text of other signs of the same kind."""
+
+    of: Callable[[Tensor], Tensor]
+    map: str
+    again: str
+
+
+@dataclass(frozen=True)
 class Constraint:
     """A constraint to attach, built by evaluating ``text``."""
 
@@ -27,14 +36,22 @@ class Constraint:
     text: str
     projects: bool
     fits: Fits | None = None
+    blocks: int = 1
+    signs: Signs | None = None
 
-    def step(self, made: Any, weight: Tensor) -> Step:
+    def step(self, made: Any, weight: Tensor, earlier: Sequence[Step]) -> Step:
         """The expected step for the attached object. A rule may draw any mask that has the required property."""
         mask = None
         if self.fits is not None:
             mask = made.mask
             assert self.fits(mask, weight), f"{self.text} made a wrong mask for a weight of shape {weight.shape}"
-        return Step(self.kind, self.projects, weight.shape, mask)
+        step = Step(self.kind, self.projects, weight.shape, mask, self.blocks)
+        if self.signs is None:
+            return step
+        sign = self.signs.of(weight).to(torch.int8).expand(weight.shape)
+        for one in earlier:
+            sign = torch.where(one.keeps, sign, 0)
+        return replace(step, sign=sign, map=self.signs.map, again=self.signs.again)
 
 
 def make(constraint: Constraint) -> nn.Module:
@@ -42,23 +59,30 @@ def make(constraint: Constraint) -> nn.Module:
     return made
 
 
-def chain(random: Random, shape: torch.Size, dtype: torch.dtype, there: list[str]) -> list[Constraint]:
-    """One or two constraints to register on top of the present ones; an empty list if there is none left."""
-    if len(shape) != 2:
-        return [] if there else [_constraint(random, "MaskedSparse", shape)]
+def chain(random: Random, shape: torch.Size, there: list[str]) -> list[Constraint]:
+    """One to three constraints to register on top of the present ones; an empty list if there is none left."""
     first = [] if there else ["Diagonal", "MaskedSparse", "MaskedSparse"]
-    onto = ["ZeroDiagonal"] if dtype.is_complex else ["ZeroDiagonal", "NegExpDiagonal"]
-    onto = [kind for kind in onto if kind not in there]
-    if not onto:
+    onto = [kind for kind in ("ZeroDiagonal", "NegExpDiagonal") if kind not in there]
+    if len(shape) != 2:
+        first, onto = first[1:], []
+    alone = [] if "Signed" in there else ["Signed"]
+    if not first + onto + alone:
         return []
-    kinds = [random.choice(first + onto)]
-    if random.random() < 0.3:
+    kinds = [random.choice(first + onto + alone)]
+    if random.random() < 0.3 and onto:
         kinds += [kind for kind in random.sample(onto, 1) if kind not in kinds]
+    if random.random() < 0.3 and "NegExpDiagonal" not in [*there, *kinds]:
+        kinds += [kind for kind in alone if kind not in kinds]
     return [_constraint(random, kind, shape) for kind in kinds]
 
 
 def _constraint(random: Random, kind: str, shape: torch.Size) -> Constraint:
     mask, fits = _mask(random, shape) if kind == "MaskedSparse" else ("", None)
+    signs = None
+    if kind == "Signed":
+        mask, signs = _signs(random, shape)
+    divisors = [count for count in (2, 3, 4) if len(shape) == 2 and shape[0] % count == 0]
+    blocks = random.choice([1, 1, *divisors]) if kind.endswith("Diagonal") else 1
     projects = random.random() < 0.3
     # A layer without inputs has nothing to multiply.
     ways = ["auto", "dense", *getattr(parametrizations, kind).products]
@@ -66,7 +90,29 @@ def _constraint(random: Random, kind: str, shape: torch.Size) -> Constraint:
     options = [mask] if mask else []
     options += ['on_infeasible="project"'] if projects else []
     options += [f'product="{product}"'] if product != "auto" else []
-    return Constraint(kind, f"{kind}({', '.join(options)})", projects, fits)
+    options += [f"blocks={blocks}"] if blocks > 1 else []
+    options += [f'map="{signs.map}"'] if signs is not None else []
+    return Constraint(kind, f"{kind}({', '.join(options)})", projects, fits, blocks, signs)
+
+
+def _signs(random: Random, shape: torch.Size) -> tuple[str, Signs]:
+    """Signs as the text of an argument, and the signs for a weight."""
+    map, number = random.choice(["exp", "softplus"]), random.choice([1, -1])
+    drawn = [random.choice([1, -1, 0]) for _ in range(shape[-1])] if shape else [number]
+    listed = f"torch.tensor({drawn}, dtype=torch.int64)" if shape else str(number)
+    made: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
+        (str(number), str(number), lambda _: torch.tensor(number)),
+        (listed, f"-{listed}" if shape else listed, lambda _: torch.tensor(drawn if shape else number)),
+        ("signs.as_is()", "signs.as_is()", lambda weight: torch.where(weight.real < 0, -1, 1)),
+        ("lambda weight: weight.real.sign()", "signs.as_is()", lambda weight: weight.real.sign()),
+    ]
+    if len(shape) == 2:
+        share = random.choice([0.0, 0.25, 0.5, 1.0])
+        positive = round(share * shape[1])
+        dale = torch.tensor([1] * positive + [-1] * (shape[1] - positive), dtype=torch.int64)
+        made.append((f"signs.dale({share})", "signs.dale(0.5, shuffle=True)", lambda _: dale))
+    text, again, of = random.choice(made)
+    return text, Signs(of, map, again)
 
 
 def _mask(random: Random, shape: torch.Size) -> tuple[str, Fits]:

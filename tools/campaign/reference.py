@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tools.campaign.formulas import Step
+from tools.campaign.formulas import ROUNDS, Step
 
 __all__ = ["Cell", "Reference", "double"]
 
@@ -57,7 +57,7 @@ class Cell:
         """Replace the data of the leaf; the model's parameters keep their identity, too."""
         self.x.grad = None
         self.x.data = x.detach().clone()
-        self.rounded = any(step.kind == "NegExpDiagonal" for step in self.steps)
+        self.rounded = any(step.kind in ROUNDS for step in self.steps)
 
 
 class Reference:

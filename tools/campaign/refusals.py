@@ -43,9 +43,9 @@ def _with_nan(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _damaged(session: Session, _: str) -> Any:
-    """A checkpoint with masks that do not fit their values."""
+    """A checkpoint with masks or signs that do not fit their values."""
     state = session.model.state_dict()
-    keys = [key for key in state if key.endswith("_extra_state")]
+    keys = [key for key in state if key.endswith("_extra_state") and state[key].numel()]
     if not keys:
         raise Skipped
     session.model.load_state_dict(state | {keys[0]: torch.cat([state[keys[0]], state[keys[0]][:1]])})

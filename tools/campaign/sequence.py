@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import hypothesis
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def run_sequence(plan: Plan, drawn: list[tuple[Operation, int]], tally: Tally) -
             for operation, seed in drawn:
                 _run(session, operation, seed, tally)
             session.check_bystanders()
-        except Exception as error:
+        except (Exception, pytest.fail.Exception) as error:
             error.add_note("\n".join(["", *session.log]))
             raise
     tally.sequences += 1

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tools.campaign.formulas import ROUNDS
 from tools.campaign.models import DTYPES
 from tools.campaign.reference import Cell
 from tools.campaign.session import Session, Skipped
@@ -25,7 +26,13 @@ def weight_for(cell: Cell, random: Random) -> tuple[Tensor, str]:
     wide = torch.complex64 if cell.x.is_complex() else torch.float32
     if random.random() < 0.5:
         x = torch.randn(cell.x.shape, generator=generator, dtype=wide).to(cell.x.dtype)
-        return cell.weight(x).detach(), f"of stored values of seed {seed}"
+        weight = cell.weight(x).detach()
+        if not weight.numel() or random.random() < 0.7:
+            return weight, f"of stored values of seed {seed}"
+        place, value = random.randrange(weight.numel()), random.choice([-1.0, 0.0, 1.0])
+        weight = weight.contiguous().clone()
+        weight.view(-1)[place] = value
+        return weight, f"of stored values of seed {seed}, with {value} as entry {place}"
     weight = torch.randn(cell.weight().shape, generator=generator, dtype=wide)
     return (random.choice([1e-3, 1.0, 10.0]) * weight).to(cell.x.dtype), f"of seed {seed}"
 
@@ -82,7 +89,7 @@ def _require_initialised(name: str, stored: Tensor, cell: Cell, plain: nn.Module
     assert stored.shape == cell.x.shape, f"{name} stores another shape"
     assert bool(stored.isfinite().all()), f"{name} was initialised to what is not finite"
     weight = cell.weight(stored)
-    if isinstance(plain, nn.Linear) and plain.in_features and not any(s.kind == "NegExpDiagonal" for s in cell.steps):
+    if isinstance(plain, nn.Linear) and plain.in_features and not any(s.kind in ROUNDS for s in cell.steps):
         bound = plain.in_features**-0.5 * (1 + 2 * torch.finfo(stored.dtype).eps)
         assert bool((weight.abs() <= bound * (2**0.5 if stored.is_complex() else 1)).all()), f"{name} is too large"
         alone = len(cell.steps) < 2  # zeros on the diagonal of a diagonal matrix are alike
