@@ -24,6 +24,7 @@ from parametrizations._torch.loops import once
 from parametrizations.masks import MaskRule
 from parametrizations.masks.arguments import Array
 from parametrizations.parametrization import Infeasible, Parametrization
+from parametrizations.signs import SignRule
 
 __all__ = ["MaskedSparse"]
 
@@ -83,6 +84,8 @@ class MaskedSparse(Parametrization):
         product: Product = "auto",
     ) -> None:
         super().__init__(on_infeasible=on_infeasible, product=product)
+        if isinstance(mask, SignRule):
+            raise TypeError(f"MaskedSparse needs a mask or its rule. Got a rule for signs. Write Signed({mask}).")
         self._rule: MaskRule | None = as_rule(mask)
         self._origin: object = self._rule
         self._form: MaskForm | None = None
@@ -207,8 +210,8 @@ class MaskedSparse(Parametrization):
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
         mask = as_mask(self._rule(weight.clone()), weight.shape, self._rule)  # a rule may write into its argument
-        if self._given is None and weight.numel() > 1 and not mask.any():
-            text = f"{self._rule} keeps none of {weight.numel()} entries, so the weight stays zero."
+        if weight.numel() > 1 and not mask.any():
+            text = f"{self._rule} keeps none of {weight.numel()} entries: the weight stays zero. True keeps an entry."
             warnings.warn(text, stacklevel=2)
         super().adopt(weight)
         self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)

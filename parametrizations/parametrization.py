@@ -420,9 +420,10 @@ class Parametrization(nn.Module):
         if not isinstance(given, Tensor) or (given.shape, given.dtype) != (weight.shape, weight.dtype):
             is_tensor = isinstance(given, Tensor)
             got = f"{given.dtype} of shape {tuple(given.shape)}" if is_tensor else type(given).__name__
+            advice = "Expand or convert the result." if is_tensor else "Is a return missing?"
             raise ValueError(
                 f"{type(self).__name__} needs forward(x) to return a tensor of {weight.dtype} and of the weight's "
-                f"shape, {tuple(weight.shape)}. Got {got}. Expand or convert the result."
+                f"shape, {tuple(weight.shape)}. Got {got}. {advice}"
             )
 
     def _require_stored_tensor(self, x: Tensor) -> None:

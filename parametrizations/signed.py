@@ -21,6 +21,7 @@ from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.chains import steps
 from parametrizations._torch.private import are_transforms_active
 from parametrizations._torch.transforms import is_recorded
+from parametrizations.masks import MaskRule
 from parametrizations.masks.arguments import Array, broadcasts, is_array, numbers
 from parametrizations.parametrization import Infeasible, Parametrization
 
@@ -87,7 +88,7 @@ class Signed(Parametrization):
     ) -> None:
         super().__init__(on_infeasible=on_infeasible, product=product)
         require_choice("Signed", "map", map, tuple(MAPS))
-        self.map = map
+        self._map = map
         self._rule = _rule(signs) if callable(signs) else None
         self._signs = None if callable(signs) else _checked(signs)
         self._origin: object = self._rule or _described(self._signs)
@@ -115,6 +116,11 @@ class Signed(Parametrization):
             "Signed needs its signs when it is registered. Got an assignment. Bake the model, and register it with new "
             "signs."
         )
+
+    @property
+    def map(self) -> Literal["exp", "softplus"]:
+        """The map, fixed when the constraint is made."""
+        return self._map
 
     @property
     def is_per_entry(self) -> bool:
@@ -167,7 +173,7 @@ class Signed(Parametrization):
         if isinstance(signs, Tensor) and not broadcasts(signs.shape, weight.shape):
             raise ValueError(
                 f"Signed needs signs{source} that broadcast to the weight's shape, {tuple(weight.shape)}. Got shape "
-                f"{tuple(signs.shape)}. Use e.g. (in,) for a sign of each column, or (out, 1) for each row."
+                f"{tuple(signs.shape)}. Use e.g. {_shapes(weight.dim())}."
             )
         super().adopt(weight)
         self._earlier = _steps_before(self)
@@ -271,9 +277,12 @@ class Signed(Parametrization):
     def _gathered(self, signs: int | Tensor, places: Places) -> int | Tensor:
         if isinstance(signs, int) or self._is_per_entry or not signs.dim():
             return signs
-        indices = torch.unravel_index(places.positions().long(), places.shape)[len(places.shape) - signs.dim() :]
-        pairs = zip(indices, signs.shape, strict=True)
-        return signs.to(indices[0].device)[tuple(index if size > 1 else 0 * index for index, size in pairs)]
+        rest = places.positions().long()
+        index, stride = torch.zeros_like(rest), 1
+        for size, own in zip(places.shape[::-1], signs.shape[::-1], strict=False):
+            index, rest = index + rest % size % own * stride, rest // size  # own is 1 or size
+            stride *= own
+        return signs.to(rest.device).flatten()[index]
 
     def _signs_of(self, signs: int | Tensor, device: torch.device) -> Signs:
         signs = signs.to(device) if isinstance(signs, Tensor) else signs
@@ -325,6 +334,8 @@ def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
     """The rule with a name, refused if it is a class or a function of `parametrizations.signs` that makes one."""
     if isinstance(signs, rules.SignRule):
         return signs
+    if isinstance(signs, MaskRule):
+        raise TypeError(f"Signed needs a rule for signs. Got the mask rule {signs}. Write MaskedSparse({signs}).")
     name = getattr(signs, "__name__", type(signs).__name__)
     is_ours = getattr(signs, "__module__", None) == rules.__name__
     if isinstance(signs, type) or (inspect.isfunction(signs) and is_ours):
@@ -343,13 +354,8 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
             f"Signed needs 1, -1, or a tensor of -1, 0 and 1{source}. Got {type(signs).__name__}. "
             f"{advice if rule is None else 'Return e.g. torch.where(weight < 0, -1, 1)'}."
         )
-    if isinstance(signs, Tensor) and signs.is_meta:
-        raise ValueError(
-            f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create it "
-            'with device="cpu", or materialise the weight first.'
-        )
-    if isinstance(signs, Tensor) and signs.layout is not torch.strided:
-        raise ValueError(f"Signed needs a dense tensor of signs{source}. Got {signs.layout}. Convert it by to_dense().")
+    if isinstance(signs, Tensor):
+        _require_values(signs, source)
     listed = torch.tensor(signs, device="cpu") if isinstance(signs, int | float) else signs
     given = numbers("Signed", listed, "torch.tensor([1, -1])")
     if given.dtype is torch.bool or not _are_signs(given):
@@ -363,6 +369,16 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
             f"Signed needs a sign of 1 or -1{source}. Got 0, which leaves every entry free. Leave Signed out."
         )
     return int(given) if given.dim() == 0 else given.to(torch.int8)
+
+
+def _require_values(signs: Tensor, source: str) -> None:
+    if signs.is_meta:
+        raise ValueError(
+            f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create it "
+            'with device="cpu", or materialise the weight first.'
+        )
+    if signs.layout is not torch.strided:
+        raise ValueError(f"Signed needs a dense tensor of signs{source}. Got {signs.layout}. Convert it by to_dense().")
 
 
 def _first_wrong(given: Tensor) -> object:
@@ -382,6 +398,13 @@ def _is_sign(given: Tensor) -> Tensor:
 
 def _has_zeros(signs: int | Tensor | None) -> bool:
     return isinstance(signs, Tensor) and bool((signs == 0).any())
+
+
+def _shapes(dims: int) -> str:
+    if dims == 2:
+        return "(in,) for a sign of each column, or (out, 1) for each row"
+    ones = ", 1" * (dims - 2)
+    return f"(in{ones}) for a sign of each input channel of a convolution, or (out, 1{ones}) for each output channel"
 
 
 def _described(signs: int | Tensor | None) -> Name:

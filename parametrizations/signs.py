@@ -105,7 +105,7 @@ def _dale(share: float, shuffle: bool, generator: Generator | None, weight: Tens
     if weight.dim() != 2:
         raise ValueError(
             f"dale needs a matrix, (out, in). Got a weight of shape {tuple(weight.shape)}. Pass a tensor of signs that "
-            "broadcasts to the weight, such as one of shape (in, 1, 1) for a convolution."
+            "broadcasts to the weight, such as (in, 1, 1) for a convolution, or (in, 1, 1, 1) for a transposed one."
         )
     columns = weight.shape[1]
     device = generator.device if generator is not None else torch.device("cpu")

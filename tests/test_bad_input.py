@@ -1802,10 +1802,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     ),
     "Signed: a mask rule": (
         'register(w.linear, {"weight": Signed(masks.lower_triangular())})',
-        ValueError,
+        TypeError,
         (
-            "register cannot attach Signed to 'weight'. Signed needs signs of 1, -1, or 0 for free entries "
-            "from the rule MaskRule. Got torch.bool. Return torch.where(mask, 1, -1)."
+            "Signed needs a rule for signs. Got the mask rule lower_triangular(0). Write "
+            "MaskedSparse(lower_triangular(0))."
         ),
     ),
     "Signed: other constraints' mask": (
@@ -2166,18 +2166,18 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.convolution, {"weight": Signed(signs.dale())})',
         ValueError,
         (
-            "register cannot attach Signed to 'weight'. dale needs a matrix, (out, in). Got a weight of "
-            "shape (2, 2, 3). Pass a tensor of signs that broadcasts to the weight, such as one of shape "
-            "(in, 1, 1) for a convolution."
+            "register cannot attach Signed to 'weight'. dale needs a matrix, (out, in). Got a weight of shape "
+            "(2, 2, 3). Pass a tensor of signs that broadcasts to the weight, such as (in, 1, 1) for a "
+            "convolution, or (in, 1, 1, 1) for a transposed one."
         ),
     ),
     "signs.dale: a bias": (
         'register(w.plain, {"0.bias": Signed(signs.dale())})',
         ValueError,
         (
-            "register cannot attach Signed to '0.bias'. dale needs a matrix, (out, in). Got a weight of "
-            "shape (4,). Pass a tensor of signs that broadcasts to the weight, such as one of shape (in, 1, "
-            "1) for a convolution."
+            "register cannot attach Signed to '0.bias'. dale needs a matrix, (out, in). Got a weight of shape "
+            "(4,). Pass a tensor of signs that broadcasts to the weight, such as (in, 1, 1) for a convolution, "
+            "or (in, 1, 1, 1) for a transposed one."
         ),
     ),
     "signs.SignRule: no function": (

@@ -142,7 +142,7 @@ def test_another_number_of_blocks_than_gates_warns() -> None:
 
 @every_kind
 def test_convolutions_with_groups_need_axes(kind: Any) -> None:
-    with pytest.raises(ValueError, match="Take MaskedSparse, or pass axes"):
+    with pytest.raises(ValueError, match=r"groups=4, .* Use MaskedSparse, or pass axes=\(0, 1\) and blocks=4"):
         register(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)), {nn.Conv2d: kind()})
     register(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), {nn.Conv2d: kind(axes=(0, 1), blocks=2)})
 

@@ -80,6 +80,7 @@ def test_an_array_is_a_mask_too() -> None:
         MaskedSparse(array.astype(int))
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps none of")
 def test_the_mask_is_not_kept_beside_the_positions() -> None:
     mask = torch.zeros(100, 100, dtype=torch.bool)
     layer = constrained(MaskedSparse(mask), torch.randn(100, 100))

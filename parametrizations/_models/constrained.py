@@ -144,8 +144,10 @@ class Slot:
 
     @property
     def gates(self) -> int:
-        """The number of weights that PyTorch stacks in the rows of the tensor: gates, or query, key and value."""
+        """The number of weights that PyTorch stacks in the rows: gates, groups, or query, key and value."""
         module, name = self.module, self.tensor_name
+        if isinstance(module, _ConvNd) and not module.transposed and name == "weight":
+            return module.groups
         if isinstance(module, nn.MultiheadAttention):
             return 3 if name == "in_proj_weight" else 1
         if not isinstance(module, nn.RNNBase | nn.RNNCellBase) or not name.startswith(("weight_ih", "weight_hh")):

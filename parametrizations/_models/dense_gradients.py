@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ from parametrizations._products.operands import has_rows, rows_of
 from parametrizations._torch.loops import forget
 from parametrizations._torch.private import active_wrapper, are_transforms_active, contents
 from parametrizations._torch.transforms import uncompiled
+
+
+class _ByName(dict[str, "DenseGradient"]):
+    def __missing__(self, name: str) -> NoReturn:
+        raise KeyError(
+            f"dense_gradients needs the name of a constrained weight. Got {name!r}. It has {', '.join(map(repr, self))}"
+            ". Other parameters have grad."
+        )
 
 
 class DenseGradient:
@@ -119,7 +127,7 @@ def dense_gradients(
     slots = constrained_by("dense_gradients", model, patterns)
     require_present(slots, "dense_gradients", model)
     with uncompiled(), ExitStack() as stack:
-        yield {slot.name: _Watch(slot, stack).gradient for slot in slots}
+        yield _ByName({slot.name: _Watch(slot, stack).gradient for slot in slots})
 
 
 class _Watch:

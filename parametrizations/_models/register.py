@@ -231,16 +231,21 @@ def _with_individual_rules(plan: Plan) -> Plan:
 
 
 def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
-    """The step, or a copy with the axes of a convolution. With groups, the diagonal could mean several things."""
-    is_ambiguous = isinstance(step, OnDiagonals) and getattr(slot.module, "groups", 1) > 1
-    return step.with_axes(slot.axes) if isinstance(step, Parametrization) and not is_ambiguous else step
+    """The step, or a copy with the axes of a convolution."""
+    groups = getattr(slot.module, "groups", 1)
+    if isinstance(step, OnDiagonals) and slot.axes is not None and step.axes is None and groups > 1:
+        raise ValueError(
+            f"register needs a convolution with groups=1 for {type(step).__name__} on {slot.name!r}. Got "
+            f"groups={groups}, with own inputs. Use MaskedSparse, or pass axes=(0, 1) and blocks={groups}."
+        )
+    return step.with_axes(slot.axes) if isinstance(step, Parametrization) else step
 
 
 def _warn_of_stacked_weights(plan: Plan) -> None:
     """Warn of a constraint by position that ignores how many weights a tensor stacks, such as the gates of an LSTM."""
     for slot, step in [(slot, step) for slot, steps in plan for step in steps]:
         text, gates = None, slot.gates
-        if isinstance(step, OnDiagonals) and step.blocks != 1 and step.block_count % gates:
+        if isinstance(step, OnDiagonals) and slot.axes is None and step.blocks != 1 and step.block_count % gates:
             reaches = "reaches the first of" if step.blocks is None else "cuts across"
             text = f"Pass blocks={gates} for a diagonal in each, or blocks=1 if one is meant."
             text = f"{type(step).__name__} {reaches} the {gates} weights stacked in {slot.name!r}. {text}"

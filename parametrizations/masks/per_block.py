@@ -46,11 +46,11 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
         >>> [int(gate.count_nonzero()) for gate in layer.weight_hh_l0.chunk(4)]
         [16, 16, 16, 16]
     """
-    (blocks,) = integers("per_block", blocks)
     if not isinstance(rule, MaskRule):
         raise TypeError(
             f"per_block needs a mask rule. Got {type(rule).__name__}. Pass e.g. (masks.random(density=0.1), 4)."
         )
+    (blocks,) = integers("per_block", blocks)
     if rule.spread is not None or rule.axes is not None or blocks < 1:
         raise ValueError(
             f"per_block needs a rule for one weight, without axes, and blocks of at least 1. Got {rule} and {blocks}. "

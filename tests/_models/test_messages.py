@@ -23,6 +23,7 @@ from parametrizations import (
     Signed,
     ZeroDiagonal,
     bake,
+    dense_gradients,
     explain,
     masks,
     plain_state_dict,
@@ -227,6 +228,14 @@ WARNED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: register(PlainList(dict), {nn.Linear: ZeroDiagonal()}),
         r"does not reach the 2 layers in 'rest', a plain dict.* nn\.ModuleDict",
     ),
+    "a mask of nothing": (
+        lambda: register(nn.Linear(4, 4), {"weight": MaskedSparse(torch.zeros(4, 4) > 0)}),
+        r"keeps none of 16 entries: the weight stays zero. True keeps an entry",
+    ),
+    "a rule by position on groups": (
+        lambda: register(nn.Conv2d(4, 4, 3, groups=2), {"weight": MaskedSparse(masks.lower_triangular())}),
+        r"cuts across the 2 weights stacked in 'weight'. Pass masks.per_block\(rule, 2\)",
+    ),
     "two global thresholds": (
         lambda: register(
             nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)),
@@ -286,6 +295,12 @@ def masked() -> Any:
 def assign(weight: object) -> None:
     layer: Any = model_with(ZeroDiagonal())[0]
     layer.weight = weight
+
+
+def other_gradient() -> object:
+    with dense_gradients(model := masked()) as gradients:
+        model(torch.ones(1, 4)).sum().backward()
+    return gradients["0.bias"]
 
 
 def no_super(self: Parametrization) -> None:
@@ -430,6 +445,20 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: setattr(Diagonal(), "on_infeasible", "clip"),
         r"Diagonal needs on_infeasible to be 'raise' or 'project'. Got 'clip'",
     ),
+    "a rule for signs as a mask": (lambda: sparse_(signs.dale()), r"Got a rule for signs. Write Signed\(dale\(0.8\)\)"),
+    "another map afterwards": (
+        lambda: setattr(Signed(1), "map", "softplus"),
+        r"Signed needs the name 'map' for a property. .* pass options when you create the object",
+    ),
+    "signs of each input channel": (
+        lambda: register(nn.Conv2d(4, 4, 3), {"weight": Signed(torch.tensor([1, 1, -1, -1]))}),
+        r"Got shape \(4,\). Use e.g. \(in, 1, 1\) for a sign of each input channel",
+    ),
+    "blocks before the rule": (lambda: masks.per_block(4, RANDOM), r"needs a mask rule. Got int. Pass e.g. \(masks"),  # type: ignore[arg-type]
+    "a name without a dense gradient": (
+        other_gradient,
+        r"needs the name of a constrained weight. Got '0.bias'. It has '0.weight'. Other parameters have grad",
+    ),
     "signs before zeros": (
         lambda: model_with(Signed(1), ZeroDiagonal()),
         r"outside the set of Signed.* Signed comes last, after the constraints that set entries to zero",
@@ -448,7 +477,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize(("call", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_the_error_of_a_typical_mistake_names_the_remedy(call: Callable[[], object], message: str) -> None:
-    with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError), match=f"(?s){message}"):
+    with pytest.raises((TypeError, ValueError, AttributeError, RuntimeError, KeyError), match=f"(?s){message}"):
         call()
 
 
@@ -464,7 +493,7 @@ def test_rules_that_look_at_the_wrong_values_warn() -> None:
 def test_a_rule_that_keeps_nothing_warns() -> None:
     layer = nn.Linear(4, 4)
     nn.init.zeros_(layer.weight)
-    with pytest.warns(UserWarning, match=r"nonzero\(\) keeps none of 16 entries, so the weight stays zero"):
+    with pytest.warns(UserWarning, match=r"nonzero\(\) keeps none of 16 entries: the weight stays zero"):
         register(layer, {"weight": MaskedSparse(masks.nonzero())})
 
 

@@ -736,6 +736,7 @@ def test_constraints_that_leave_only_zero_are_refused(first: Any, start: Any) ->
     assert type(made) is nn.Linear
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps none of")
 def test_a_mask_that_keeps_nothing_may_be_followed() -> None:
     made = register(nn.Linear(3, 3), {"weight": [MaskedSparse(torch.zeros(3, 3).bool()), ZeroDiagonal()]})
     assert not made.weight.any()
