@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils.parametrize import register_parametrization
 
@@ -82,23 +81,6 @@ def func_transforms_work(subject: Subject) -> None:
     stack = torch.stack([stored(layer).detach(), stored(layer).detach() / 2])
     each = torch.stack([parametrization_of(layer)(x) for x in stack])
     require_close(vmap(parametrization_of(layer))(stack), each, "The weights under vmap")
-
-
-def compiles(subject: Subject) -> None:
-    """torch.compile(fullgraph=True) gives the same output and gradient."""
-    layer, inputs = subject.layer(), subject.inputs(3)
-    expected, gradient = layer(inputs).detach(), gradient_of(layer, inputs)
-    torch.compiler.reset()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    require_close(compiled(inputs), expected, "The compiled output")
-    require_close(gradient_of(layer, inputs, compiled), gradient, "The compiled gradient")
-
-
-def exports(subject: Subject) -> None:
-    """torch.export gives a program with the same output."""
-    layer, inputs = subject.layer(), subject.inputs(3)
-    program = torch.export.export(layer, (inputs,))
-    require_close(program.module()(inputs), layer(inputs), "The exported program's output")
 
 
 def deterministic_algorithms_do(subject: Subject) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parametrizations.testing.requirements import Skipped, require, require_close, require_equal
+from parametrizations.testing.requirements import require, require_equal
 from parametrizations.testing.subject import Subject, dense, loss, parametrization_of, set_stored, stored
 
 OPTIMIZERS: tuple[Callable[[list[nn.Parameter]], torch.optim.Optimizer], ...] = (
@@ -51,18 +51,6 @@ def copies_are_independent(subject: Subject) -> None:
     set_stored(twin, stored(twin) * 2 + 1)
     dense(twin)  # a parametrization may keep statistics of its weights
     require_equal(dense(layer), weight, "The original's weight, after a change to the copy,")
-
-
-def autocast_works(subject: Subject) -> None:
-    """Under bfloat16 autocast the output is a plain layer's, and the weight stays float32."""
-    if subject.weight.dtype is not torch.float32:
-        raise Skipped("autocast is for float32 layers")
-    layer, inputs = subject.layer(), subject.inputs(3)
-    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
-        got, expected = layer(inputs), subject.plain(dense(layer))(inputs)
-        weight = layer.weight
-    require(weight.dtype == torch.float32, f"The weight under autocast is {weight.dtype}.")
-    require_close(got, expected, "The output under autocast")
 
 
 def _closure(layer: Any, inputs: Tensor) -> float:

@@ -108,18 +108,6 @@ class WrongUnderVmap(ZeroDiagonal):
         return weight
 
 
-class HalvesWhereCompiled(ZeroDiagonal):
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x / 2 if torch.compiler.is_compiling() else x)
-
-
-class DetachesWhereCompiled(ZeroDiagonal):
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward((x + x.detach()) / 2 if torch.compiler.is_compiling() else x)
-
-
 class PutsIntoPlaces(ZeroDiagonal):
     """Uses an operation without a deterministic form in PyTorch."""
 
@@ -166,19 +154,10 @@ BROKEN: Breakers = {
         (DropsOut, "The gradient through functional_call differs"),
         (WrongUnderVmap, "The weights under vmap differs"),
     ],
-    "compiles": [
-        (LooksAtValues, "[Dd]ata-dependent|builtin operator `bool`"),
-        (HalvesWhereCompiled, "The compiled output differs"),
-        (DetachesWhereCompiled, "The compiled gradient differs"),
-    ],
     "deterministic_algorithms_do": [
         (PutsIntoPlaces, "put_ does not have a deterministic implementation"),
         (HalvesWhereDeterministic, "The weight by deterministic algorithms differs"),
         (DoublesWhereDeterministic, "The output by deterministic algorithms differs"),
         (DetachesWhereDeterministic, "The gradient by deterministic algorithms differs"),
-    ],
-    "exports": [
-        (LooksAtValues, "data-dependent|Could not guard"),
-        (HalvesWhereCompiled, "The exported program's output differs"),
     ],
 }
