@@ -16,21 +16,16 @@ from parametrizations.testing.subject import Subject, dense, stored
 
 
 def state_dict_reloads(subject: Subject) -> None:
-    """A strict state dict restores the weight in a layer with another weight."""
-    saved = subject.layer()
-    for other in (subject.weight.flip(0), torch.zeros_like(subject.weight), subject.weight.flip(-1)):
-        layer = subject.layer(other)
-        layer.load_state_dict(saved.state_dict())
-        require_equal(dense(layer), dense(saved), "The reloaded weight (get_extra_state saves what adopt learns)")
+    """A strict state dict restores the weight in a layer with another weight, also from a file.
 
-
-def checkpoint_files(subject: Subject) -> None:
-    """torch.save with weights_only=True, and safetensors if installed, restore the same weight."""
+    The files are those of torch.save, read with weights_only=True, and of safetensors if it is installed.
+    """
     saved = subject.layer()
-    for read in _round_trips(saved.state_dict()):
-        layer = subject.layer(subject.weight.flip(-1))
-        layer.load_state_dict(read)
-        require_equal(dense(layer), dense(saved), "The weight read from a file")
+    for state in (saved.state_dict(), *_round_trips(saved.state_dict())):
+        for other in (subject.weight.flip(0), torch.zeros_like(subject.weight), subject.weight.flip(-1)):
+            layer = subject.layer(other)
+            layer.load_state_dict(state)
+            require_equal(dense(layer), dense(saved), "The reloaded weight (get_extra_state saves what adopt learns)")
 
 
 def checkpoint_is_compact(subject: Subject) -> None:

@@ -90,12 +90,11 @@ class TakesAnything(SavesItself):
 
 
 BROKEN: Breakers = {
-    "state_dict_reloads": [(RefusesAnotherMask, "another mask"), (UnsavedMask, "The reloaded weight .* differs")],
-    "checkpoint_files": [
+    "state_dict_reloads": [
+        (RefusesAnotherMask, "another mask"),
+        (UnsavedMask, "The reloaded weight .* differs"),
         (SavesAnObject, "weights_only|Unsupported|WeightsUnpickler"),
         (SavesAText, "expected torch.Tensor but received <class 'str'>"),
-        (RefusesAnotherMask, "another mask"),
-        (UnsavedMask, "The weight read from a file differs"),
     ],
     "checkpoint_is_compact": [(StoresAView, "The checkpoint holds .* bytes for 23 stored numbers")],
     "saved_structure_is_a_copy_and_checked": [
