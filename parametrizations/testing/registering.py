@@ -37,20 +37,13 @@ def registering_keeps_a_member(subject: Subject) -> None:
         _require_unmoved(layer, member, "A member that is registered")
 
 
-def contains_refuses_what_the_map_misses(subject: Subject) -> None:
-    """Registering reproduces every weight that `contains` accepts: each member is in the range of the map."""
-    layer, weight = subject.layer(), subject.weight.detach()
-    contains = parametrization_of(layer).contains
-    for candidate in (torch.zeros_like(weight), weight.clone(), -weight):
-        if contains(candidate):
-            layer.weight = candidate
-            _require_unmoved(layer, candidate, "A weight that contains accepts")
-
-
 def assigning_keeps_a_member(subject: Subject) -> None:
-    """Assigning a weight in the set gives that weight (beyond `rounding`, zero by default)."""
-    layer = subject.layer()
-    for member in subject.members():
+    """Assigning a weight in the set gives that weight (beyond `rounding`, zero by default).
+
+    So the map reaches every weight that `contains` accepts.
+    """
+    layer, weight = subject.layer(), subject.weight.detach()
+    for member in (torch.zeros_like(weight), weight.clone(), -weight, *subject.members()):
         if parametrization_of(layer).contains(member):
             layer.weight = member
             _require_unmoved(layer, member, "A member that is assigned")
