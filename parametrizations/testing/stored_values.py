@@ -29,13 +29,14 @@ def repr_is_complete(subject: Subject) -> None:
 
 
 def forward_gives_a_plain_tensor(subject: Subject) -> None:
-    """The weight is a plain dense tensor on the device of the stored one, the same at every call."""
+    """The weight is a plain dense tensor on the device of the stored one, the same at every call and in evaluation."""
     layer = subject.layer()
     x, weight = stored(layer), layer.weight
     require(type(weight) is Tensor, f"The weight is a {type(weight).__name__}, not a torch.Tensor.")
     require(weight.layout is torch.strided, f"The weight's layout is {weight.layout}.")
     require(weight.device == x.device, f"The weight is on {weight.device}, the stored tensor on {x.device}.")
     require_equal(layer.weight, weight, "The weight, asked for twice,")
+    require_equal(layer.eval().weight, weight, "The weight in evaluation mode")
 
 
 def right_inverse_is_fresh(subject: Subject) -> None:

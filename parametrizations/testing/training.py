@@ -36,13 +36,6 @@ def optimizers_stay_in_the_set(subject: Subject) -> None:
             require(inside, f"A step of {type(optimizer).__name__} moved the weight out of the set.")
 
 
-def evaluation_is_like_training(subject: Subject) -> None:
-    """In evaluation mode the weight is that of training mode."""
-    layer = subject.layer()
-    weight = dense(layer)
-    require_equal(dense(layer.eval()), weight, "The weight in evaluation mode")
-
-
 def copies_are_independent(subject: Subject) -> None:
     """A deep copy has the same weight, and training it leaves the original alone."""
     layer = subject.layer()

@@ -55,6 +55,12 @@ class DropsOut(KeepsItsProjection):
         return F.dropout(super().forward(x))
 
 
+class FreeInEvaluation(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x + 1
+
+
 class StoresAView(Diagonal):
     @override
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -129,6 +135,7 @@ BROKEN: Breakers = {
         (ReturnsASparseTensor, "The weight's layout is torch.sparse_coo"),
         (StaysOnMeta, "The weight is on meta, the stored tensor on cpu"),
         (DropsOut, "The weight, asked for twice, differs"),
+        (FreeInEvaluation, "The weight in evaluation mode differs in 30 of 30"),
     ],
     "right_inverse_is_fresh": [
         (StoresAView, "has strides"),

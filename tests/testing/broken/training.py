@@ -22,12 +22,6 @@ class AtRegistrationOnly(ZeroDiagonal):
         return super().forward(weight)
 
 
-class FreeInEvaluation(ZeroDiagonal):
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x + 1
-
-
 class CopiesForget(ZeroDiagonal):
     scale = 1
 
@@ -67,7 +61,6 @@ class CopiesShareTheirAverage(KeepsItsProjection):
 
 BROKEN: Breakers = {
     "optimizers_stay_in_the_set": [(AtRegistrationOnly, "A step of SGD moved the weight out of the set")],
-    "evaluation_is_like_training": [(FreeInEvaluation, "The weight in evaluation mode differs in 30 of 30")],
     "copies_are_independent": [
         (CopiesForget, "The copy's weight differs"),
         (CopiesShareTheirAverage, "The original's weight, after a change to the copy, differs"),
