@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from parametrizations._checks import kind_of, require_kind
 from parametrizations.parametrization import COMPLEX, FLOATING, Parametrization
 from parametrizations.testing import (
-    checkpoints,
-    gradients,
     products,
     registering,
     rest_of_pytorch,
@@ -31,7 +29,7 @@ from parametrizations.testing.subject import Subject, parametrization_of
 __all__ = ["LAWS", "Law", "check_parametrization"]
 
 Law = Callable[[Subject], None]
-THEMES = (stored_values, registering, gradients, training, products, checkpoints, rest_of_pytorch)
+THEMES = (stored_values, registering, training, products, rest_of_pytorch)
 LAWS: dict[str, Law] = {
     name: law
     for theme in THEMES

@@ -25,7 +25,7 @@ ALIKE = ("-project-", "-random-", "-magnitude-", "-triangular-")
 
 # The format of the positions matters to products, and to moving, copying, saving and loading.
 FORMS = ("MaskedSparse-structured-",)
-OF_FORMS = {"products", "checkpoints", "rest_of_pytorch"}
+OF_FORMS = {"products", "rest_of_pytorch"}
 
 
 def is_tried(law: str, case: str) -> bool:

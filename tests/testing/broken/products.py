@@ -10,9 +10,8 @@ from typing_extensions import override
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal
 from parametrizations.typing import Places
 from tests.testing.broken.breaker import Breakers
-from tests.testing.broken.gradients import LinearTwiceTheGradient
 from tests.testing.broken.stored_values import DropsOut
-from tests.testing.broken.training import CopiesForget
+from tests.testing.broken.training import CopiesForget, LinearTwiceTheGradient
 
 
 class ForgetsTheBias(ZeroDiagonal):
