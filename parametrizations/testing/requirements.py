@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["Broken", "Skipped", "most", "require", "require_close", "require_equal", "require_raises", "require_within"]
-
 
 class Broken(AssertionError):
     """A promise does not hold. The message has the figures."""

@@ -16,20 +16,6 @@ from typing_extensions import override
 
 from parametrizations.testing.requirements import Skipped
 
-__all__ = [
-    "STORED",
-    "Subject",
-    "dense",
-    "gradient_of",
-    "loss",
-    "matrix",
-    "outcome_of",
-    "parametrization_of",
-    "set_stored",
-    "stored",
-]
-
-
 STORED = "parametrizations.weight.original"
 MARGIN = 0.01
 """The distance from kinks, far above the step of finite differences."""
