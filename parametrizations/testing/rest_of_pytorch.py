@@ -93,7 +93,7 @@ def device_moves(subject: Subject) -> None:
     if torch.cuda.is_available():
         layer.cuda()
         require_equal(dense(layer).to(weight.device), weight, "The weight on the GPU")
-    with _deterministic(warn_only=True):  # fills new memory with NaN, so that no stale value is right by luck
+    with _deterministic():  # so that no stale value is right by luck
         layer.to("meta").to_empty(device=weight.device)
     set_stored(layer, x)
     require_equal(dense(layer), weight, "After meta, to_empty and restored values the weight")
@@ -106,7 +106,7 @@ def meta_registration(subject: Subject) -> None:
         layer: Any = register_parametrization(subject.plain().to("meta"), "weight", subject.fresh())
     except ValueError as error:
         raise Skipped(f"it cannot be registered on meta: {error}") from error
-    with _deterministic(warn_only=True):  # fills new memory with NaN
+    with _deterministic():
         layer.to_empty(device=subject.weight.device)
     layer.load_state_dict(saved.state_dict())
     require_equal(dense(layer), dense(saved), "The weight of a layer built on meta and loaded")
@@ -127,7 +127,7 @@ def deterministic_algorithms_do(subject: Subject) -> None:
     """Under `torch.use_deterministic_algorithms`, layers register, and compute the same."""
     layer, inputs = fuse(subject.layer()), subject.inputs(3)
     weight, output, gradient = dense(layer), layer(inputs).detach(), gradient_of(layer, inputs)
-    with _deterministic(warn_only=False):
+    with _deterministic():
         subject.layer()
         require_equal(dense(layer), weight, "The weight by deterministic algorithms")
         require_close(layer(inputs).detach(), output, "The output by deterministic algorithms")
@@ -147,11 +147,11 @@ def _round_trips(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _deterministic(*, warn_only: bool) -> Iterator[None]:
-    enabled = torch.are_deterministic_algorithms_enabled()
-    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+def _deterministic() -> Iterator[None]:
+    """Require deterministic algorithms, under which PyTorch fills new memory with NaN."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=only_warned)
+        torch.set_deterministic_debug_mode(mode)
