@@ -16,7 +16,6 @@ from parametrizations.testing.requirements import Broken, require, require_close
 from parametrizations.testing.subject import (
     Subject,
     dense,
-    gradient_of,
     loss,
     outcome_of,
     parametrization_of,
@@ -39,15 +38,6 @@ def gradients_are_right(subject: Subject) -> None:
     for layer in subject.precise_layers():
         x = subject.away_from_kinks(stored(layer)).requires_grad_()
         _require_right_gradients(parametrization_of(layer), [x], fast=subject.weight.numel() > 100)
-
-
-def backward_works_at_every_step(subject: Subject) -> None:
-    """Any number of forward and backward passes give the same finite gradient."""
-    layer = subject.layer()
-    gradients = [gradient_of(layer, subject.inputs(3)) for _ in range(3)]
-    require(bool(gradients[0].isfinite().all()), "The gradient of the stored tensor is not finite.")
-    for gradient in gradients:
-        require_equal(gradient, gradients[0], "The gradient of a later pass")
 
 
 def linear_is_differentiable_to_any_order(subject: Subject) -> None:
