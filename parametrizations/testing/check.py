@@ -1,7 +1,7 @@
 """`check_parametrization` runs every law of the contract against a parametrization.
 
-A law is a public function in one of the `THEMES`. It takes a `Subject`. If a promise is broken, it raises `Broken` with
-figures, or any error of the called code. If it does not apply, it raises `Skipped`.
+A law is a public function in another file of this folder. It takes a `Subject`. If a promise is broken, it raises
+`Broken` with figures, or any error of the called code. If it does not apply, it raises `Skipped`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from parametrizations._checks import kind_of, require_kind
 from parametrizations.parametrization import COMPLEX, FLOATING, Parametrization
 from parametrizations.testing import (
-    checkpoints,
-    gradients,
     products,
     registering,
     rest_of_pytorch,
@@ -28,13 +26,10 @@ from parametrizations.testing import (
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import Subject, parametrization_of
 
-__all__ = ["LAWS", "Law", "check_parametrization"]
-
 Law = Callable[[Subject], None]
-THEMES = (stored_values, registering, gradients, training, products, checkpoints, rest_of_pytorch)
 LAWS: dict[str, Law] = {
     name: law
-    for theme in THEMES
+    for theme in (stored_values, registering, training, products, rest_of_pytorch)
     for name, law in vars(theme).items()
     if inspect.isfunction(law) and law.__module__ == theme.__name__ and not name.startswith("_")
 }
@@ -84,10 +79,20 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
             )
     subject = Subject(parametrization, weight)
     _require_registrable(subject)
-    outcome = {name: _run(law, subject) for name, law in LAWS.items()}
-    broken = {name: text.removeprefix("broken: ") for name, text in outcome.items() if text.startswith("broken: ")}
+    outcome, broken = {}, []
+    for name, law in LAWS.items():
+        try:
+            with _undisturbed():
+                law(subject)
+            outcome[name] = "held"
+        except Skipped as reason:
+            outcome[name] = f"skipped: {reason}"
+        except Exception as error:
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            broken.append(f"- {name}: {law.__doc__}\n    {_shortened(kind + str(error))}")
     if broken:
-        raise AssertionError(_report(type(parametrization).__name__, broken))
+        title = f"{type(parametrization).__name__} breaks {len(broken)} of {len(LAWS)} promises."
+        raise AssertionError("\n".join([title, *broken]))
     return outcome
 
 
@@ -109,26 +114,7 @@ def _require_registrable(subject: Subject) -> None:
         raise AssertionError(f"{name} cannot be checked on this weight: {error}") from error
 
 
-def _run(law: Law, subject: Subject) -> str:
-    try:
-        with _undisturbed():
-            law(subject)
-    except Skipped as reason:
-        return f"skipped: {reason}"
-    except AssertionError as error:
-        return f"broken: {error}"
-    except Exception as error:
-        return f"broken: {type(error).__name__}: {error}"
-    return "held"
-
-
-def _report(name: str, broken: dict[str, str]) -> str:
-    lines = [f"{name} breaks {len(broken)} of {len(LAWS)} promises."]
-    lines += [f"- {law}: {LAWS[law].__doc__}\n    {_shortened(text)}" for law, text in broken.items()]
-    return "\n".join(lines)
-
-
 def _shortened(text: str, most: int = 8) -> str:
-    """The first lines. gradcheck prints two whole matrices, which would hide the other broken promises."""
+    """The first lines: a compiler prints many, which would hide the other broken promises."""
     lines = text.splitlines()
     return "\n    ".join(lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more lines"])

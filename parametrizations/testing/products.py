@@ -1,4 +1,4 @@
-"""Laws about `linear`, and about fused layers, which call it.
+"""Laws about products: of `linear`, of fused layers, which call it, and of both under autocast, compilers and export.
 
 Two ways to compute one product may differ by the forward error bound of a sum. A computed sum of n products is off by
 at most n roundings of the sum of their absolute values, in any order (Higham, *Accuracy and Stability of Numerical
@@ -70,11 +70,9 @@ def linear_refuses_what_a_layer_refuses(subject: Subject) -> None:
     wrong = {
         "wider inputs": torch.cat([inputs, inputs], 1),
         "inputs of width 0": inputs[:, :0],
-        "another dtype": inputs.to(torch.complex128 if inputs.is_complex() else other),
+        "another dtype": inputs.real.to(other),
         "a number": inputs[0, 0],
     }
-    if inputs.dtype is torch.complex128:
-        del wrong["another dtype"]
     for what, value in wrong.items():
         linear = functools.partial(parametrization_of(layer).linear, value, stored(layer), layer.bias)
         require_raises(linear, f"linear with {what}", RuntimeError)
@@ -84,46 +82,47 @@ def fused_layers_are_the_layers(subject: Subject) -> None:
     """Fusing a layer changes neither its weight nor, up to rounding, its output and gradient."""
     layer, inputs = subject.layer(), subject.inputs(3)
     fused: Any = fuse(copy.deepcopy(layer))
-    _require_same(layer, inputs, fused, fused, "fused")
+    _require_same(fused, layer, inputs, "fused")
     require_equal(dense(fused), dense(layer), "The fused layer's weight")
 
 
-def fused_layers_autocast(subject: Subject) -> None:
-    """Under bfloat16 autocast a fused layer's output has the dtype and value of the dense one."""
+def autocast_works(subject: Subject) -> None:
+    """Under bfloat16 autocast a layer, fused or not, has a plain one's output, and its weight stays float32."""
     if subject.weight.dtype is not torch.float32:
         raise Skipped("autocast is for float32 layers")
     layer, inputs = subject.layer(), subject.inputs(3)
-    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
-        got, expected = fuse(copy.deepcopy(layer))(inputs), layer(inputs)
-    require(got.dtype == expected.dtype, f"The output is {got.dtype} instead of {expected.dtype}.")
-    require_close(got, expected, "The fused output under autocast")
+    for one in (layer, fuse(copy.deepcopy(layer))):
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+            got, expected, weight = one(inputs), subject.plain(dense(layer))(inputs), one.weight
+        require(weight.dtype == torch.float32, f"The weight under autocast is {weight.dtype}.")
+        require_close(got, expected, "The output under autocast")
 
 
-def fused_layers_compile(subject: Subject) -> None:
-    """A fused layer compiles as one graph, forward and backward, for every size of the batch."""
+def compiles(subject: Subject) -> None:
+    """A layer, fused or not, compiles as one graph, forward and backward, for every size of the batch."""
     layer = subject.layer()
-    fused: Any = fuse(copy.deepcopy(layer))
-    torch.compiler.reset()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(fused, fullgraph=True, backend="aot_eager")
-    for batch in (3, 5, 7):
-        _require_same(layer, subject.inputs(batch), fused, compiled, "compiled")
-
-
-def fused_layers_export(subject: Subject) -> None:
-    """Exported or traced, a fused layer has the same output, and the file contains no operator of this library."""
-    layer, inputs, file = subject.layer(), subject.inputs(3), io.BytesIO()
-    fused: Any = fuse(copy.deepcopy(layer))
-    allowed = _allowed(layer, inputs)[0]
-    for strict in (False, True):
+    for one in (layer, fuse(copy.deepcopy(layer))):
         torch.compiler.reset()
-        program = torch.export.export(fused, (inputs,), strict=strict)
-        calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-        foreign = [name for name in calls if "parametrizations" in name]
-        require(not foreign, f"The exported program calls {foreign}.")
-        require_within(program.module()(inputs), layer(inputs), allowed, "The exported program's output")
-    traced: Any = torch.jit.trace(fused, inputs)  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, file)
-    require_within(traced(inputs), layer(inputs), allowed, "The traced output")
+        compiled = torch.compile(one, fullgraph=True, backend="aot_eager")
+        for batch in (3, 5, 7):
+            _require_same(compiled, layer, subject.inputs(batch), "compiled")
+
+
+def exports(subject: Subject) -> None:
+    """Exported or traced, a layer, fused or not, has the same output, and needs no operator of this library."""
+    layer, inputs = subject.layer(), subject.inputs(3)
+    allowed = _allowed(layer, inputs)[0]
+    for one in (layer, fuse(copy.deepcopy(layer))):
+        for strict in (False, True):
+            torch.compiler.reset()
+            program = torch.export.export(one, (inputs,), strict=strict)
+            calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+            foreign = [name for name in calls if "parametrizations" in name]
+            require(not foreign, f"The exported program calls {foreign}.")
+            require_within(program.module()(inputs), layer(inputs), allowed, "The exported program's output")
+        traced: Any = torch.jit.trace(one, inputs)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, io.BytesIO())
+        require_within(traced(inputs), layer(inputs), allowed, "The traced output")
 
 
 def stored_entries_are_at_their_places(subject: Subject) -> None:
@@ -187,11 +186,11 @@ def _put(x: Tensor, places: Places) -> Tensor:
     return x.new_zeros(places.shape.numel()).scatter(0, places.positions().long(), x).view(places.shape)
 
 
-def _require_same(layer: Any, inputs: Tensor, other: Any, call: Callable[[Tensor], Tensor], what: str) -> None:
-    """Another layer, through a call, has the output and the gradient of this one up to rounding."""
+def _require_same(other: Any, layer: Any, inputs: Tensor, what: str) -> None:
+    """Require another layer's output and gradient to be those of this one up to rounding."""
     of_output, _, of_x, _ = _allowed(layer, inputs)
-    require_within(call(inputs), layer(inputs), of_output, f"The {what} output")
-    require_within(gradient_of(other, inputs, call), gradient_of(layer, inputs), of_x, f"The {what} gradient")
+    require_within(other(inputs), layer(inputs), of_output, f"The {what} output")
+    require_within(gradient_of(other, inputs), gradient_of(layer, inputs), of_x, f"The {what} gradient")
 
 
 def _allowed(layer: Any, inputs: Tensor) -> list[Tensor]:

@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["Broken", "Skipped", "most", "require", "require_close", "require_equal", "require_raises", "require_within"]
-
 
 class Broken(AssertionError):
     """A promise does not hold. The message has the figures."""
@@ -72,5 +70,7 @@ def most(difference: Tensor) -> float:
 def _difference(got: Tensor, expected: Tensor) -> str:
     if got.shape != expected.shape:
         return f"has shape {tuple(got.shape)} instead of {tuple(expected.shape)}."
+    if got.dtype != expected.dtype:
+        return f"has dtype {got.dtype} instead of {expected.dtype}."
     apart = int((got != expected).sum())
     return f"differs in {apart} of {got.numel()} entries, by at most {most(got - expected):.3g}."

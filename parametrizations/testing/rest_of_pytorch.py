@@ -1,9 +1,12 @@
-"""Laws about the rest of PyTorch: dtypes and devices, transforms, compilers."""
+"""Laws about the rest of PyTorch: checkpoints, dtypes and devices, transforms."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import importlib.util
+import io
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils.parametrize import register_parametrization
 
 from parametrizations._models.fuse import fuse
-from parametrizations.testing.requirements import Skipped, most, require, require_close, require_equal
+from parametrizations.testing.requirements import Skipped, most, require, require_close, require_equal, require_raises
 from parametrizations.testing.subject import (
     STORED,
     Subject,
@@ -23,6 +26,42 @@ from parametrizations.testing.subject import (
     set_stored,
     stored,
 )
+
+
+def state_dict_reloads(subject: Subject) -> None:
+    """A strict state dict restores the weight in a layer with another weight, also from a file.
+
+    The files are those of torch.save, read with weights_only=True, and of safetensors if it is installed.
+    """
+    saved = subject.layer()
+    for state in (saved.state_dict(), *_round_trips(saved.state_dict())):
+        for other in (subject.weight.flip(0), torch.zeros_like(subject.weight), subject.weight.flip(-1)):
+            layer = subject.layer(other)
+            layer.load_state_dict(state)
+            require_equal(dense(layer), dense(saved), "The reloaded weight (get_extra_state saves what adopt learns)")
+
+
+def checkpoint_is_compact(subject: Subject) -> None:
+    """The checkpoint holds the stored numbers and at most 12 bytes of structure for each."""
+    layer = subject.layer()
+    size = sum(t.untyped_storage().nbytes() for t in layer.state_dict().values() if isinstance(t, Tensor))
+    x = stored(layer)
+    allowed = x.numel() * (x.element_size() + 12) + layer.bias.numel() * layer.bias.element_size() + 64
+    require(size <= allowed, f"The checkpoint holds {size} bytes for {x.numel()} stored numbers.")
+
+
+def saved_structure_is_a_copy_and_checked(subject: Subject) -> None:
+    """Saved structure, such as a mask, is a copy, and loading one of another length raises an error."""
+    layer = subject.layer()
+    weight, state = dense(layer), layer.state_dict()
+    kept = [key for key, entry in state.items() if key.endswith("_extra_state") and isinstance(entry, Tensor)]
+    shorter = {key: state[key][:-1].clone() for key in kept}
+    for key in kept:
+        state[key].zero_()
+    require_equal(dense(layer), weight, "The weight, after a write into the saved structure,")
+    if kept:
+        load = partial(layer.load_state_dict, state | shorter)
+        require_raises(load, "Loading a structure of another length", RuntimeError, TypeError, ValueError)
 
 
 def dtype_moves(subject: Subject) -> None:
@@ -54,7 +93,7 @@ def device_moves(subject: Subject) -> None:
     if torch.cuda.is_available():
         layer.cuda()
         require_equal(dense(layer).to(weight.device), weight, "The weight on the GPU")
-    with _deterministic(warn_only=True):  # fills new memory with NaN, so that no stale value is right by luck
+    with _deterministic():  # so that no stale value is right by luck
         layer.to("meta").to_empty(device=weight.device)
     set_stored(layer, x)
     require_equal(dense(layer), weight, "After meta, to_empty and restored values the weight")
@@ -67,7 +106,7 @@ def meta_registration(subject: Subject) -> None:
         layer: Any = register_parametrization(subject.plain().to("meta"), "weight", subject.fresh())
     except ValueError as error:
         raise Skipped(f"it cannot be registered on meta: {error}") from error
-    with _deterministic(warn_only=True):  # fills new memory with NaN
+    with _deterministic():
         layer.to_empty(device=subject.weight.device)
     layer.load_state_dict(saved.state_dict())
     require_equal(dense(layer), dense(saved), "The weight of a layer built on meta and loaded")
@@ -84,40 +123,35 @@ def func_transforms_work(subject: Subject) -> None:
     require_close(vmap(parametrization_of(layer))(stack), each, "The weights under vmap")
 
 
-def compiles(subject: Subject) -> None:
-    """torch.compile(fullgraph=True) gives the same output and gradient."""
-    layer, inputs = subject.layer(), subject.inputs(3)
-    expected, gradient = layer(inputs).detach(), gradient_of(layer, inputs)
-    torch.compiler.reset()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    require_close(compiled(inputs), expected, "The compiled output")
-    require_close(gradient_of(layer, inputs, compiled), gradient, "The compiled gradient")
-
-
-def exports(subject: Subject) -> None:
-    """torch.export gives a program with the same output."""
-    layer, inputs = subject.layer(), subject.inputs(3)
-    program = torch.export.export(layer, (inputs,))
-    require_close(program.module()(inputs), layer(inputs), "The exported program's output")
-
-
 def deterministic_algorithms_do(subject: Subject) -> None:
     """Under `torch.use_deterministic_algorithms`, layers register, and compute the same."""
     layer, inputs = fuse(subject.layer()), subject.inputs(3)
     weight, output, gradient = dense(layer), layer(inputs).detach(), gradient_of(layer, inputs)
-    with _deterministic(warn_only=False):
+    with _deterministic():
         subject.layer()
         require_equal(dense(layer), weight, "The weight by deterministic algorithms")
         require_close(layer(inputs).detach(), output, "The output by deterministic algorithms")
         require_close(gradient_of(layer, inputs), gradient, "The gradient by deterministic algorithms")
 
 
+def _round_trips(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    yield torch.load(file, weights_only=True)
+    unknown_to_safetensors = any(getattr(entry, "dtype", None) is torch.complex128 for entry in state.values())
+    if importlib.util.find_spec("safetensors") and not unknown_to_safetensors:
+        from safetensors.torch import load, save
+
+        yield load(save(state))
+
+
 @contextlib.contextmanager
-def _deterministic(*, warn_only: bool) -> Iterator[None]:
-    enabled = torch.are_deterministic_algorithms_enabled()
-    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+def _deterministic() -> Iterator[None]:
+    """Require deterministic algorithms, under which PyTorch fills new memory with NaN."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=only_warned)
+        torch.set_deterministic_debug_mode(mode)

@@ -16,20 +16,6 @@ from typing_extensions import override
 
 from parametrizations.testing.requirements import Skipped
 
-__all__ = [
-    "STORED",
-    "Subject",
-    "dense",
-    "gradient_of",
-    "loss",
-    "matrix",
-    "outcome_of",
-    "parametrization_of",
-    "set_stored",
-    "stored",
-]
-
-
 STORED = "parametrizations.weight.original"
 MARGIN = 0.01
 """The distance from kinks, far above the step of finite differences."""
@@ -154,13 +140,10 @@ def loss(output: Tensor) -> Tensor:
     return (output.abs() ** 2).sum()
 
 
-def gradient_of(layer: Any, inputs: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """The gradient of the stored tensor, for a loss of the layer's output or of another call's."""
-    layer.zero_grad()
-    loss((layer if call is None else call)(inputs)).backward()  # type: ignore[no-untyped-call]
-    gradient = stored(layer).grad
-    assert gradient is not None
-    return gradient.clone()
+def gradient_of(layer: Any, inputs: Tensor) -> Tensor:
+    """The gradient of the stored tensor, for a loss of the layer's output."""
+    (gradient,) = torch.autograd.grad(loss(layer(inputs)), [stored(layer)])
+    return gradient
 
 
 def outcome_of(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:

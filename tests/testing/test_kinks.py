@@ -9,9 +9,9 @@ from typing_extensions import override
 
 from parametrizations import Parametrization
 from parametrizations.testing import check_parametrization
-from parametrizations.testing.gradients import gradients_are_right
 from parametrizations.testing.requirements import Broken
 from parametrizations.testing.subject import Subject
+from parametrizations.testing.training import gradients_are_right
 
 
 class NonNegative(Parametrization):

@@ -19,13 +19,13 @@ from tests.cases import CASES, OTHER_CASES
 
 # Tracing takes a second per case. It does not depend on the dtype, on the treatment of infeasible weights, or on the
 # positions in a mask. One real and one complex dtype are enough, and one mask of each kind.
-TRACING = {"compiles", "exports", "fused_layers_compile", "fused_layers_export"}
+TRACING = {"compiles", "exports"}
 ALIKE = ("-project-", "-random-", "-magnitude-", "-triangular-")
 
 
 # The format of the positions matters to products, and to moving, copying, saving and loading.
 FORMS = ("MaskedSparse-structured-",)
-OF_FORMS = {"products", "checkpoints", "rest_of_pytorch"}
+OF_FORMS = {"products", "rest_of_pytorch"}
 
 
 def is_tried(law: str, case: str) -> bool:

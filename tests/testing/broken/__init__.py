@@ -5,8 +5,6 @@ from __future__ import annotations
 from parametrizations.testing.subject import Subject
 from tests.cases import weight
 from tests.testing.broken import (
-    checkpoints,
-    gradients,
     products,
     registering,
     rest_of_pytorch,
@@ -18,13 +16,7 @@ from tests.testing.broken.breaker import Breakers
 __all__ = ["BROKEN", "subject"]
 
 BROKEN: Breakers = (
-    stored_values.BROKEN
-    | registering.BROKEN
-    | gradients.BROKEN
-    | training.BROKEN
-    | products.BROKEN
-    | checkpoints.BROKEN
-    | rest_of_pytorch.BROKEN
+    stored_values.BROKEN | registering.BROKEN | training.BROKEN | products.BROKEN | rest_of_pytorch.BROKEN
 )
 
 

@@ -10,8 +10,8 @@ from typing_extensions import override
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal
 from parametrizations.typing import Places
 from tests.testing.broken.breaker import Breakers
-from tests.testing.broken.gradients import LinearTwiceTheGradient
-from tests.testing.broken.training import CopiesForget
+from tests.testing.broken.stored_values import DropsOut
+from tests.testing.broken.training import CopiesForget, LinearTwiceTheGradient
 
 
 class ForgetsTheBias(ZeroDiagonal):
@@ -43,11 +43,29 @@ class CopiesForgetTheirWeight(CopiesForget):
         return F.linear(input, 2 * ZeroDiagonal.forward(self, x), bias)
 
 
+class AutocastsItsWeight(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ torch.eye(x.shape[1], dtype=x.dtype)
+
+
 class LinearForgetsAutocast(ZeroDiagonal):
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         output: Tensor = (input.unsqueeze(-2) * self(x)).sum(-1)
         return output if bias is None else output + bias
+
+
+class HalvesWhereCompiled(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / 2 if torch.compiler.is_compiling() else x)
+
+
+class DetachesWhereCompiled(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x + x.detach()) / 2 if torch.compiler.is_compiling() else x)
 
 
 def _scaled(input: Tensor) -> Tensor:
@@ -168,16 +186,21 @@ BROKEN: Breakers = {
         (LinearTwiceTheGradient, "The fused gradient differs"),
         (CopiesForgetTheirWeight, "The fused layer's weight differs"),
     ],
-    "fused_layers_autocast": [
-        (LinearForgetsAutocast, "The output is torch.float32 instead of torch.bfloat16"),
-        (ForgetsTheBias, "The fused output under autocast differs"),
+    "autocast_works": [
+        (AutocastsItsWeight, "The weight under autocast is torch.bfloat16"),
+        (LinearForgetsAutocast, "The output under autocast has dtype torch.float32 instead of torch.bfloat16"),
+        (DropsOut, "The output under autocast differs"),
+        (ForgetsTheBias, "The output under autocast differs"),
     ],
-    "fused_layers_compile": [
+    "compiles": [
+        (HalvesWhereCompiled, "The compiled output differs"),
+        (DetachesWhereCompiled, "The compiled gradient differs"),
         (LinearLooksAtValues, "[Dd]ata-dependent|builtin operator `bool`"),
         (ForgetsTheBias, "The compiled output differs"),
         (LinearTwiceTheGradient, "The compiled gradient differs"),
     ],
-    "fused_layers_export": [
+    "exports": [
+        (HalvesWhereCompiled, "The exported program's output differs"),
         (LinearOfItsOwnOperator, "The exported program calls .*scaled_in_tests"),
         (ForgetsTheBias, "The exported program's output differs"),
         (LinearOfItsOwnFunction, "Could not export Python function call"),

@@ -1,4 +1,4 @@
-"""Parametrizations that break the laws about training."""
+"""Parametrizations that break the laws about gradients and training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,67 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations import ZeroDiagonal
 from tests.testing.broken.breaker import Breakers, KeepsItsProjection
-from tests.testing.broken.stored_values import DropsOut
+
+
+class TwiceTheGradient(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x - x.detach())
+
+
+class Linearized(ZeroDiagonal):
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        at = x.detach()
+        return super().forward(at.sinh() + at.cosh() * (x - at))
+
+
+class LinearTwiceTheGradient(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, 2 * x - x.detach(), bias)
+
+
+class BiasTwiceTheGradient(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input, x, bias if bias is None else 2 * bias - bias.detach())
+
+
+class LosesDigitsOnTheWay(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        product: Tensor = F.linear(input, self(x).detach(), bias) - F.linear(input.detach(), self(x).detach())
+        total: Tensor = product + F.linear(input.detach(), self(x))
+        return total
+
+
+class VanishesWhereRecorded(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        input = input * 1
+        if input.requires_grad:
+            input.register_hook(lambda grad: grad * 0 if torch.is_grad_enabled() else grad)  # type: ignore[no-untyped-call]
+        return super().linear(input, x, bias)
+
+
+class ComputesForNothing(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None and input.requires_grad and not x.requires_grad:
+            bias = bias.detach()
+        return super().linear(input, x, bias)
+
+
+class NeedsTheWeightsGradient(ZeroDiagonal):
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(input if x.requires_grad else 2 * input - input.detach(), x, bias)
 
 
 class AtRegistrationOnly(ZeroDiagonal):
@@ -21,12 +77,6 @@ class AtRegistrationOnly(ZeroDiagonal):
     @override
     def invert(self, weight: Tensor) -> Tensor:
         return super().forward(weight)
-
-
-class FreeInEvaluation(ZeroDiagonal):
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x + 1
 
 
 class CopiesForget(ZeroDiagonal):
@@ -66,21 +116,20 @@ class CopiesShareTheirAverage(KeepsItsProjection):
         return self if self.shape else type(self)()
 
 
-class AutocastsItsWeight(ZeroDiagonal):
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) @ torch.eye(x.shape[1], dtype=x.dtype)
-
-
 BROKEN: Breakers = {
+    "gradients_are_right": [(TwiceTheGradient, "Jacobian mismatch"), (Linearized, "Jacobian mismatch")],
+    "linear_is_differentiable_to_any_order": [
+        (BiasTwiceTheGradient, "Jacobian mismatch"),
+        (LosesDigitsOnTheWay, "Jacobian mismatch|not been used in the graph"),
+        (VanishesWhereRecorded, "A gradient that can be differentiated again differs"),
+    ],
+    "linear_works_for_only_some_gradients": [
+        (ComputesForNothing, "A gradient is missing"),
+        (NeedsTheWeightsGradient, "With .* frozen, a gradient differs"),
+    ],
     "optimizers_stay_in_the_set": [(AtRegistrationOnly, "A step of SGD moved the weight out of the set")],
-    "evaluation_is_like_training": [(FreeInEvaluation, "The weight in evaluation mode differs in 30 of 30")],
     "copies_are_independent": [
         (CopiesForget, "The copy's weight differs"),
         (CopiesShareTheirAverage, "The original's weight, after a change to the copy, differs"),
-    ],
-    "autocast_works": [
-        (AutocastsItsWeight, "The weight under autocast is torch.bfloat16"),
-        (DropsOut, "The output under autocast differs"),
     ],
 }

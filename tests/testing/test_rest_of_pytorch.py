@@ -8,11 +8,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from parametrizations import ZeroDiagonal
-from parametrizations.testing.checkpoints import checkpoint_is_compact
 from parametrizations.testing.requirements import Broken
+from parametrizations.testing.rest_of_pytorch import checkpoint_is_compact
 from parametrizations.testing.subject import Subject
 from tests.cases import weight
-from tests.testing.broken.checkpoints import SavesAText
+from tests.testing.broken.rest_of_pytorch import SavesAText
 
 ALLOWED = 4 * 3 * 12 + 64
 """Bytes beside the numbers of a weight of 4 x 3 and the bias."""
