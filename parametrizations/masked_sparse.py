@@ -41,9 +41,9 @@ class MaskedSparse(Parametrization):
 
     The mask is structure, not data: neither parameter nor buffer, so averaging, broadcasts and ``to_empty`` do not
     change it. It moves with the module, and is saved in the state dict as ``parametrizations.weight.0._extra_state``,
-    with 4 bytes for each stored number (8 from 2^31 entries on). In memory it takes at most 12 bytes for each, and some
-    for each row and column. Loading replaces mask and values together. If the number of values changes, make a new
-    optimizer, or load its state, too.
+    with 4 bytes for each stored number (8 for a weight of 2^31 entries or more). In memory it takes at most 12 bytes
+    for each, and some for each row and column. Loading replaces mask and values together. If the number of values
+    changes, make a new optimizer, or load its state, too.
 
     Limits: `torch.func.stack_module_state` and averages of models, such as `AveragedModel`, combine the stored values,
     so all models need the same mask. DDP does not broadcast masks: seed a random rule equally on every rank.

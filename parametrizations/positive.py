@@ -26,7 +26,7 @@ def exp(x: Tensor) -> Tensor:
 
     ``exp(x)`` up to ``c`` (8 in float16, 80 in bfloat16 and float32, 700 in float64), and
     ``exp(c) (1 + log(1 + x - c))`` above, with the same value and slope at ``c``; never below the smallest normal
-    number. `torch.exp` alone overflows and underflows.
+    number. `torch.exp` alone overflows and underflows. In half precision it is computed in float32.
 
     Args:
         x: A tensor of any shape, in float16, bfloat16, float32 or float64.
@@ -43,13 +43,11 @@ def exp(x: Tensor) -> Tensor:
     """
     if is_plain(x):
         return x.exp()
-    bound = bound_of(x)
+    bound, wide = bound_of(x), _precise(x)
     # Below the bound the second factor is exactly 1. At the bound the gradient of relu is 0, so the first factor must
     # have the full gradient there. `where` has it; the gradient of clamp there depends on the release of torch.
-    size = torch.where(x > bound, bound, x).exp() * (1 + (x - bound).relu().log1p())
-    if size.dtype != x.dtype:  # autocast on CUDA computes exp in float32
-        size = size.to(x.dtype)
-    return size.clamp(min=torch.finfo(x.dtype).tiny)
+    size = torch.where(wide > bound, bound, wide).exp() * (1 + (wide - bound).relu().log1p())
+    return size.to(x.dtype).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def log(size: Tensor) -> Tensor:
@@ -69,10 +67,11 @@ def log(size: Tensor) -> Tensor:
         tensor([-3.,  2.])
     """
     bound = bound_of(size)
-    unit = size.new_full((), bound).exp()
-    beyond = bound - 1 + (size / unit - 1).exp()
-    found = torch.where(size <= unit, size.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
-    return found.to(size.dtype)  # autocast on CUDA computes log and exp in float32
+    wide = _precise(size)
+    unit = wide.new_full((), bound).exp()
+    beyond = bound - 1 + (wide / unit - 1).exp()
+    found = torch.where(wide <= unit, wide.log(), beyond).clamp(max=torch.finfo(size.dtype).max)
+    return found.to(size.dtype)
 
 
 def softplus(x: Tensor) -> Tensor:

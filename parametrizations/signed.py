@@ -129,7 +129,7 @@ class Signed(Parametrization):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        if self.shape is None and is_registration():  # PyTorch's check, before it shows the weight
+        if self.shape is None and is_registration():  # PyTorch's check, before it calls right_inverse
             return x
         return self._where_kept(MAPS[self.map].weight, x)
 
@@ -263,7 +263,7 @@ class Signed(Parametrization):
         return None if places is None else (entries, places)
 
     def _signs_at(self, places: Places, device: torch.device) -> Signs:
-        """The signs of the stored entries of a mask. They are memoised, since they take longer than the map."""
+        """The signs of the stored entries of a mask, memoised: to gather them takes longer than ``exp``."""
         signs = self._known_signs
         if isinstance(signs, int) or self._is_per_entry or is_recorded() or are_transforms_active():
             return self._signs_of(self._gathered(signs, places), device)

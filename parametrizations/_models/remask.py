@@ -49,7 +49,7 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     or with further constraints at the member nearest to 0, with gradient 0 and fresh optimizer state. The number of
     entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer. State of
     all entries together, such as Adam's step count, stays. No dense tensor is allocated, unless a rule or a further
-    constraint needs one. Among the rules of `parametrizations.masks` that look at values, only `masks.n_of_m` does.
+    constraint needs one. Of the rules of `parametrizations.masks` that look at values, only `masks.n_of_m` needs one.
 
     Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank
     must call it, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its module: the masks

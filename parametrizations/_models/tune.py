@@ -169,7 +169,7 @@ def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, A
 @contextmanager
 def _stand_ins(layer: nn.Module) -> Iterator[None]:
     """Remove hooks and replace tensors by detached ones inside the block. Restore all attributes at the end."""
-    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]  # no product calls one
+    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]  # has other stores
     held = [own for part in parts for own in (vars(part), parameters(part), buffers(part), *hooks_of(part))]
     before = [dict(own) for own in held]
     try:

@@ -49,7 +49,7 @@ def is_transfer() -> bool:
 
 
 def asking_list() -> ParametrizationList | None:
-    """The list that calls ``right_inverse`` while it is created, extended or assigned to."""
+    """The list for which PyTorch calls ``right_inverse``, on registering or assigning; None for a direct call."""
     frame = _innermost_frame()
     if frame is None:
         return None

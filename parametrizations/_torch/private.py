@@ -96,7 +96,7 @@ def load_hooks(module: nn.Module) -> dict[Any, Any]:
 
 
 def hooks_of(module: nn.Module) -> list[dict[Any, Any]]:
-    """The hooks of each kind, to copy a module without them: a hook may refer to a whole model, or a file."""
+    """The dictionaries of a module's hooks, one for each kind. `tune` empties them while it times a layer."""
     return [held for name, held in vars(module).items() if name.endswith("_hooks") and isinstance(held, dict)]
 
 

@@ -21,7 +21,7 @@ from parametrizations._torch.private import (
 
 
 def may_look_at_values(x: Tensor) -> bool:
-    """Whether a shortcut may depend on the values of ``x``: in eager mode, on the CPU, and not recorded."""
+    """Whether a shortcut may read the values of ``x``: a plain CPU tensor, without compiler, transform or mode."""
     if type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or torch.compiler.is_compiling():
         return False
     return not (dispatch_modes() or is_traced() or are_transforms_active() or is_legacy_batched(x))
