@@ -93,7 +93,7 @@ class Signed(Parametrization):
         self._signs = None if callable(signs) else _checked(signs)
         self._origin: object = self._rule or _described(self._signs)
         self._has_free = _has_zeros(self._signs)
-        self._is_per_entry = False
+        self.is_per_entry = False  # whether each stored entry of a mask has a sign of its own
         self._earlier: tuple[Parametrization, ...] = ()
         self._at: tuple[object, torch.device | None, Signs] = (None, None, Signs(1))
 
@@ -121,11 +121,6 @@ class Signed(Parametrization):
     def map(self) -> Literal["exp", "softplus"]:
         """The map, fixed when the constraint is made."""
         return self._map
-
-    @property
-    def is_per_entry(self) -> bool:
-        """Whether each stored entry of a mask has a sign of its own."""
-        return self._is_per_entry
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +177,7 @@ class Signed(Parametrization):
             if isinstance(signs, Tensor):
                 signs = signs.to("cpu" if weight.is_meta else weight.device, copy=True)
                 if self._rule is not None and signs.shape == weight.shape and self._kept(weight) is not None:
-                    signs, self._is_per_entry = self._earlier[0].invert(signs).clone(), True
+                    signs, self.is_per_entry = self._earlier[0].invert(signs).clone(), True
         self._signs, self._has_free, self._rule = signs, _has_zeros(signs), None
         self._origin = Name(self._origin)
 
@@ -265,7 +260,7 @@ class Signed(Parametrization):
     def _signs_at(self, places: Places, device: torch.device) -> Signs:
         """The signs of the stored entries of a mask, memoised: to gather them takes longer than ``exp``."""
         signs = self._known_signs
-        if isinstance(signs, int) or self._is_per_entry or is_recorded() or are_transforms_active():
+        if isinstance(signs, int) or self.is_per_entry or is_recorded() or are_transforms_active():
             return self._signs_of(self._gathered(signs, places), device)
         key, on, memoised = self._at
         if key is None or key is not places.key or on != device:  # a mask stays while its values are on meta
@@ -275,7 +270,7 @@ class Signed(Parametrization):
         return memoised
 
     def _gathered(self, signs: int | Tensor, places: Places) -> int | Tensor:
-        if isinstance(signs, int) or self._is_per_entry or not signs.dim():
+        if isinstance(signs, int) or self.is_per_entry or not signs.dim():
             return signs
         rest = places.positions().long()
         index, stride = torch.zeros_like(rest), 1
@@ -291,7 +286,7 @@ class Signed(Parametrization):
     def _loadable(self, state: object) -> int | Tensor:
         """The signs in the extra state of a checkpoint."""
         own = self._known_signs
-        shape = self._earlier[0].stored_shape if self._is_per_entry else self.signs.shape
+        shape = self._earlier[0].stored_shape if self.is_per_entry else self.signs.shape
         count = shape.numel()
         if not isinstance(state, Tensor) or state.is_meta or state.shape != (count,) or not _are_signs(state):
             got: object = type(state).__name__
