@@ -16,6 +16,25 @@ from typing_extensions import override
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, fuse, masks
 
 
+class NonNegative(Parametrization):
+    """A user's own constraint, with a kink."""
+
+    needs = "every entry to be at least 0"
+    kinks: tuple[float, ...] = (0.0,)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    @override
+    def excess(self, weight: Tensor) -> Tensor:
+        return (-weight).clamp(min=0)
+
+    @override
+    def project(self, weight: Tensor) -> Tensor:
+        return weight.clamp(min=0)
+
+
 def constrained(parametrization: nn.Module, weight: Tensor) -> Any:
     """A linear layer without bias that starts from a copy of ``weight``, with the parametrization."""
     return register_parametrization(linear(weight), "weight", parametrization)

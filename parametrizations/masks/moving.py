@@ -1,7 +1,7 @@
 """Masks that move during training: the smallest entries go, and as many others come.
 
-Both rules move ``round(fraction * kept)`` entries. A new entry starts at 0. An entry chosen both to go and to come in
-the same update stays, with its value and optimizer state.
+Both rules move ``round(fraction * kept)`` entries. `remask` describes where a new entry starts. An entry
+chosen both to go and to come in the same update stays, with its value and optimizer state.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ from parametrizations import (
     Diagonal,
     MaskedSparse,
     NegExpDiagonal,
-    Parametrization,
     ZeroDiagonal,
     bake,
     explain,
@@ -33,6 +32,7 @@ from parametrizations import (
     register,
     summary,
 )
+from tests.layers import NonNegative
 from tools.injection import everything, failures, held_by
 
 
@@ -535,24 +535,6 @@ class FurtherZeroDiagonal(ZeroDiagonal):
     """A subclass of `ZeroDiagonal`."""
 
 
-class Nonnegative(Parametrization):
-    """A user's own constraint."""
-
-    needs = "every entry to be at least 0"
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return x.abs()
-
-    @override
-    def excess(self, weight: Tensor) -> Tensor:
-        return (-weight).clamp(min=0)
-
-    @override
-    def project(self, weight: Tensor) -> Tensor:
-        return weight.clamp(min=0)
-
-
 @pytest.mark.parametrize("separately", [False, True])
 @pytest.mark.parametrize(
     ("first", "second"),
@@ -561,7 +543,7 @@ class Nonnegative(Parametrization):
         (ZeroDiagonal(on_infeasible="project"), ZeroDiagonal()),
         (Diagonal(), Diagonal()),
         (MaskedSparse(masks.banded(1, 1)), MaskedSparse(masks.lower_triangular())),
-        (Nonnegative(), Nonnegative(on_infeasible="project")),
+        (NonNegative(), NonNegative(on_infeasible="project")),
     ],
     ids=lambda step: type(step).__name__,
 )
@@ -573,7 +555,7 @@ def test_a_class_is_registered_on_a_tensor_once(first: nn.Module, second: nn.Mod
     name = type(second).__name__
     advice = "bake first. To change only its mask, call remask" if name == "MaskedSparse" else r"bake first\.$"
     with pytest.raises(ValueError, match=rf"different classes for '0.weight'. Got a second {name}. Pass it .*{advice}"):
-        register(made, {"*.bias": Nonnegative(), "0.weight": second if separately else [first, nn.Identity(), second]})
+        register(made, {"*.bias": NonNegative(), "0.weight": second if separately else [first, nn.Identity(), second]})
     assert everything(made) == before
 
 

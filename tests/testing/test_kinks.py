@@ -12,23 +12,7 @@ from parametrizations.testing import check_parametrization
 from parametrizations.testing.requirements import Broken
 from parametrizations.testing.subject import Subject
 from parametrizations.testing.training import gradients_are_right
-
-
-class NonNegative(Parametrization):
-    needs = "every entry to be at least 0"
-    kinks: tuple[float, ...] = (0.0,)
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return x.abs()
-
-    @override
-    def excess(self, weight: Tensor) -> Tensor:
-        return (-weight).clamp(min=0)
-
-    @override
-    def project(self, weight: Tensor) -> Tensor:
-        return weight.clamp(min=0)
+from tests.layers import NonNegative
 
 
 class ByRelu(NonNegative):

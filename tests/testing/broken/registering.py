@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from parametrizations import NegExpDiagonal, Parametrization, ZeroDiagonal
+from parametrizations import NegExpDiagonal, ZeroDiagonal
+from tests.layers import NonNegative
 from tests.testing.broken.breaker import Breakers, KeepsItsProjection
 from tests.testing.broken.stored_values import StoresItsArgument
 
@@ -29,17 +30,7 @@ class DividesByZero(KeepsItsProjection):
         return torch.where(weight == 0, 0, 1 / weight)
 
 
-class ForgetsToProject(Parametrization):
-    needs = "no entry to be negative"
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        return x.abs()
-
-    @override
-    def excess(self, weight: Tensor) -> Tensor:
-        return (-weight).clamp(min=0)
-
+class ForgetsToProject(NonNegative):
     @override
     def project(self, weight: Tensor) -> Tensor:
         return weight
