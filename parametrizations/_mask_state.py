@@ -7,8 +7,10 @@ It is therefore extra state, loaded together with the values. A mask from a file
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from parametrizations._products.operands import index_dtype
 from parametrizations._torch.chains import TIES, given
 from parametrizations._torch.parameters import replace_data
 from parametrizations.masks import MaskRule
-from parametrizations.masks.arguments import broadcasts, from_array, is_array
+from parametrizations.masks.arguments import is_array
+from parametrizations.masks.pattern import Pattern
 from parametrizations.parametrization import COMPLEX, FLOATING
 
 
@@ -35,17 +38,17 @@ class Name(str):
 class Given:
     """A rule that returns a given mask. Unlike a closure, it can be pickled."""
 
-    mask: Tensor
+    pattern: Pattern
 
-    def __call__(self, weight: Tensor) -> Tensor:  # noqa: ARG002
-        return self.mask
+    def __call__(self, weight: Tensor) -> Pattern:  # noqa: ARG002
+        return self.pattern
 
 
 def as_rule(mask: object) -> MaskRule:
     """The rule itself, or a new rule for a mask or a function."""
-    if isinstance(mask, Tensor) or is_array(mask):
-        given = as_mask(mask, None).clone()
-        return MaskRule(f"tensor of shape {tuple(given.shape)}", Given(given))
+    if isinstance(mask, Tensor | Pattern) or is_array(mask) or hasattr(mask, "tocoo"):
+        pattern = Pattern.of(mask)
+        return MaskRule(f"tensor of shape {tuple(pattern.shape)}", Given(pattern), by_shape=True)
     if isinstance(mask, MaskRule):
         return mask
     if not callable(mask):
@@ -60,7 +63,11 @@ def as_rule(mask: object) -> MaskRule:
             f"Write masks.{mask.__name__}({'density=0.1' if 'density' in options else needed})."
         )
     _require_one_argument(mask)
-    return MaskRule(getattr(mask, "__name__", type(mask).__name__), mask)
+    return MaskRule(getattr(mask, "__name__", type(mask).__name__), partial(_on_copy, mask))
+
+
+def _on_copy(function: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    return function(weight.clone())  # a user's function may write into its argument
 
 
 def _require_one_argument(mask: Callable[..., object]) -> None:
@@ -78,34 +85,18 @@ def _require_one_argument(mask: Callable[..., object]) -> None:
 def _advice(mask: object) -> str:
     if isinstance(mask, float):
         return "Pass a rule, such as masks.magnitude(density=0.1)"
-    if hasattr(mask, "toarray"):  # of SciPy
-        return "Pass mask.toarray() != 0"
     if isinstance(mask, list | tuple):
         return "Pass torch.tensor(mask)"
     return "Pass a rule, such as one of parametrizations.masks; for pairs of units, masks.from_edges(pairs)"
 
 
-def as_mask(mask: object, shape: torch.Size | None, rule: MaskRule | None = None) -> Tensor:
-    """The mask as a tensor, returned by a rule if one is given. Refuses another shape, and a scalar."""
-    mask = from_array(mask) if is_array(mask) else mask
-    if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
-        got = getattr(mask, "dtype", type(mask).__name__)
-        advice = "Pass e.g. `mask != 0`" if rule is None else "Return a boolean tensor of the weight's shape"
-        source = "" if rule is None else f" from the rule {rule}"
-        raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool{source}. Got {got}. {advice}.")
-    if mask.is_meta or mask.layout is not torch.strided:
-        advice = "Make the mask on the CPU" if mask.is_meta else "Pass mask.to_dense()"
-        raise ValueError(
-            f"MaskedSparse needs a dense mask with values. Got one of layout {mask.layout} on {mask.device}. {advice}."
-        )
-    if mask.dim() == 0 or shape not in (None, mask.shape):
-        fits = shape is not None and broadcasts(mask.shape, shape)
-        advice = "; to broadcast, return mask.expand_as(weight) from a function" if fits else ""
-        expected = "at least 1 dimension" if not shape else f"the weight's shape, {tuple(shape)}"
-        raise ValueError(
-            f"MaskedSparse needs a mask of {expected}. Got shape {tuple(mask.shape)}. True keeps an entry{advice}."
-        )
-    return mask
+def pattern_for(rule: MaskRule, weight: Tensor) -> Pattern:
+    """The pattern that a rule chooses for a weight, with a warning if it keeps nothing."""
+    pattern = rule.pattern(weight)
+    if weight.numel() > 1 and not pattern.positions.numel():
+        text = f"{rule} keeps none of {weight.numel()} entries: the weight stays zero. True keeps an entry."
+        warnings.warn(text, stacklevel=2)
+    return pattern
 
 
 def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
@@ -129,17 +120,6 @@ def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
 
 def _is_rising(positions: Tensor) -> bool:
     return bool((positions[1:] > positions[:-1]).all())
-
-
-def from_mask(mask: Tensor) -> Tensor:
-    """The sorted row-major positions of the True entries, int32 if they fit."""
-    return mask.flatten().nonzero().squeeze(1).to(index_dtype(mask.numel()))
-
-
-def to_mask(positions: Tensor, shape: torch.Size) -> Tensor:
-    """The mask of a shape, True at these positions."""
-    mask = torch.zeros(shape.numel(), dtype=torch.bool, device=positions.device)
-    return mask.scatter(0, positions, True).view(shape)
 
 
 def pack(shape: torch.Size, positions: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._checks import by_signature
-from parametrizations._mask_state import Given, Name, as_mask, as_rule, from_mask, load_together, pack, to_mask, unpack
+from parametrizations._mask_state import Given, Name, as_rule, load_together, pack, pattern_for, unpack
 from parametrizations._products.choice import OTHER_DEVICE, UNREGISTERED, Explanation, Product, explain_form, form_of
 from parametrizations._products.dense import scattered
 from parametrizations._products.form import Dense, MaskForm, form_linear
@@ -23,6 +22,7 @@ from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.loops import once
 from parametrizations.masks import MaskRule
 from parametrizations.masks.arguments import Array
+from parametrizations.masks.pattern import Pattern
 from parametrizations.parametrization import Infeasible, Parametrization
 from parametrizations.signs import SignRule
 
@@ -129,7 +129,7 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].positions
             tensor([0, 2, 3], dtype=torch.int32)
         """
-        return to_mask(self.positions, self._known_shape)
+        return Pattern(self._known_shape, self.positions.long()).dense()
 
     @mask.setter
     def mask(self, mask: object) -> None:  # noqa: ARG002
@@ -189,8 +189,6 @@ class MaskedSparse(Parametrization):
 
     @override
     def excess(self, weight: Tensor) -> Tensor:
-        if self._given is not None:
-            return weight.abs().masked_fill(self._given.to(weight.device), 0)
         size = weight.abs().flatten()
         return size.scatter(0, self._positions_for(weight), 0).view(weight.shape)
 
@@ -209,13 +207,10 @@ class MaskedSparse(Parametrization):
     @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
-        mask = as_mask(self._rule(weight.clone()), weight.shape, self._rule)  # a rule may write into its argument
-        if weight.numel() > 1 and not mask.any():
-            text = f"{self._rule} keeps none of {weight.numel()} entries: the weight stays zero. True keeps an entry."
-            warnings.warn(text, stacklevel=2)
+        positions = pattern_for(self._rule, weight).positions.to(index_dtype(weight.numel()))
         super().adopt(weight)
-        self._arrange(from_mask(mask), torch.device("cpu") if weight.is_meta else weight.device)
-        self._origin, self._rule = Name(self._origin), None  # a boolean mask takes one byte for every entry
+        self._arrange(positions, torch.device("cpu") if weight.is_meta else weight.device)
+        self._origin, self._rule = Name(self._origin), None  # a rule may hold all edges of a graph
 
     @override
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -243,7 +238,7 @@ class MaskedSparse(Parametrization):
             return
         positions = unpack(state, self._known_shape)
         if self._given is not None:  # before registration the values do not exist
-            self._rule = self._origin = as_rule(to_mask(positions, self._known_shape))
+            self._rule = self._origin = as_rule(Pattern(self._known_shape, positions.long()))
         elif positions.shape != self.stored_shape:
             raise ValueError(
                 f"MaskedSparse needs a mask of {self.stored_shape.numel()} positions for the values it has. "
@@ -253,14 +248,14 @@ class MaskedSparse(Parametrization):
 
     def _set_positions(self, positions: Tensor) -> None:
         """Take sorted positions within range from a checkpoint."""
-        vars(self).update(self._with_positions(positions, "loaded"))
+        vars(self).update(self._with_positions(positions.clone(), "loaded"))
 
     def _with_positions(self, positions: Tensor, origin: object) -> dict[str, object]:
         """The attributes that change with a mask of the given sorted positions; ``origin`` names their source."""
         own = self.positions
         if torch.equal(positions.to(own), own):
             return {}
-        return self._arranged(positions.to(own, copy=True), own.device) | {"_origin": origin}
+        return self._arranged(positions.to(own), own.device) | {"_origin": origin}
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -285,21 +280,22 @@ class MaskedSparse(Parametrization):
         """The attributes for positions on a device, in the form of the product for this device."""
         # The mask outlives a block of inference mode, and ignores the default device.
         with torch.inference_mode(False), torch.device("cpu"):
-            own = positions.to(device).clone()
+            own = positions.to(device)
+            own = own.clone() if own.is_inference() else own
             form, chosen = form_of(self._known_shape, own, self.product)
             diagonal = on_diagonal(own, self._known_shape) if len(self._known_shape) == 2 else own[:0]
         return {"_form": form, "_chosen": chosen, "_stored_shape": own.shape, "_diagonal": diagonal}
 
     @property
-    def _given(self) -> Tensor | None:
+    def _given(self) -> Pattern | None:
         """A mask given as a tensor; None after registration."""
         build = None if self._rule is None else self._rule.build
-        return build.mask if isinstance(build, Given) else None
+        return build.pattern if isinstance(build, Given) else None
 
     def _places(self) -> Tensor:
         """The positions, int32 or int64."""
         if self._given is not None:
-            return from_mask(self._given)
+            return self._given.positions
         _ = self._known_shape  # raises if the object is not registered
         assert self._form is not None
         return self._form.positions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -98,13 +100,21 @@ class NegExpDiagonal(OnDiagonals):
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        return self._on_diagonal(x, places, lambda own: EXP.weight(own, NEGATIVE))
+
+    @override
+    def invert_entries(self, entries: Tensor, places: Places) -> Tensor | None:
+        return self._on_diagonal(entries, places, lambda own: EXP.invert(EXP.project(own, NEGATIVE), NEGATIVE))
+
+    def _on_diagonal(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """The entries, with a function applied to those on the diagonal, if all of these are stored."""
         if self.axes is not None or places.blocks != self.block_count:
             return None
         if not places.has_whole_diagonal:  # forward would put -exp(0) = -1 at positions without an entry
             return None
         if places.diagonal is None:
-            return EXP.weight(x, NEGATIVE)
-        return x.scatter(0, places.diagonal, EXP.weight(x.index_select(0, places.diagonal), NEGATIVE))
+            return function(x)
+        return x.scatter(0, places.diagonal, function(x.index_select(0, places.diagonal)))
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

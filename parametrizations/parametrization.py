@@ -26,10 +26,10 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 
 SHORTCUTS = {
-    "forward": ("linear", "explain", "places", "on_entries"),
+    "forward": ("linear", "explain", "places", "on_entries", "invert_entries"),
     "linear": ("explain",),
-    "project": ("_inverted_projection",),
-    "invert": ("_inverted_projection",),
+    "project": ("_inverted_projection", "invert_entries"),
+    "invert": ("_inverted_projection", "invert_entries"),
 }
 """For each method, the methods that compute its result at less cost."""
 
@@ -304,6 +304,17 @@ class Parametrization(nn.Module):
         Returns:
             The entries of ``forward`` at the same positions. None if an entry depends on other entries, or if
             ``forward`` has non-zero entries at other positions. The choice may depend on the positions, never on ``x``.
+        """
+        return None
+
+    def invert_entries(self, entries: Tensor, places: Places) -> Tensor | None:  # noqa: ARG002
+        """The entries of ``invert(project(weight))``, for a weight with the given entries and zeros elsewhere.
+
+        With these entries, ``reset_parameters`` and `remask` do not need the dense weight. Arguments are those of
+        `on_entries`.
+
+        Returns:
+            The argument of `on_entries` that gives the projected entries, or None, as `on_entries` does.
         """
         return None
 

@@ -138,6 +138,13 @@ class Signed(Parametrization):
         return entries
 
     @override
+    def invert_entries(self, entries: Tensor, places: Places) -> Tensor | None:
+        if not self._earlier:
+            return None
+        own, signs = MAPS[self.map], self._signs_at(places, entries.device)
+        return own.invert(own.project(entries, signs), signs)
+
+    @override
     def contains(self, weight: Tensor, atol: float = 0.0) -> bool:
         if self.shape is None and isinstance(self._signs, Tensor) and isinstance(weight, Tensor):
             return broadcasts(self._signs.shape, weight.shape) and super().contains(weight, atol)

@@ -88,6 +88,10 @@ class ZeroDiagonal(OnDiagonals):
         return x.scatter(0, places.diagonal, 0)
 
     @override
+    def invert_entries(self, entries: Tensor, places: Places) -> Tensor | None:
+        return self.on_entries(entries, places)
+
+    @override
     def excess(self, weight: Tensor) -> Tensor:
         size = weight.abs()
         return self.with_diagonals(torch.zeros_like(size), self.diagonals(size))

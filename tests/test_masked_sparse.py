@@ -141,7 +141,7 @@ def test_the_index_takes_at_most_12_bytes_a_number_and_is_no_parameter_or_buffer
         (
             torch.ones(SHAPE, dtype=torch.bool, device="meta"),
             ValueError,
-            r"needs a dense mask with values",
+            r"needs a dense or sparse mask with values",
         ),
         (lambda w: w, TypeError, r"torch.bool from the rule <lambda>. Got torch.float32. Return a boolean"),
         (lambda w: None, TypeError, r"torch.bool from the rule <lambda>. Got NoneType. Return a boolean"),  # noqa: ARG005

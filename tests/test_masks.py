@@ -39,8 +39,8 @@ def test_every_rule_rounds_a_density_in_the_same_way(rows: int, columns: int) ->
         rules = [rule(density=density) for rule in (masks.random, masks.magnitude, masks.erdos_renyi)]
         rules.append(masks.global_magnitude(density=density))
         counts = {int(rule(weight).sum()) for rule in rules}
-        moves: list[Any] = [rule.move for rule in rules[:2]]
-        counts |= {moves[0](kept).numel(), int(moves[1](kept).numel())}
+        move: Any = rules[1].move
+        counts.add(int(move(kept).numel()))
         assert counts == {round(density * entries)}
 
 
@@ -418,22 +418,33 @@ def test_the_numbers_of_a_seed_are_stable(count: int, below: int) -> None:
         assert drawn(count, below, generator).tolist() == expected
 
 
-@pytest.mark.parametrize("sampled", [1, 5, 40])
-@pytest.mark.parametrize("kind", ["spread", "alike", "two sizes", "only the sample is large"])
-def test_the_largest_are_found_for_any_sample(sampled: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_rules, "SAMPLED", sampled)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("kind", ["spread", "alike", "two sizes", "extremes", "low bits"])
+@pytest.mark.parametrize("chunk", [7, 2**20])
+def test_the_largest_are_found(kind: str, dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_rules, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(0)
+    ends = torch.finfo(dtype)
     values = {
         "spread": torch.randn(1000, generator=generator),
-        "alike": torch.ones(1000),
+        "alike": -torch.ones(1000),
         "two sizes": torch.randint(2, (1000,), generator=generator).float(),
-        "only the sample is large": torch.randn(1000, generator=generator).scatter(0, torch.arange(0, 1000, 25), 9),
-    }[kind]
-    kept = Kept("weight", torch.Size((1, 1000)), values, torch.arange(1000))
+        "extremes": torch.tensor([ends.max, -ends.tiny, 0.0, -0.0, ends.min]).to(dtype).repeat(200),
+        "low bits": 1 + ends.eps * torch.randint(4, (1000,), generator=generator, dtype=torch.float64),
+    }[kind].to(dtype)
+    parts = torch.split(values, [300, 0, 700])
     for count in (0, 1, 20, 40, 41, 500, 999, 1000):
-        chosen = value_rules.largest("mine", kept, count)
-        assert int(chosen.sum()) == count
-        assert values.abs()[chosen].sort().values.tolist() == values.abs().sort().values[1000 - count :].tolist()
+        chosen = torch.cat(value_rules.largest(parts, count))
+        sizes = values.abs()
+        assert sizes[chosen].sort().values.tolist() == sizes.sort().values[1000 - count :].tolist()
+        if count:  # of equal entries the first are chosen
+            equal = chosen[sizes == sizes[chosen].min()].tolist()
+            assert equal == sorted(equal, reverse=True)
+
+
+def test_the_largest_of_tensors_of_several_dtypes_are_found() -> None:
+    parts = [torch.tensor([1.0, 3.0]), torch.tensor([2.0, -4.0], dtype=torch.bfloat16)]
+    assert [chosen.tolist() for chosen in value_rules.largest(parts, 2)] == [[False, True], [False, True]]
 
 
 @given(SIZES, SIZES, st.floats(0.01, 1))
@@ -445,7 +456,7 @@ def test_magnitude_prunes_kept_entries_as_it_would_the_weight(rows: int, columns
 
 def test_random_redraws_an_exact_number() -> None:
     for density in (0.1, 0.5, 0.9, 1.0):
-        assert len(moved(masks.random(density=density), kept_of(7, 9, 5))) == round(density * 63)
+        assert masks.random(density=density)(torch.empty(7, 9)).sum() == round(density * 63)
 
 
 SHAPES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=5)

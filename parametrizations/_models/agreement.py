@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,9 +47,10 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
 
 def _fault(slot: Slot, weight: Tensor) -> str | None:
     """How a single constraint of a user's class breaks the contract on this weight; None if it does not."""
-    step = slot.copied().steps[0]
-    if not isinstance(step, Parametrization) or step._is_own or not weight.numel():
+    own = slot.steps[0]
+    if not isinstance(own, Parametrization) or own._is_own or not weight.numel():
         return None
+    step: Any = slot.copied().steps[0]
     name, x = type(step).__name__, slot.first_stored.detach().clone()
     with torch.inference_mode(False), torch.no_grad():
         member = step.project(weight)

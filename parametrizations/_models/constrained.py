@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from parametrizations._models.inverses import inverted
 from parametrizations._torch.chains import chains, copied, originals, others_with, steps, ties
-from parametrizations._torch.private import buffers, children, parameters, recurrent_names
+from parametrizations._torch.private import buffers, children, is_traced, parameters, recurrent_names
 from parametrizations.parametrization import Parametrization
 
 ATTACHED = "attached_by_register"
@@ -176,10 +177,58 @@ class Slot:
             weight: Tensor = twin.chain()
         return weight.detach().contiguous()
 
+    def inverted_entries(self, entries: Tensor) -> Tensor | None:
+        """The stored tensor for the entries of the weight that the first step stores, projected onto the set.
+
+        Returns:
+            None if a step needs the dense weight: then `inverted` gives the stored tensor.
+        """
+        first, *later = self.steps
+        places = first.places(entries) if isinstance(first, Parametrization) and first.selects else None
+        found: Tensor | None = entries
+        for step in reversed(later):
+            if places is None or found is None or not isinstance(step, Parametrization):
+                return None
+            found = step.invert_entries(found, places)
+        return None if places is None else found
+
     def inverted(self, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
         """The stored tensors for a weight, by PyTorch's names; `inverses.inverted` describes arguments and errors."""
         value = inverted(self.steps, weight, project=project)
         return dict(zip(self.stored, [value] if self.chain.is_tensor else value, strict=True))
+
+
+def entries_of(chain: nn.Module) -> Tensor | None:
+    """The entries of a weight after all parametrizations of its chain, without the dense weight.
+
+    Returns:
+        The input of the first parametrization's product: its stored tensor, after each later parametrization has
+        changed the entries. With later parametrizations, None if any is third-party, if the first does not store
+        entries of the weight, if a later one needs the whole weight, or in a trace.
+    """
+    x = stored_in(chain)
+    first, *others = children(chain).values()
+    if not others:
+        return x
+    if not isinstance(first, Parametrization) or is_traced():  # a trace has no values to compare
+        return None
+    places, entries = first.places(x), x
+    for step in others:
+        if places is None or not isinstance(step, Parametrization):
+            return None
+        found = step.on_entries(entries, places)
+        if found is None:
+            return None
+        entries = found
+    return entries
+
+
+def stored_in(chain: nn.Module) -> Tensor:
+    """The stored tensor of a chain, without the time of attribute lookup in modules."""
+    x: Any = parameters(chain).get("original")
+    x = chain.original if x is None else x  # it may be a buffer
+    stored: Tensor = x
+    return stored
 
 
 def slots(model: nn.Module) -> list[Slot]:

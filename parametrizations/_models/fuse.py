@@ -7,7 +7,8 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from parametrizations._models.layer import constrained_class, entries_of, has_fused_forward
+from parametrizations._models.constrained import entries_of
+from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._products.choice import NOT_A_MATRIX, Explanation
 from parametrizations._torch.chains import chains, originals, steps
 from parametrizations._torch.loops import forget

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, slots_of
+from parametrizations._models.constrained import Slot, entries_of, slots_of
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations._torch.selection import Selection
-from parametrizations.parametrization import Parametrization
 
 __all__ = ["initialize"]
 
@@ -63,11 +62,13 @@ def _initialize(
     changes = Changes()
     for slot, before in rooms.items():
         after = filled[slot]
-        if isinstance(after, Selection):
-            changes.data(slot.first_stored, after.entries, slot.first_stored.grad)
+        if isinstance(after, Selection) and isinstance(before, Selection):
+            stored = slot.inverted_entries(after.entries)
+            if stored is not None and not _same(after.entries, before.entries):
+                changes.data(slot.first_stored, stored, slot.first_stored.grad)
         elif not _same(after, before):
-            for key, stored in inverted_beside(changes, slot, after.detach(), project=True).items():
-                changes.data(slot.stored[key], stored.to(slot.stored[key].device))
+            for key, value in inverted_beside(changes, slot, after.detach(), project=True).items():
+                changes.data(slot.stored[key], value.to(slot.stored[key].device))
     changes.commit()
 
 
@@ -110,15 +111,13 @@ def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], 
 
 def _room(slot: Slot) -> Tensor:
     """The tensor to initialise: the entries in the stored tensor, if this is enough."""
-    if _is_selected(slot):
-        return Selection(slot.first_stored.detach().clone(), slot.shape)
-    return _dense_room(slot)
+    entries = entries_of(slot.chain) if _is_selected(slot) else None
+    return _dense_room(slot) if entries is None else Selection(entries.detach(), slot.shape)
 
 
 def _is_selected(slot: Slot) -> bool:
-    """Whether the stored tensor holds entries of the weight unchanged."""
-    first = slot.steps[0]
-    return len(slot.steps) == 1 and isinstance(first, Parametrization) and first.selects
+    """Whether the entries of the weight give the stored tensor, without the dense weight."""
+    return slot.inverted_entries(slot.first_stored.detach()) is not None
 
 
 def _dense_room(slot: Slot) -> Tensor:
@@ -129,7 +128,8 @@ def _dense_room(slot: Slot) -> Tensor:
 
 
 def _fresh(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor if isinstance(tensor, Selection) else tensor.clone(), requires_grad=False)
+    own = Selection(tensor.entries.clone(), tensor.shape) if isinstance(tensor, Selection) else tensor.clone()
+    return nn.Parameter(own, requires_grad=False)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

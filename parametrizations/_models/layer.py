@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from parametrizations._models.checkpoints import note_kinds, take_plain
-from parametrizations._models.constrained import Slot
+from parametrizations._models.constrained import Slot, entries_of, stored_in
 from parametrizations._models.initialize import initialize
 from parametrizations._torch.chains import chains
 from parametrizations._torch.loops import once
@@ -23,7 +23,6 @@ from parametrizations._torch.private import (
     children,
     is_autocast_anywhere,
     is_claimed,
-    is_traced,
     load_hooks,
     parameters,
     single_step,
@@ -92,48 +91,15 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
     if answered_from_cache() is None:
         entries, weight = _operand(owner), None
     else:
-        entries, weight = once(owner, _stored_in(owner), lambda: _built(owner, first), is_autocast_anywhere())
+        entries, weight = once(owner, stored_in(owner), lambda: _built(owner, first), is_autocast_anywhere())
     if entries is not None:
         return first.linear(input, entries, bias)
     return F.linear(input, self.weight if weight is None else weight, bias)
 
 
-def entries_of(chain: nn.Module) -> Tensor | None:
-    """The entries of a weight after all parametrizations of its chain, without the dense weight.
-
-    Returns:
-        The input of the first parametrization's product: its stored tensor, after each later parametrization has
-        changed the entries. With later parametrizations, None if any is third-party, if the first does not store
-        entries of the weight, if a later one needs the whole weight, or in a trace.
-    """
-    x = _stored_in(chain)
-    first, *others = children(chain).values()
-    if not others:
-        return x
-    if not isinstance(first, Parametrization) or is_traced():  # a trace has no values to compare
-        return None
-    places, entries = first.places(x), x
-    for step in others:
-        if places is None or not isinstance(step, Parametrization):
-            return None
-        found = step.on_entries(entries, places)
-        if found is None:
-            return None
-        entries = found
-    return entries
-
-
 def _operand(chain: nn.Module) -> Tensor | None:
     """The `entries_of` a chain for its product. None if the weight has to be computed by a call of the chain."""
     return None if is_claimed(chain) else entries_of(chain)
-
-
-def _stored_in(chain: nn.Module) -> Tensor:
-    """The stored tensor of a chain, without the time of attribute lookup in modules."""
-    x: Any = parameters(chain).get("original")
-    x = chain.original if x is None else x  # it may be a buffer
-    stored: Tensor = x
-    return stored
 
 
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:

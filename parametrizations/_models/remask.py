@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from parametrizations._checks import by_signature
-from parametrizations._mask_state import Name, as_positions
+from parametrizations._mask_state import Name, as_positions, pattern_for
 from parametrizations._models.agreement import require_agreement
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import Slot, identity, slots, tied_names
+from parametrizations._models.constrained import Slot, entries_of, identity, slots, tied_names
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
@@ -205,7 +205,8 @@ def _chosen(plan: Plan) -> Iterator[tuple[Slot, MaskRule, Tensor, Move]]:
 def _kept(slot: Slot, positions: Tensor) -> Kept:
     values = slot.first_stored
     if len(slot.steps) > 1:
-        values = _weight(slot).flatten().index_select(0, positions)
+        entries = entries_of(slot.chain)
+        values = _weight(slot).flatten().index_select(0, positions) if entries is None else entries
     return Kept(slot.name, slot.shape, values, positions, axes=slot.axes)
 
 
@@ -221,9 +222,8 @@ def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor,
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:
-        sparse = MaskedSparse(rule, product="dense")
-        sparse.adopt(_weight(slot))
-        new = sparse.positions.to(old)
+        weight = torch.empty(kept.shape, device="meta") if rule.by_shape else _weight(slot)
+        new = pattern_for(rule, weight).positions.to(old)
     return new, Move.between(old, new)
 
 
@@ -251,6 +251,11 @@ def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Te
     twin = slot.copied()
     vars(twin.steps[0]).update(_mask_of(twin)._with_positions(positions, None))
     replace_data(twin.first_stored, values)
+    entries = entries_of(twin.chain)
+    nearest = None if entries is None else twin.inverted_entries(entries.where(stays, 0))
+    if nearest is not None:  # then no new mask can contradict the later constraints
+        return torch.where(stays, values, nearest)
+    require_room([twin], "remask", "Keep the entries that the later constraints need, such as the whole diagonal.")
     weight = twin.materialised()
     if not stays.all():
         weight.view(-1).index_fill_(0, positions[~stays].long(), 0)

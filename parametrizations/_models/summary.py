@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from parametrizations._models.constrained import Slot
+from parametrizations._models.constrained import Slot, entries_of
 from parametrizations._models.fuse import explain
-from parametrizations._models.layer import entries_of, fused_holders
+from parametrizations._models.layer import fused_holders
 from parametrizations._models.matching import constrained_by
 from parametrizations.parametrization import Parametrization
 

@@ -57,14 +57,15 @@ class CSR(MaskForm, Kernel):
         """The form of a mask with the given sorted row-major positions."""
         _prepare()
         dtype = index_dtype(max(positions.numel(), *shape))
-        rows = torch.div(positions, shape[1], rounding_mode="floor").to(dtype)
         columns = (positions % shape[1]).to(dtype)
         by_columns = columns.to(torch.int16 if shape[1] <= SHORT else dtype).sort(stable=True)
-        order = by_columns.indices.to(dtype)
+        order, starts = by_columns.indices.to(dtype), _starts(by_columns.values.to(dtype), shape[1])
+        del by_columns  # before the rows, to save memory
+        rows = torch.div(positions, shape[1], rounding_mode="floor").to(dtype)
         return cls(
             shape,
             Rows(_starts(rows, shape[0]), columns),
-            Rows(_starts(by_columns.values.to(dtype), shape[1]), rows.index_select(0, order)),
+            Rows(starts, rows.index_select(0, order)),
             order,
         )
 
@@ -77,9 +78,8 @@ class CSR(MaskForm, Kernel):
     @override
     def positions(self) -> Tensor:  # type: ignore[override]
         """The sorted row-major positions, ``(entries,)``, computed by operators that ONNX supports."""
-        rows = self.by_columns.columns.to(index_dtype(self.shape.numel()))
-        rows = torch.zeros_like(rows).scatter(0, self.order.long(), rows)
-        return rows * self.shape[1] + self.by_rows.columns
+        rows = torch.zeros_like(self.order).scatter(0, self.order.long(), self.by_columns.columns)
+        return rows.to(index_dtype(self.shape.numel())).mul(self.shape[1]).add_(self.by_rows.columns)
 
     @override
     def laid_out(self, rows: Tensor) -> Tensor:

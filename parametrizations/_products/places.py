@@ -71,6 +71,6 @@ class Places(NamedTuple):
 
 def on_diagonal(positions: Tensor, shape: torch.Size) -> Tensor:
     """Indices of the sorted positions on the main diagonal."""
-    wanted = torch.arange(min(shape), device=positions.device) * (shape[1] + 1)
-    places = torch.searchsorted(positions.long(), wanted).clamp(max=max(positions.numel() - 1, 0))
+    wanted = torch.arange(min(shape), device=positions.device, dtype=positions.dtype) * (shape[1] + 1)
+    places = torch.searchsorted(positions, wanted).clamp(max=max(positions.numel() - 1, 0))
     return places[positions[places] == wanted] if positions.numel() else places[:0]

@@ -1,9 +1,11 @@
 """Mask rules: which entries `MaskedSparse` keeps. It calls its rule at registration; `remask` moves the mask.
 
 Each function here returns a `MaskRule`, except the two schedules. Any other callable that takes the weight,
-``(out, in)``, and returns a boolean tensor of the same shape is a rule too. ``True`` keeps an entry.
+``(out, in)``, and returns a boolean or a sparse tensor of the same shape is a rule too. ``True`` keeps an entry, and
+so does an entry that a sparse tensor specifies, whatever its value.
 
-- By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `autoregressive`
+- By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `from_edge_index`,
+  `autoregressive`
 - By the weight's values: `magnitude`, `n_of_m`, `nonzero`; by chance: `random`
 - By several weights at once: `erdos_renyi`, `global_magnitude`; for blocks of rows, such as gates: `per_block`
 - By the existing mask, for `remask`: `evolutionary` (SET), `rigl`
@@ -16,7 +18,14 @@ from parametrizations.masks.moving import evolutionary, rigl
 from parametrizations.masks.per_block import per_block
 from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.schedules import cosine, gradual
-from parametrizations.masks.structure import autoregressive, banded, block_diagonal, from_edges, lower_triangular
+from parametrizations.masks.structure import (
+    autoregressive,
+    banded,
+    block_diagonal,
+    from_edge_index,
+    from_edges,
+    lower_triangular,
+)
 from parametrizations.masks.values import magnitude, n_of_m, nonzero
 from parametrizations.masks.whole_model import erdos_renyi, global_magnitude
 
@@ -29,6 +38,7 @@ __all__ = [
     "cosine",
     "erdos_renyi",
     "evolutionary",
+    "from_edge_index",
     "from_edges",
     "global_magnitude",
     "gradual",

@@ -23,13 +23,6 @@ def home(weight: Tensor) -> torch.device:
     return torch.device("cpu") if weight.is_meta else weight.device
 
 
-def keep(weight: Tensor, positions: Tensor) -> Tensor:
-    """The mask with the given row-major positions, which may repeat."""
-    mask = torch.zeros(weight.numel(), dtype=torch.bool, device=home(weight))
-    mask[positions.to(mask.device)] = True
-    return mask.view(weight.shape)
-
-
 def integers(name: str, *values: object) -> list[int]:
     """Whole numbers from any library as int, for the rule with this name."""
     whole = [int(value) for value in values if isinstance(value, Integral) and not isinstance(value, bool)]

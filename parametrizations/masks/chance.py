@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from parametrizations._checks import by_signature
 from parametrizations._products.operands import index_dtype
-from parametrizations.masks.arguments import check_density, count_of, keep, require_generator
-from parametrizations.masks.kept import Kept
+from parametrizations.masks.arguments import check_density, count_of, require_generator
+from parametrizations.masks.pattern import Pattern, distinct
 from parametrizations.masks.rule import MaskRule
 
 __all__ = ["drawn", "random"]
@@ -38,7 +38,7 @@ def random(*, density: float, generator: Generator | None = None) -> MaskRule:
     """
     density = check_density("random", density)
     require_generator("random", generator)
-    return MaskRule(f"random({density})", partial(_random, density, generator), partial(_redraw, density, generator))
+    return MaskRule(f"random({density})", partial(_random, density, generator), by_shape=True)
 
 
 def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
@@ -52,16 +52,23 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
         return torch.randperm(below, generator=generator, device=device)[:count].sort().values
     found = torch.empty(0, dtype=index_dtype(below), device=device)  # int32 is sorted five times as fast as int64
     while found.numel() < count:
-        fresh = torch.randint(below, (count,), generator=generator, device=device)
-        found = torch.unique(torch.cat([found, fresh.to(found)]))
+        found = _merged(found, distinct(torch.randint(below, (count,), generator=generator, device=device).to(found)))
     left_out = torch.randperm(found.numel(), generator=generator, device=device)[count:]
     return found[torch.ones_like(found, dtype=torch.bool).index_fill_(0, left_out, False)].long()
 
 
-def _random(density: float, generator: Generator | None, weight: Tensor) -> Tensor:
-    return keep(weight, _redraw(density, generator, weight))
+def _merged(one: Tensor, other: Tensor) -> Tensor:
+    """The different numbers of two sorted tensors, sorted. To sort both together would take twice the memory."""
+    if not one.numel():
+        return other
+    before = torch.searchsorted(one, other)
+    is_new = one[before.clamp(max=one.numel() - 1)] != other
+    other, before = other[is_new], before[is_new]
+    seats = before.add_(torch.arange(before.numel(), device=one.device))
+    is_old = torch.ones(one.numel() + seats.numel(), dtype=torch.bool, device=one.device).index_fill_(0, seats, False)
+    return one.new_zeros(is_old.shape).masked_scatter_(is_old, one).index_copy_(0, seats, other)
 
 
-def _redraw(density: float, generator: Generator | None, shaped: Tensor | Kept) -> Tensor:
-    entries = shaped.shape.numel()
-    return drawn(count_of(density, entries), entries, generator)
+def _random(density: float, generator: Generator | None, weight: Tensor) -> Pattern:
+    entries = weight.numel()
+    return Pattern(weight.shape, drawn(count_of(density, entries), entries, generator))

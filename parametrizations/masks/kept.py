@@ -41,7 +41,7 @@ class Kept:
         self.name = name
         self.shape = shape
         self.device = home(values)
-        self._shared = values.detach()
+        self.entries = values.detach()  # not copied, so rules of this package read these
         self.axes = axes
         self._positions = positions
 
@@ -53,19 +53,24 @@ class Kept:
     @property
     def count(self) -> int:
         """How many entries are kept."""
-        return self._shared.numel()
+        return self.entries.numel()
 
     @cached_property
     def values(self) -> Tensor:
         """The kept entries, ``(kept,)``, a copy: writing into it does not change the weight."""
-        return self._shared.clone()
+        return self.entries.clone()
 
     @cached_property
     def places(self) -> Tensor:
         """Their row-major positions in the weight, sorted, int64: ``(kept,)``."""
+        return self.positions.clone()
+
+    @property
+    def positions(self) -> Tensor:
+        """The same, not copied."""
         if self._positions is None:
             return torch.arange(self.count, device=self.device)
-        return self._positions.to(torch.int64, copy=True)
+        return self._positions.long()
 
 
 class Swapped(NamedTuple):

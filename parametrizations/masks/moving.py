@@ -118,9 +118,10 @@ def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
 
 
 def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Swapped:
-    places, empty = kept.places, kept.shape.numel() - kept.count
+    places, empty = kept.positions, kept.shape.numel() - kept.count
     moving = min(round(fraction * kept.count), empty)
-    stays = largest(name, kept, kept.count - moving)
+    require_values(name, kept.entries)
+    (stays,) = largest([kept.entries], kept.count - moving)
     ranks = drawn(moving, empty, generator).to(places.device)  # among the positions outside the mask
     others_before = places - torch.arange(places.numel(), device=places.device)
     before = torch.searchsorted(others_before, ranks, right=True)
@@ -128,9 +129,10 @@ def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept)
 
 
 def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:
-    require_values(name, kept.values)
+    require_values(name, kept.entries)
     moving = round(fraction * kept.count)
-    staying = kept.places[largest(name, kept, kept.count - moving)]
+    (stays,) = largest([kept.entries], kept.count - moving)
+    staying = kept.positions[stays]
     return torch.cat([staying, _steepest(name, _gradient(name, gradients, kept), staying, moving, kept)])
 
 
@@ -156,7 +158,7 @@ def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: 
     """The ``count`` positions with the largest gradients, except the sorted ``staying``."""
     rows, columns = kept.shape[0], kept.shape[1:].numel()
     strip = max(ROOM // max(columns, 1), 1)
-    sizes = kept.values.abs().new_empty(0)
+    sizes = kept.entries[:0].abs()
     places = staying.new_empty(0)
     for first in range(0, rows if count else 0, strip):
         found = gradient[first : first + strip].to(staying.device).abs().flatten()

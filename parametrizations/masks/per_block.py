@@ -12,6 +12,7 @@ from torch import Tensor
 from parametrizations._checks import by_signature
 from parametrizations.masks.arguments import Axes, integers
 from parametrizations.masks.kept import Kept
+from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["per_block"]
@@ -57,14 +58,19 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
             "Pass axes to per_block, and for a rule of several weights choose the density of each yourself."
         )
     name = f"per_block({rule}, {blocks})"
-    made = axis_rule(name, partial(_build, name, rule, blocks), axes, matrices=None if blocks == 1 else blocks)
+    build, matrices = partial(_build, name, rule, blocks), None if blocks == 1 else blocks
+    made = axis_rule(name, build, axes, matrices=matrices, by_shape=rule.by_shape)
     return made if rule.move is None else replace(made, move=partial(_move, name, rule.move, blocks, made.axes))
 
 
-def _build(name: str, rule: MaskRule, blocks: int, weight: Tensor) -> Tensor:
+def _build(name: str, rule: MaskRule, blocks: int, weight: Tensor) -> Pattern:
     _require_equal_blocks(name, weight.shape[0], blocks)
     rule = rule.with_axes((0, 1))
-    return torch.cat([rule(block) for block in weight.chunk(blocks)]) if weight.numel() else rule(weight)
+    if not weight.numel():
+        return rule.pattern(weight)
+    size = weight.numel() // blocks
+    found = [rule.pattern(block).positions + place * size for place, block in enumerate(weight.chunk(blocks))]
+    return Pattern(weight.shape, torch.cat(found))
 
 
 def _move(name: str, move: Callable[[Kept], Tensor], blocks: int, axes: Axes, kept: Kept) -> Tensor:

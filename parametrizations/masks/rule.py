@@ -6,29 +6,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+import torch
 from torch import Tensor
 
-from parametrizations.masks.arguments import Axes, as_axes
+from parametrizations.masks.arguments import Axes, as_axes, home
 from parametrizations.masks.kept import Kept
+from parametrizations.masks.pattern import Pattern
 
 __all__ = ["MaskRule", "axis_rule", "individual", "known_axes"]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskRule:
-    """A named function from a weight to a boolean mask of the same shape.
+    """A named function from a weight to a mask of the same shape.
 
     A deep copy is the rule itself, with its `torch.Generator`, so copies of one constraint draw different masks.
 
     Args:
         name: The text that `repr` shows.
-        build: The function, from the weight to its mask.
+        build: The function, from the weight to its mask: a boolean tensor, or a sparse one, whose specified entries are
+            kept. It must not write into the weight.
         move: For `remask`, to decide by the kept entries alone: a function from `Kept`, in which a kept entry may be
             0, to the new row-major positions in the weight, in any order. Without it, ``build`` gets the whole weight.
         spread: For a rule that looks at several weights at once: a function from all the weights that get this rule in
             one call of `register` or `remask`, to a rule for each of them.
         has_axes: Whether the rule distinguishes outputs and inputs. ``build`` then gets the weight with these axes
             first, ``(out, in, *others)``, and may return a mask ``(out, in)``, which holds for all others.
+        by_shape: Whether ``build`` reads only the shape of the weight. It then gets a tensor on the meta device, and
+            may return a mask on any device. Such a rule works for weights that are too large to be dense.
         axes: The axes of outputs and inputs, such as ``(0, 1)`` for the channels of a convolution. None for ``(0, 1)``
             of a matrix. Above two dimensions, `register` supplies them for convolutions.
         matrices: For a rule by position: the number of matrices, stacked in the rows, that it distinguishes. `register`
@@ -49,24 +54,34 @@ class MaskRule:
     """
 
     name: str
-    build: Callable[[Tensor], Tensor]
+    build: Callable[[Tensor], Tensor | Pattern]
     move: Callable[[Kept], Tensor] | None = None
     spread: Callable[[Sequence[Kept]], Sequence[MaskRule]] | None = None
     has_axes: bool = False
     axes: Axes = None
     matrices: int | None = None
+    by_shape: bool = False
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The mask for a weight."""
+        """The boolean mask for a weight."""
+        mask = self.pattern(weight).dense()
+        return mask.to(home(weight))
+
+    def pattern(self, weight: Tensor) -> Pattern:
+        """The mask for a weight as positions, without a tensor of the shape of the weight if the rule needs none."""
         if not isinstance(weight, Tensor):
             raise TypeError(f"{self} needs the weight, a tensor. Got {type(weight).__name__}. Pass e.g. layer.weight.")
-        if not self.has_axes:
-            return self.build(weight)
-        axes = known_axes(self.name, weight.shape, self.axes)
-        moved = weight.movedim(axes, (0, 1))
-        mask = self.build(moved)
-        mask = mask.view(*mask.shape, *[1] * (moved.dim() - mask.dim())).expand(moved.shape)
-        return mask.movedim((0, 1), axes)
+        if self.by_shape:
+            weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+        axes = [*range(weight.dim())]
+        if self.has_axes:
+            first = known_axes(self.name, weight.shape, self.axes)
+            axes = [*first, *(axis for axis in axes if axis not in first)]
+        with torch.device("cpu"):  # masks ignore the default device
+            found = Pattern.of(self.build(weight.permute(axes)), self)
+        axes = axes[:2] if self.has_axes and len(found.shape) == 2 else axes
+        found.require_shape(torch.Size([weight.shape[axis] for axis in axes]))
+        return found.placed(weight.shape, axes)
 
     def with_axes(self, axes: Axes) -> MaskRule:
         """The same rule for other axes; the rule itself if it has axes, or needs none."""
@@ -87,11 +102,18 @@ class MaskRule:
     __and__ = __rand__ = __or__ = __ror__ = __invert__ = _combined
 
 
-def axis_rule(name: str, build: Callable[[Tensor], Tensor], axes: Axes, *, matrices: int | None = 1) -> MaskRule:
+def axis_rule(
+    name: str,
+    build: Callable[[Tensor], Tensor | Pattern],
+    axes: Axes,
+    *,
+    matrices: int | None = 1,
+    by_shape: bool = True,
+) -> MaskRule:
     """A rule that distinguishes outputs and inputs."""
     axes = as_axes(name, axes)
     shown = name if axes is None else f"{name.removesuffix(')')}, axes={axes})"
-    return MaskRule(shown, build, has_axes=True, axes=axes, matrices=matrices)
+    return MaskRule(shown, build, has_axes=True, axes=axes, matrices=matrices, by_shape=by_shape)
 
 
 def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:

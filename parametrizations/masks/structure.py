@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from parametrizations._checks import by_signature
-from parametrizations.masks.arguments import Axes, home, integers, numbers
+from parametrizations.masks.arguments import Axes, integers, numbers
+from parametrizations.masks.pattern import Pattern, distinct, in_ranges
 from parametrizations.masks.rule import MaskRule, axis_rule
 
-__all__ = ["autoregressive", "banded", "block_diagonal", "from_edges", "lower_triangular"]
+__all__ = ["autoregressive", "banded", "block_diagonal", "from_edge_index", "from_edges", "lower_triangular"]
 
 
 @by_signature
@@ -100,7 +101,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
 
     Args:
         edges: Pairs of an input index and an output index, or an integer tensor ``(edges, 2)``. Repeated edges count
-            once. For an ``edge_index`` of PyTorch Geometric, ``(2, edges)``, pass ``edge_index.T``.
+            once. For an ``edge_index`` of PyTorch Geometric, ``(2, edges)``, use `from_edge_index`.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
 
     Returns:
@@ -122,10 +123,43 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
     if pairs.dim() != 2 or pairs.shape[1] != 2 or not is_whole:
         raise ValueError(
             f"from_edges needs pairs (source, target) of integers. Got {type(edges).__name__}: {pairs.dtype} of shape "
-            f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2), such as "
-            "edge_index.T."
+            f"{tuple(pairs.shape)}. Pass a list of pairs, or an integer tensor of shape (edges, 2), or call "
+            "from_edge_index for (2, edges)."
         )
     return axis_rule(f"from_edges({len(pairs)} edges)", partial(_from_edges, pairs.long()), axes)
+
+
+@by_signature
+def from_edge_index(edge_index: Tensor, *, axes: Axes = None) -> MaskRule:
+    """Keep the connections of a graph of PyTorch Geometric: `from_edges` for the other layout, ``(2, edges)``.
+
+    Args:
+        edge_index: An integer tensor ``(2, edges)``: the sources, which are inputs, and the targets, which are outputs.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
+
+    Returns:
+        A rule for `MaskedSparse`.
+
+    Raises:
+        TypeError: If ``edge_index`` is not a tensor.
+        ValueError: If it has another shape or dtype; at registration, if an edge is outside the weight.
+
+    Example:
+        >>> from_edge_index(torch.tensor([[2, 0], [0, 1]]))(torch.empty(2, 3))
+        tensor([[False, False,  True],
+                [ True, False, False]])
+    """
+    if not isinstance(edge_index, Tensor):
+        raise TypeError(
+            f"from_edge_index needs an integer tensor (2, edges). Got {type(edge_index).__name__}. Call from_edges for "
+            "pairs (source, target)."
+        )
+    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+        raise ValueError(
+            f"from_edge_index needs an integer tensor (2, edges). Got shape {tuple(edge_index.shape)}. Call from_edges "
+            "for pairs, (edges, 2)."
+        )
+    return from_edges(edge_index.T, axes=axes)
 
 
 @by_signature
@@ -175,23 +209,27 @@ def autoregressive(
     return axis_rule(name, partial(_autoregressive, inputs, outputs, strict), axes)
 
 
-def _band(highest: int, lowest: int | None, weight: Tensor) -> Tensor:
-    mask = torch.ones(weight.shape[:2], dtype=torch.bool, device=home(weight)).tril(highest)
-    return mask if lowest is None else mask.triu(lowest)
+def _band(highest: int, lowest: int | None, weight: Tensor) -> Pattern:
+    rows, columns = weight.shape[:2]
+    row = torch.arange(rows)
+    starts = torch.zeros_like(row) if lowest is None else (row + max(lowest, -rows)).clamp(min=0)
+    ends = (row + min(max(highest, -rows), columns) + 1).clamp(max=columns)
+    return Pattern(weight.shape[:2], in_ranges(starts, ends, columns))
 
 
-def _block_diagonal(blocks: int, weight: Tensor) -> Tensor:
+def _block_diagonal(blocks: int, weight: Tensor) -> Pattern:
     rows, columns = weight.shape[:2]
     if rows % blocks or columns % blocks:
         raise ValueError(
             f"block_diagonal({blocks}) needs a weight with sides divisible by {blocks}. "
             f"Got shape {tuple(weight.shape)}. Choose another number of blocks."
         )
-    row, column = (torch.arange(size, device=home(weight)) for size in (rows, columns))
-    return (row // max(rows // blocks, 1))[:, None] == column // max(columns // blocks, 1)
+    width = columns // blocks
+    starts = torch.arange(rows) // max(rows // blocks, 1) * width
+    return Pattern(weight.shape[:2], in_ranges(starts, starts + width, columns))
 
 
-def _from_edges(pairs: Tensor, weight: Tensor) -> Tensor:
+def _from_edges(pairs: Tensor, weight: Tensor) -> Pattern:
     source, target = pairs.unbind(1)
     rows, columns = weight.shape[:2]
     outside = (source < 0) | (source >= columns) | (target < 0) | (target >= rows)
@@ -201,16 +239,19 @@ def _from_edges(pairs: Tensor, weight: Tensor) -> Tensor:
             f"{tuple(weight.shape)}. Got {int(outside.sum())} edges outside, the first "
             f"{tuple(pairs[outside][0].tolist())}. Pairs are (source, target)."
         )
-    mask = torch.zeros(rows, columns, dtype=torch.bool, device=home(weight))
-    mask[target.to(mask.device), source.to(mask.device)] = True
-    return mask
+    return Pattern(weight.shape[:2], distinct(target * columns + source))
 
 
-def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tensor) -> Tensor:
+def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tensor) -> Pattern:
     if (outputs.numel(), inputs.numel()) != tuple(weight.shape[:2]):
         raise ValueError(
             f"autoregressive needs a degree for each side of the weight, of shape {tuple(weight.shape)}. "
             f"Got {outputs.numel()} output and {inputs.numel()} input degrees. Pass (in, out) in order."
         )
-    above, below = outputs.reshape(-1, 1), inputs.reshape(1, -1)
-    return ((above > below) if strict else (above >= below)).to(home(weight))
+    dtype, columns = torch.promote_types(inputs.dtype, outputs.dtype), inputs.numel()
+    dtype = torch.uint8 if dtype is torch.bool else dtype
+    rising = inputs.flatten().to(dtype).sort()
+    counts = torch.searchsorted(rising.values, outputs.flatten().to(dtype), right=not strict)
+    found = in_ranges(torch.zeros_like(counts), counts, columns)  # of sorted inputs
+    found = found - found % max(columns, 1) + rising.indices[found % max(columns, 1)]
+    return Pattern(weight.shape[:2], found.sort().values)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -15,17 +15,20 @@ from parametrizations.masks.arguments import (
     check_density,
     count_of,
     integers,
-    keep,
     require_kept,
     require_values,
 )
 from parametrizations.masks.kept import Kept, Swap, Swapped
+from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule
 
 __all__ = ["largest", "magnitude", "n_of_m", "nonzero"]
 
-SAMPLED = 4096
-"""The size of the sample that estimates the threshold between the largest entries and the others."""
+CHUNK = 2**20
+"""The number of entries that are compared at a time, so that the search needs little memory beyond the weight."""
+
+DIGIT = 16
+"""The number of bits in a digit of the radix select."""
 
 
 @by_signature
@@ -80,7 +83,7 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
     n, m = integers("n_of_m", n, m)
     if not 1 <= n <= m:
         raise ValueError(f"n_of_m needs 1 <= n <= m. Got n={n}, m={m}. n_of_m(2, 4) keeps 2 of every 4.")
-    return axis_rule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes, matrices=None)
+    return axis_rule(f"n_of_m({n}, {m})", partial(_n_of_m, n, m), axes, matrices=None, by_shape=False)
 
 
 @by_signature
@@ -103,59 +106,87 @@ def nonzero() -> MaskRule:
     return MaskRule("nonzero()", _nonzero, Swap(_drop_zeros))
 
 
-def _nonzero(weight: Tensor) -> Tensor:
+def _nonzero(weight: Tensor) -> Pattern:
     require_values("nonzero", weight)
-    mask = weight != 0
-    if weight.numel() and mask.all():
+    positions = weight.flatten().nonzero().squeeze(1)
+    if weight.numel() and positions.numel() == weight.numel():
         text = "nonzero() keeps every entry: none is zero. Load the pruned checkpoint first, and register then."
         warnings.warn(text, stacklevel=2)
-    return mask
+    return Pattern(weight.shape, positions)
 
 
 def _drop_zeros(kept: Kept) -> Swapped:
-    require_values("nonzero", kept.values)
-    return Swapped(kept.values != 0, kept.places[:0], kept.places[:0])
+    require_values("nonzero", kept.entries)
+    return Swapped(kept.entries != 0, kept.positions[:0], kept.positions[:0])
 
 
-def _magnitude(density: float, weight: Tensor) -> Tensor:
+def _magnitude(density: float, weight: Tensor) -> Pattern:
     require_values("magnitude", weight)
-    kept = weight.abs().flatten().topk(count_of(density, weight.numel()), sorted=False)
-    if density < 1 and kept.values.numel() and not kept.values.any():
+    count, entries = count_of(density, weight.numel()), weight.flatten()
+    if density < 1 and count and not entries.any():
         text = f"magnitude({density}) has nothing to compare: all entries are zero. Train first, or use masks.random."
         warnings.warn(text, stacklevel=2)
-    return keep(weight, kept.indices)
+    (kept,) = largest([entries], count)
+    return Pattern(weight.shape, kept.nonzero().squeeze(1))
 
 
 def _prune(density: float, kept: Kept) -> Swapped:
-    name, count, none = f"magnitude({density})", count_of(density, kept.shape.numel()), kept.places[:0]
+    name, count, none = f"magnitude({density})", count_of(density, kept.shape.numel()), kept.positions[:0]
     require_kept(name, count, kept.count)
-    return Swapped(largest(name, kept, count), none, none)
+    require_values(name, kept.entries)
+    (stays,) = largest([kept.entries], count)
+    return Swapped(stays, none, none)
 
 
-def largest(name: str, kept: Kept, count: int) -> Tensor:
-    """Whether each kept entry is among the ``count`` largest, for the rule with this name: ``(kept,)``, boolean."""
-    require_values(name, kept.values)
-    sizes = kept.values.abs()
+def largest(parts: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Whether each entry is among the ``count`` largest of all parts by absolute value; of equal ones the first are.
+
+    A radix select on the bits of the absolute values, which have the order of the values. It is exact.
+
+    Args:
+        parts: Floating-point or complex tensors, each of one dimension.
+        count: The number of entries to choose.
+
+    Returns:
+        A boolean tensor for each part.
+    """
+    found = [torch.zeros(part.shape, dtype=torch.bool, device=part.device) for part in parts]
     if not count:
-        return torch.zeros_like(sizes, dtype=torch.bool)
-    low, high = _around(sizes, count)
-    above = sizes > high
-    close = ((sizes >= low) & ~above).nonzero().squeeze(1)
-    missing = count - int(above.sum())
-    if not 0 <= missing <= close.numel():  # the sample is not representative
-        above, close, missing = above.fill_(False), torch.arange(sizes.numel(), device=sizes.device), count
-    return above.index_fill_(0, close[sizes[close].topk(missing, sorted=False).indices], True)
+        return found
+    dtype = reduce(torch.promote_types, [part.real.dtype for part in parts])
+    threshold, missing = _threshold(parts, count, dtype)
+    for mask, part in zip(found, parts, strict=True):
+        for own, bits in zip(torch.split(mask, CHUNK), _bits(part, dtype), strict=True):
+            equal = (bits == threshold).nonzero().squeeze(1)[:missing]
+            torch.gt(bits, threshold, out=own)
+            own[equal] = True
+            missing -= equal.numel()
+    return found
 
 
-def _around(sizes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Two sizes that should enclose the threshold: quantiles of a sample, four standard deviations apart."""
-    sample = sizes[:: -(-sizes.numel() // SAMPLED)].sort().values
-    last = sample.numel() - 1
-    place, spare = round(last * (1 - count / sizes.numel())), 2 * math.isqrt(sample.numel())
-    return sample[max(place - spare, 0)], sample[min(place + spare, last)]
+def _threshold(parts: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple[int, int]:
+    """The bits of the smallest entry among the largest, and how many entries with these bits are among them."""
+    threshold, missing, first = 0, count, 8 * dtype.itemsize - DIGIT
+    for shift in range(first, -1, -DIGIT):
+        histogram = torch.zeros(2**DIGIT, dtype=torch.int64, device="cpu")
+        for bits in (bits for part in parts for bits in _bits(part, dtype)):
+            same = bits if shift == first else bits[bits >> (shift + DIGIT) == threshold]
+            histogram += ((same >> shift) & (2**DIGIT - 1)).bincount(minlength=2**DIGIT).cpu()
+        at_least = histogram.flip(0).cumsum(0)
+        place = int(torch.searchsorted(at_least, missing))
+        missing -= int(at_least[place - 1]) if place else 0
+        threshold = (threshold << DIGIT) + 2**DIGIT - 1 - place
+    return threshold, missing
 
 
-def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
+def _bits(part: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """The bits of the absolute values, int64, a chunk at a time."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    for chunk in torch.split(part.detach(), CHUNK):
+        yield chunk.abs().to(dtype).view(integer).long()
+
+
+def _n_of_m(n: int, m: int, weight: Tensor) -> Pattern:
     name = f"n_of_m({n}, {m})"
     require_values(name, weight)
     if weight.shape[1] % m:
@@ -165,5 +196,6 @@ def _n_of_m(n: int, m: int, weight: Tensor) -> Tensor:
         )
     inputs_last = weight.abs().movedim(1, -1)
     groups = inputs_last.reshape(-1, m)
-    kept = torch.zeros_like(groups, dtype=torch.bool).scatter(1, groups.topk(n).indices, True)
-    return kept.view(inputs_last.shape).movedim(-1, 1)
+    starts = torch.arange(groups.shape[0], device=weight.device)[:, None] * m
+    positions = (groups.topk(n).indices.sort().values + starts).flatten()
+    return Pattern(inputs_last.shape, positions).placed(weight.shape, [0, *range(2, weight.dim()), 1])

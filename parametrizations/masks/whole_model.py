@@ -20,21 +20,19 @@ from parametrizations.masks.arguments import (
     as_axes,
     check_density,
     count_of,
-    keep,
     require_kept,
     require_values,
 )
 from parametrizations.masks.chance import random
 from parametrizations.masks.kept import Kept
+from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, known_axes
-from parametrizations.masks.values import magnitude
+from parametrizations.masks.values import largest, magnitude
 
 __all__ = ["erdos_renyi", "global_magnitude"]
 
 Counts = Callable[[Sequence[Kept]], Sequence[int]]
 """A function from several weights to the number of entries that each of them keeps."""
-
-NOTHING = torch.empty(0, dtype=torch.int64, device="cpu")
 
 
 class RuleOfDensity(Protocol):
@@ -119,16 +117,20 @@ def _spread(name: str, counts: Counts, rule: RuleOfDensity) -> MaskRule:
     return MaskRule(name, partial(_alone, spread), spread=spread)
 
 
-def _alone(spread: Callable[[Sequence[Kept]], Sequence[MaskRule]], weight: Tensor) -> Tensor:
+def _alone(spread: Callable[[Sequence[Kept]], Sequence[MaskRule]], weight: Tensor) -> Pattern:
     (rule,) = spread([Kept.whole(weight)])
-    return rule(weight)
+    return rule.pattern(weight)
 
 
 def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list[MaskRule]:
     return [
-        rule(density=count / kept.shape.numel()) if count else MaskRule("nothing", partial(keep, positions=NOTHING))
+        rule(density=count / kept.shape.numel()) if count else MaskRule("nothing", _nothing, by_shape=True)
         for count, kept in zip(counts(weights), weights, strict=True)
     ]
+
+
+def _nothing(weight: Tensor) -> Pattern:
+    return Pattern(weight.shape, torch.empty(0, dtype=torch.int64))
 
 
 def _by_sides(name: str, density: float, axes: Axes, weights: Sequence[Kept]) -> list[int]:
@@ -162,11 +164,7 @@ def _rounded(wanted: Sequence[float], total: int) -> list[int]:
 def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
     """The number of entries of each weight among the largest of all."""
     for kept in weights:
-        require_values(name, kept.values)
+        require_values(name, kept.entries)
     entries = count_of(density, sum(kept.shape.numel() for kept in weights))
-    there = [kept.count for kept in weights]
-    require_kept(name, entries, sum(there))
-    sizes = torch.cat([kept.values.abs().to(weights[0].values.device) for kept in weights])
-    owners = torch.arange(len(there), device=sizes.device).repeat_interleave(torch.tensor(there, device=sizes.device))
-    found: list[int] = owners[sizes.topk(entries, sorted=False).indices].bincount(minlength=len(there)).tolist()
-    return found
+    require_kept(name, entries, sum(kept.count for kept in weights))
+    return [int(chosen.count_nonzero()) for chosen in largest([kept.entries for kept in weights], entries)]

@@ -143,7 +143,7 @@ def stored_entries_are_at_their_places(subject: Subject) -> None:
 
 
 def steps_on_entries_are_the_steps(subject: Subject) -> None:
-    """``on_entries`` is None, or agrees with ``forward`` of a weight with zeros elsewhere, in value and gradient."""
+    """``on_entries`` and ``invert_entries`` are None, or agree with the methods for a weight with zeros elsewhere."""
     subject.skip_unless_matrix()
     parametrization = parametrization_of(subject.layer())
     for what, mask in _patterns(subject.weight).items():
@@ -158,6 +158,10 @@ def steps_on_entries_are_the_steps(subject: Subject) -> None:
         expected = outcome_of(lambda x: parametrization(_put(x, places))[mask], [x])  # noqa: B023
         require_close(got[0], expected[0], f"For {what}, the result of on_entries")
         require_close(got[1], expected[1], f"For {what}, the gradient of on_entries")
+        inverted = parametrization.invert_entries(x, places)
+        if inverted is not None:
+            whole = parametrization.invert(parametrization.project(_put(x, places)))
+            require_equal(inverted, whole[mask], f"For {what}, the result of invert_entries")
 
 
 def _patterns(weight: Tensor) -> dict[str, Tensor]:
