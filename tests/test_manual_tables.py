@@ -67,3 +67,11 @@ def test_times_of_a_loop_are_those_of_the_benchmarks() -> None:
         for column, time in zip(header[1:], times, strict=True):
             features = column.split()[0]
             assert same_time(time, measured("## Loops and optimizers", "loop", plain, "32")[features]), (kind, features)
+
+
+def test_claims_about_the_chosen_product_are_those_of_the_benchmarks() -> None:
+    report = (ROOT / "benchmarks/products.md").read_text()
+    [(cases, worst)] = re.findall(r"In (\d+ of \d+) cases .* worst ratio is ([\d.]+) ", report)
+    guide = (ROOT / "docs/guides/products.md").read_text()
+    assert f"{cases} [measured cases]" in guide
+    assert f"{worst} times in the worst case" in guide
