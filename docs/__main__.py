@@ -1,4 +1,4 @@
-"""Build the manual, and look at it: ``python -m docs``; with ``--check``, build it alone."""
+"""Build and show the manual: ``python -m docs``; with ``--check``, only build it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BUILD = FOLDER / "_build"
 
 
 def build() -> int:
-    """Build every page; a warning, such as a name that leads nowhere, is an error."""
-    shutil.rmtree(BUILD / "html", ignore_errors=True)  # or a page that was renamed would stay
+    """Build every page. A warning, such as a link without a target, is an error."""
+    shutil.rmtree(BUILD / "html", ignore_errors=True)  # otherwise renamed pages would remain
     places: list[str | Path] = ["-c", FOLDER, "-d", BUILD / "doctrees", FOLDER.parent, BUILD / "html"]
     command: list[str | Path] = [
         sys.executable,
@@ -34,7 +34,7 @@ def build() -> int:
 
 
 def serve(port: int) -> None:
-    """Show what was built to a browser on this machine, until Ctrl-C."""
+    """Serve the built pages on this machine until Ctrl-C."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=BUILD / "html")
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         print(f"The manual is at http://127.0.0.1:{server.server_port}/ until Ctrl-C.", flush=True)
@@ -42,10 +42,10 @@ def serve(port: int) -> None:
 
 
 def main() -> None:
-    """Build, and unless asked only to check, serve."""
-    parser = argparse.ArgumentParser(prog="python -m docs", description="Build the manual, and look at it.")
-    parser.add_argument("--check", action="store_true", help="only build; the exit code says whether it went well")
-    parser.add_argument("--port", type=int, default=8000, help="where to look at it; 8000 if not given")
+    """Build the manual, and serve it unless ``--check`` is given."""
+    parser = argparse.ArgumentParser(prog="python -m docs", description="Build and show the manual.")
+    parser.add_argument("--check", action="store_true", help="only build; the exit code is 0 if the build succeeds")
+    parser.add_argument("--port", type=int, default=8000, help="the port of the server (default: 8000)")
     options = parser.parse_args()
     failed = build()
     if failed or options.check:

@@ -1,4 +1,4 @@
-"""How Sphinx builds the manual. Its source is the whole repository, so links are the same here and on the web."""
+"""Sphinx configuration of the manual. The source is the whole repository, so links work here and on the web."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ release = importlib.metadata.version("parametrizations")
 
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "myst_nb",
 ]
 
-# The repository's root is the source, or a page could not link a notebook by the path that it has in the repository.
+# The source is the root of the repository, so that pages can link notebooks by their paths in the repository.
 root_doc = "docs/index"
 include_patterns = [
     "docs/**.md",
@@ -34,9 +35,9 @@ include_patterns = [
 ]
 exclude_patterns = [".venv", "**/.*", "docs/_build", "build", "dist"]
 
-# The tests run the notebooks: what is shown is what they have stored.
+# The tests run the notebooks. The manual shows their stored outputs.
 nb_execution_mode = "off"
-nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no notebook has widgets, and no page loads a script from elsewhere
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # notebooks do not have widgets, and pages do not load remote scripts
 html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
@@ -44,7 +45,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-autodoc_inherit_docstrings = False  # or PyTorch's texts would stand for what overrides them
+autodoc_inherit_docstrings = False  # otherwise overriding methods would get PyTorch's docstrings
 autodoc_type_aliases = {
     name: f"parametrizations.typing.{name}" for name in ("Infeasible", "MaskRules", "Product", "Rules")
 }
@@ -74,10 +75,10 @@ PUBLIC = (
 
 
 def _as_code(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.TextElement) -> nodes.TextElement | None:
-    """What is PyTorch's or Python's, or is no name of this library, is shown as code and leads nowhere.
+    """Show names of PyTorch and Python as code, without a link.
 
-    A name that says it is ours has to lead somewhere, or the build fails; one of an internal module leads to the
-    public module that has it, if any.
+    A name of this library must have a target, or the build fails. A name of an internal module links to the public
+    module with this name, if there is one.
     """
     del app
     target = str(node.get("reftarget", ""))
@@ -97,7 +98,7 @@ def _as_code(app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.TextEle
 
 
 def _formula(translator: Any, node: nodes.Element, display: str = "inline") -> None:
-    """A formula as MathML, which browsers show by themselves; MathJax would come from another machine."""
+    """Write a formula as MathML, which browsers show without a script from another machine."""
     translator.body.append(convert(node.astext(), display=display))
     raise nodes.SkipNode
 
@@ -107,6 +108,6 @@ def _formula_in_a_line_of_its_own(translator: Any, node: nodes.Element) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Connect what Sphinx calls."""
+    """Connect the functions above to Sphinx."""
     app.add_html_math_renderer("mathml", (_formula, None), (_formula_in_a_line_of_its_own, None))
     app.connect("missing-reference", _as_code)

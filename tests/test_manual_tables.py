@@ -1,0 +1,77 @@
+"""Tables of the manual: the index of the reference is complete, and times are those of the benchmarks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import parametrizations
+from parametrizations import masks, positive, signs, testing, typing
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = [
+    name
+    for module in (parametrizations, masks, signs, positive, testing, typing)
+    for name in module.__all__
+    if not inspect.ismodule(getattr(module, name))
+]
+KINDS = {
+    "`MaskedSparse`, lower triangle": "MaskedSparse, lower_triangular()",
+    "lower triangle, negative diagonal": "MaskedSparse, NegExpDiagonal, lower_triangular()",
+}
+
+
+def rows(page: str, heading: str) -> Iterator[list[str]]:
+    """The rows of the first table below a heading, its header included."""
+    below = (ROOT / page).read_text().split(f"\n{heading}\n", 1)[1]
+    table = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE)
+    assert table is not None
+    for line in table[0].splitlines():
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def measured(heading: str, work: str, kind: str, batch: str) -> dict[str, str]:
+    """The times of a constraint by the number of features, on two threads, as multiples of `nn.Linear`'s."""
+    header, _, *found = rows("benchmarks/results.md", heading)
+    [row] = [row for row in found if row[:4] == [work, kind, batch, "2"]]
+    return {features: time.split(" / ")[0] for features, time in zip(header, row, strict=True)}
+
+
+def same_time(one: str, other: str) -> bool:
+    return float(one) == float(other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_index_of_the_reference_lists_every_name(name: str) -> None:
+    page = (ROOT / "docs/api/index.md").read_text()
+    assert re.search(rf"^   {name}$|^\| \[`{name}`\]", page, re.MULTILINE)
+
+
+def test_times_of_a_step_are_those_of_the_benchmarks() -> None:
+    header, _, *found = rows("docs/guides/products.md", "## Cost")
+    sizes = [re.findall(r"\d+", column) for column in header[1:]]
+    for kind, *times in found:
+        plain = KINDS.get(kind, kind.replace("`", "").removesuffix(" kept"))
+        for (features, batch), time in zip(sizes, times, strict=True):
+            assert same_time(time, measured("## All sizes", "step", plain, batch)[features]), (kind, features, batch)
+
+
+def test_times_of_a_loop_are_those_of_the_benchmarks() -> None:
+    header, _, *found = rows("docs/guides/loops_over_time.md", "## Cost")
+    for kind, *times in found:
+        plain = KINDS.get(kind, kind.replace("`", "").removesuffix(" kept"))
+        for column, time in zip(header[1:], times, strict=True):
+            features = column.split()[0]
+            assert same_time(time, measured("## Loops and optimizers", "loop", plain, "32")[features]), (kind, features)
+
+
+def test_claims_about_the_chosen_product_are_those_of_the_benchmarks() -> None:
+    report = (ROOT / "benchmarks/products.md").read_text()
+    [(cases, worst)] = re.findall(r"In (\d+ of \d+) cases .* worst ratio is ([\d.]+) ", report)
+    guide = (ROOT / "docs/guides/products.md").read_text()
+    assert f"{cases} [measured cases]" in guide
+    assert f"{worst} times in the worst case" in guide
