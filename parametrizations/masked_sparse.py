@@ -21,7 +21,7 @@ from parametrizations._products.places import Places, on_diagonal
 from parametrizations._torch.caller import asking_list, is_registration
 from parametrizations._torch.loops import once
 from parametrizations.masks import MaskRule
-from parametrizations.masks.arguments import Array
+from parametrizations.masks.arguments import Array, SparseArray
 from parametrizations.masks.pattern import Pattern
 from parametrizations.parametrization import Infeasible, Parametrization
 from parametrizations.signs import SignRule
@@ -49,8 +49,9 @@ class MaskedSparse(Parametrization):
     so all models need the same mask. DDP does not broadcast masks: seed a random rule equally on every rank.
 
     Args:
-        mask: A boolean tensor or array of the shape of the weight, True for kept entries, or a mask rule: a callable
-            that gets the weight at registration and returns such a tensor. See `parametrizations.masks`.
+        mask: A boolean tensor or array of the shape of the weight, True for kept entries; or a sparse tensor or SciPy
+            sparse array, whose specified entries are kept; or a mask rule: a callable that gets the weight at
+            registration and returns one of these. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
             constraint. It may be set at any time; `tune` selects the fastest.
@@ -78,7 +79,7 @@ class MaskedSparse(Parametrization):
     @by_signature
     def __init__(
         self,
-        mask: Tensor | Array | Callable[[Tensor], Tensor],
+        mask: Tensor | Array | SparseArray | Callable[[Tensor], Tensor],
         *,
         on_infeasible: Infeasible = "raise",
         product: Product = "auto",

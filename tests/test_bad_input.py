@@ -564,17 +564,14 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'MaskedSparse(torch.ones(4, 4, dtype=torch.bool, device="meta"))',
         ValueError,
         (
-            "MaskedSparse needs a dense mask with values. Got one of layout torch.strided on meta. Make "
-            "the mask on the CPU."
+            "MaskedSparse needs a dense or sparse mask with values. Got one of layout torch.strided on meta. "
+            "Make the mask on the CPU."
         ),
     ),
-    "MaskedSparse: a sparse mask": (
-        "MaskedSparse(torch.ones(4, 4, dtype=torch.bool).to_sparse())",
+    "MaskedSparse: a sparse mask with dense dimensions": (
+        "MaskedSparse(torch.eye(4).to_sparse(1))",
         ValueError,
-        (
-            "MaskedSparse needs a dense mask with values. Got one of layout torch.sparse_coo on cpu. Pass "
-            "mask.to_dense()."
-        ),
+        ("MaskedSparse needs a sparse mask without dense dimensions. Got 1. Pass mask.to_dense() != 0."),
     ),
     "masks.random: zero": (
         "masks.random(density=0.0)",
@@ -703,15 +700,15 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "from_edges needs pairs (source, target) of integers. Got list: torch.int64 of shape (1, 3). Pass a "
-            "list of pairs, or an integer tensor of shape (edges, 2), such as edge_index.T."
+            "list of pairs, or an integer tensor of shape (edges, 2), or call from_edge_index for (2, edges)."
         ),
     ),
     "masks.from_edges: floats": (
         "masks.from_edges([(0.0, 1.0)])",
         ValueError,
         (
-            "from_edges needs pairs (source, target) of integers. Got list: torch.float32 of shape (1, 2). Pass a "
-            "list of pairs, or an integer tensor of shape (edges, 2), such as edge_index.T."
+            "from_edges needs pairs (source, target) of integers. Got list: torch.float32 of shape (1, 2). Pass "
+            "a list of pairs, or an integer tensor of shape (edges, 2), or call from_edge_index for (2, edges)."
         ),
     ),
     "masks.from_edges: ragged": (
@@ -1607,9 +1604,27 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.from_edges(torch.tensor([[0, 1, 2], [1, 2, 3]]))",
         ValueError,
         (
-            "from_edges needs pairs (source, target) of integers. Got Tensor: torch.int64 of shape (2, "
-            "3). Pass a list of pairs, or an integer tensor of shape (edges, 2), such as edge_index.T."
+            "from_edges needs pairs (source, target) of integers. Got Tensor: torch.int64 of shape (2, 3). Pass "
+            "a list of pairs, or an integer tensor of shape (edges, 2), or call from_edge_index for (2, edges)."
         ),
+    ),
+    "masks.from_edge_index: pairs": (
+        "masks.from_edge_index([(0, 1), (1, 2), (2, 3)])",
+        ValueError,
+        (
+            "from_edge_index needs sources and targets, an integer tensor (2, edges). Got shape (3, 2). Call "
+            "from_edges for pairs, (edges, 2)."
+        ),
+    ),
+    "masks.from_edge_index: names": (
+        'masks.from_edge_index(["a", "b"])',
+        TypeError,
+        "from_edge_index needs numbers...",
+    ),
+    "masks.from_edge_index: floats": (
+        "masks.from_edge_index(torch.ones(2, 3))",
+        ValueError,
+        "from_edges needs pairs...",
     ),
     "masks.from_edges: neighbours": (
         "masks.from_edges({0: [1, 2], 1: [2]})",

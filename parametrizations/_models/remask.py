@@ -25,13 +25,13 @@ from parametrizations._models.sizes import require_present, require_room
 from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.arguments import Array
+from parametrizations.masks.arguments import Array, SparseArray
 from parametrizations.masks.kept import Move, Swap
 from parametrizations.masks.rule import individual
 from parametrizations.signed import Signed
 
 Model = TypeVar("Model", bound=nn.Module)
-MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array | None]
+MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array | SparseArray | None]
 """Keys are strings and classes, as in `register`."""
 Plan = Sequence[tuple[Slot, MaskRule]]
 
@@ -58,8 +58,8 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     Args:
         model: Changed in place.
         rules: Maps each key to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
-            ``(out, in)``, and returns a boolean tensor of its shape, or such a tensor. Keys are those of `register`,
-            and match only tensors with a mask. Rules see the final weight, after other parametrizations.
+            ``(out, in)``, and returns a boolean or a sparse tensor of its shape, or such a tensor. Keys are those of
+            `register`, and match only tensors with a mask. Rules see the final weight, after other parametrizations.
         optimizer: The optimizer of these parameters; its state moves with the entries. With None no state moves: then
             make a new optimizer, because the old one would apply its state to other entries, and a fused one would
             write out of bounds. With several optimizers, call once for each, with the patterns of its parameters.

@@ -18,6 +18,12 @@ class Array(Protocol):
     def __array__(self, *arguments: Any, **named: Any) -> Any: ...
 
 
+class SparseArray(Protocol):
+    """A sparse array of SciPy."""
+
+    def tocoo(self) -> Any: ...
+
+
 def home(weight: Tensor) -> torch.device:
     """The device for the mask of a weight: the same device, or the CPU for a weight on meta."""
     return torch.device("cpu") if weight.is_meta else weight.device

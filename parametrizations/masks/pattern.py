@@ -124,15 +124,14 @@ def _from_scipy(mask: Any) -> Tensor:
 
 def _specified(mask: Tensor) -> Tensor:
     """The sorted positions of the specified entries of a sparse tensor, whatever their values."""
-    if mask.layout is not torch.sparse_coo:
-        mask = mask.to_sparse_coo()  # type: ignore[no-untyped-call]
+    mask = (mask if mask.layout is torch.sparse_coo else mask.to_sparse_coo()).coalesce()  # type: ignore[no-untyped-call]
     if mask.dense_dim():
         raise ValueError(
             f"MaskedSparse needs a sparse mask without dense dimensions. Got {mask.dense_dim()}. Pass "
             "mask.to_dense() != 0."
         )
-    positions = torch.zeros(mask._nnz(), dtype=torch.int64, device=mask.device)
-    for index, size in zip(mask._indices(), mask.shape, strict=True):
+    positions = torch.zeros_like(mask.indices()[0])
+    for index, size in zip(mask.indices(), mask.shape, strict=True):
         if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < size):
             raise ValueError(
                 f"MaskedSparse needs indices from 0 to {size - 1} in its mask of shape {tuple(mask.shape)}. Got "

@@ -130,7 +130,7 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
 
 
 @by_signature
-def from_edge_index(edge_index: Tensor, *, axes: Axes = None) -> MaskRule:
+def from_edge_index(edge_index: Sequence[Sequence[int]] | Tensor, *, axes: Axes = None) -> MaskRule:
     """Keep the connections of a graph of PyTorch Geometric: `from_edges` for the other layout, ``(2, edges)``.
 
     Args:
@@ -141,7 +141,7 @@ def from_edge_index(edge_index: Tensor, *, axes: Axes = None) -> MaskRule:
         A rule for `MaskedSparse`.
 
     Raises:
-        TypeError: If ``edge_index`` is not a tensor.
+        TypeError: If an argument has the wrong type.
         ValueError: If it has another shape or dtype; at registration, if an edge is outside the weight.
 
     Example:
@@ -149,17 +149,13 @@ def from_edge_index(edge_index: Tensor, *, axes: Axes = None) -> MaskRule:
         tensor([[False, False,  True],
                 [ True, False, False]])
     """
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(
-            f"from_edge_index needs an integer tensor (2, edges). Got {type(edge_index).__name__}. Call from_edges for "
-            "pairs (source, target)."
-        )
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
+    both = numbers("from_edge_index", edge_index, "the edge_index of a graph, an integer tensor (2, edges)")
+    if both.dim() != 2 or both.shape[0] != 2:
         raise ValueError(
-            f"from_edge_index needs an integer tensor (2, edges). Got shape {tuple(edge_index.shape)}. Call from_edges "
-            "for pairs, (edges, 2)."
+            f"from_edge_index needs sources and targets, an integer tensor (2, edges). Got shape {tuple(both.shape)}. "
+            "Call from_edges for pairs, (edges, 2)."
         )
-    return from_edges(edge_index.T, axes=axes)
+    return from_edges(both.T, axes=axes)
 
 
 @by_signature

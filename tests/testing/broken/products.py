@@ -163,6 +163,12 @@ class OnEntriesTwiceTheGradient(ZeroDiagonal):
         return super().on_entries(2 * x - x.detach(), places)
 
 
+class InvertsWithoutProjecting(ZeroDiagonal):
+    @override
+    def invert_entries(self, entries: Tensor, places: Places) -> Tensor | None:
+        return entries
+
+
 BROKEN: Breakers = {
     "stored_entries_are_at_their_places": [
         (StoresNextToItsPlaces, "The weight with the stored entries at their places differs"),
@@ -174,6 +180,7 @@ BROKEN: Breakers = {
         (OnEntriesWhateverTheDiagonal, "forward gives entries that on_entries leaves out"),
         (OnEntriesTwice, "the result of on_entries differs"),
         (OnEntriesTwiceTheGradient, "the gradient of on_entries differs"),
+        (InvertsWithoutProjecting, "the result of invert_entries differs"),
     ],
     "linear_is_the_dense_product": [(ForgetsTheBias, "linear's output or its gradient differs")],
     "linear_works_under_vmap": [
