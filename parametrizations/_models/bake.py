@@ -12,17 +12,13 @@ from torch.optim import Optimizer
 
 from parametrizations._checks import by_signature
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import (
-    Slot,
-    identity,
-    plain_order,
-    slots,
-    tied_names,
-)
+from parametrizations._models.constrained import Slot, entries_of, identity, plain_order, slots, tied_names
 from parametrizations._models.layer import constrained_class, has_fused_forward
 from parametrizations._models.matching import Key, constrained_by
 from parametrizations._models.optimizers import leave_inference, renew, require_optimizer
 from parametrizations._models.sizes import require_present, require_room
+from parametrizations._products.choice import PRECISE
+from parametrizations._products.csr import HAS_MKL, csr_tensor
 from parametrizations._torch.chains import TIES, spare_graphs, ties
 from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import buffers, children, flat_weights, load_hooks, parameters, recurrent_names
@@ -38,6 +34,7 @@ def bake(
     *,
     inplace: bool = False,
     optimizer: Optimizer | None = None,
+    layout: torch.layout = torch.strided,
 ) -> Model:
     """A model without parametrizations and with the same output, to export, pickle, script, quantize or ship.
 
@@ -54,6 +51,9 @@ def bake(
             losses first. Other layers that share a stored tensor keep it, and the baked ones get a new parameter.
             Tensors created in inference mode cannot be trained, so they are replaced.
         optimizer: With ``inplace``, the optimizer of the model. The state of exactly the baked parameters is dropped.
+        layout: `torch.sparse_csr` for inference: weights of `nn.Linear` become sparse, also if they are too large to be
+            dense, and are not trained. `torch.nn.functional.linear` multiplies with them on CPUs, by MKL, in float32
+            and float64. PyTorch cannot deep-copy or convert such a model: see the page *Very large weights*.
 
     Returns:
         The plain copy; the same model if ``inplace``.
@@ -61,8 +61,8 @@ def bake(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no pattern, or one matches no constrained tensor; if the dense weights exceed the
-            memory; if the model is sharded; or if an optimizer is given without ``inplace``, or has none of the
-            parameters. The model is then unchanged.
+            memory; if the model is sharded; if an optimizer is given without ``inplace``, or has none of the
+            parameters; or if a weight cannot have the layout. The model is then unchanged.
 
     Example:
         >>> import torch
@@ -83,20 +83,25 @@ def bake(
         )
     require_present(chosen, "bake", model)
     _require_bakeable(chosen)
+    if layout is torch.strided:
+        require_room(chosen, "bake")
+    else:
+        _require_sparse(chosen, layout, optimizer)
     with torch.inference_mode(False):  # the baked model outlives the block
         names = {slot.name for slot in chosen}
         model = model if inplace else _copy(model)
-        _changes(model, names, optimizer).commit()
+        _changes(model, names, optimizer, layout).commit()
     return model
 
 
-def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None) -> Changes:
+def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None, layout: torch.layout) -> Changes:
     changes = Changes()
     replaced = leave_inference(changes, model, optimizer)
     every = slots(model)
     tied, kept = tied_names(every), _kept(every, names)
     for slot in [slot for slot in every if slot.name in names]:
-        tensor = _plain_tensor(changes, slot, tied, replaced)
+        sparse = layout is torch.sparse_csr
+        tensor = _sparse_tensor(slot) if sparse else _plain_tensor(changes, slot, tied, replaced)
         for module, name in slot.holders:
             _restore(changes, module, name, tensor)
         gone: list[Tensor] = []
@@ -132,7 +137,38 @@ def _require_bakeable(chosen: Iterable[Slot]) -> None:
                 f"bake needs an unsharded model. Got {type(slot.module).__name__} with {slot.name!r}. "
                 f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
             )
-    require_room(chosen, "bake")
+
+
+def _require_sparse(chosen: Iterable[Slot], layout: torch.layout, optimizer: Optimizer | None) -> None:
+    if layout is not torch.sparse_csr or optimizer is not None:
+        got = f"{layout!r} with an optimizer" if layout is torch.sparse_csr else repr(layout)
+        raise ValueError(
+            "bake needs layout=torch.strided, or torch.sparse_csr without an optimizer, for inference. Got "
+            f"{got}. Leave layout out for dense weights."
+        )
+    for slot in chosen:
+        first = slot.first_stored
+        if not HAS_MKL or not first.is_cpu or first.dtype not in PRECISE:
+            raise ValueError(
+                f"bake needs float32 or float64 on a CPU, and MKL, for layout=torch.sparse_csr. Got {slot.name!r} in "
+                f"{first.dtype} on {first.device}, {'with' if HAS_MKL else 'without'} MKL. Leave layout out."
+            )
+        linear = all(isinstance(module, nn.Linear) and name == "weight" for module, name in slot.holders)
+        if not linear or not slot.is_compact or entries_of(slot.chain) is None:
+            raise ValueError(
+                f"bake needs weights of nn.Linear that store only some entries for layout=torch.sparse_csr. Got "
+                f"{slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. Pass patterns of the others, "
+                "and bake this one without layout."
+            )
+
+
+def _sparse_tensor(slot: Slot) -> Tensor:
+    with torch.no_grad():
+        entries: Any = entries_of(slot.chain)
+    first: Any = slot.steps[0]
+    order = first.places(entries).positions().sort()
+    values = entries.index_select(0, order.indices)
+    return nn.Parameter(csr_tensor(slot.shape, order.values, values), requires_grad=False)
 
 
 def _plain_tensor(

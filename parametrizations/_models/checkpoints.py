@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from parametrizations._checks import require_finite
 from parametrizations._models.changes import Changes
 from parametrizations._models.constrained import REFERS, Slot, constrained, full_name, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable
@@ -20,6 +21,7 @@ from parametrizations._torch.chains import given, ties
 from parametrizations._torch.parameters import GATHER, is_sharded
 from parametrizations._torch.private import give_versions
 from parametrizations.masked_sparse import MaskedSparse
+from parametrizations.masks.pattern import Pattern
 
 KINDS = "parametrizations"
 """The entry of a module's metadata in a checkpoint: the classes of the parametrizations, with blocks and axes, for each
@@ -167,6 +169,12 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
         raise ValueError(
             f"{slot.kinds} refers to other modules, which may be loaded later. Load the constrained checkpoint."
         )
+    if weight.layout is not torch.strided:
+        entries = _same_entries(slot, weight)
+        if entries is not None:
+            return slot.chain.state_dict() | {"original": entries}
+        require_room([slot], "load_state_dict", "Load the constrained checkpoint.")
+        weight = weight.to_dense()
     if not assigned:
         weight = weight.to(slot.first_stored.dtype)
     changes = Changes()
@@ -176,6 +184,18 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
         raise ValueError(f"{error} Load the constrained checkpoint.") from error
     changes.commit()
     return slot.chain.state_dict() | stored
+
+
+def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
+    """The values of a sparse weight, if its specified entries are those of the mask. None for the dense weight."""
+    first, *others = slot.steps
+    if others or not isinstance(first, MaskedSparse) or weight.shape != slot.shape:
+        return None
+    if not torch.equal(Pattern.of(weight).positions, first.positions.to(weight.device, torch.long)):
+        return None
+    values: Tensor = weight.to_sparse_coo().coalesce().values()  # type: ignore[no-untyped-call]
+    require_finite("MaskedSparse", values)
+    return values
 
 
 def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:

@@ -281,7 +281,8 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
 def identity(tensor: Tensor) -> object:
     """A key with one value for all tensors with the same memory, such as tied parameters."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta and tensor.numel() > 0
+    has_memory = tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
+    plain = type(tensor) in (Tensor, nn.Parameter) and has_memory
     return tensor.data_ptr() if plain else id(tensor)
 
 

@@ -99,6 +99,14 @@ class CSR(MaskForm, Kernel):
         return sample(left, right, self.by_rows.starts, self.by_rows.columns)
 
 
+def csr_tensor(shape: torch.Size, positions: Tensor, values: Tensor) -> Tensor:
+    """A `torch.sparse_csr` tensor with values at sorted row-major positions."""
+    _prepare()
+    dtype = index_dtype(max(positions.numel(), *shape))
+    rows = torch.div(positions, shape[1], rounding_mode="floor").to(dtype)
+    return _csr(_starts(rows, shape[0]), (positions % shape[1]).to(dtype), values, (shape[0], shape[1]))
+
+
 def _starts(rows: Tensor, count: int) -> Tensor:
     """For each number from 0 to ``count``: how many of the sorted numbers are smaller."""
     every = torch.arange(count + 1, device=rows.device, dtype=rows.dtype)

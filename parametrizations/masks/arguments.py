@@ -21,7 +21,9 @@ class Array(Protocol):
 class SparseArray(Protocol):
     """A sparse array of SciPy."""
 
-    def tocoo(self) -> Any: ...
+    def tocoo(self) -> Any:
+        """The same in coordinate format."""
+        ...
 
 
 def home(weight: Tensor) -> torch.device:
