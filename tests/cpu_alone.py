@@ -47,6 +47,7 @@ CPU_ALONE = {
     "tests/test_masked_sparse.py::test_an_array_is_a_mask_too": NUMPY,
     "tests/test_masked_sparse.py::test_values_that_pytorch_could_not_copy_leave_the_mask_too": MESSAGES,
     "tests/test_notebooks.py": OWN,
+    "tests/test_recommender.py": OWN,
     "tests/test_sparse_convolutions.py": OWN,
 }
 """Reasons by the beginning of the test names."""

@@ -26,8 +26,8 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
-def run(notebook: Any) -> Any:
-    """Run the cells of a notebook in a fresh kernel, in the notebooks' folder.
+def run(notebook: Any, folder: Path = FOLDER) -> Any:
+    """Run the cells of a notebook in a fresh kernel, in the notebooks' folder or another.
 
     Returns:
         The same notebook with the outputs of its cells.
@@ -35,7 +35,7 @@ def run(notebook: Any) -> Any:
     Raises:
         nbclient.exceptions.CellExecutionError: At the first cell that fails.
     """
-    where = {"metadata": {"path": FOLDER}}
+    where = {"metadata": {"path": folder}}
     client = NotebookClient(notebook, timeout=300, resources=where, record_timing=False, coalesce_streams=True)
     # Waiting threads yield: on a busy machine small layers then take a tenth of the time.
     return client.execute(env=os.environ | {"OMP_WAIT_POLICY": "passive"})
