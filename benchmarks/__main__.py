@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import growth
 from benchmarks.cases import Case
 from benchmarks.contestants import MASK_WAYS, contestants
 from benchmarks.gpu import SHAPES, on_device
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.products:
         name = "products.md"
         text = summary(list(compare()), origin(" --products"))
+    elif options.growth:
+        name = "growth.md"
+        text = growth.summary(growth.grow(), origin(" --growth"))
     else:
         name = "results.md"
         text = _results(options.quick, options.out)
@@ -63,6 +67,7 @@ def _command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, in under two minutes")
     parser.add_argument("--products", action="store_true", help="the products of MaskedSparse against each other")
+    parser.add_argument("--growth", action="store_true", help="time and memory of very large weights")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER")
     return parser

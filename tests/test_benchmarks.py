@@ -17,6 +17,8 @@ from benchmarks import __main__ as command
 from benchmarks.cases import SPARSE, Case
 from benchmarks.contestants import BY_HAND, MASK_ALONE, MASK_WAYS, OURS, PLAIN, contestants
 from benchmarks.goals import GOALS
+from benchmarks.growth import SETTINGS, grow
+from benchmarks.growth import summary as summary_of_growth
 from benchmarks.grid import ROWS, USERS, WAYS, cases
 from benchmarks.measure import STEPS, take_turns, work_of
 from benchmarks.products import Choice, compare, summary
@@ -148,3 +150,19 @@ def test_the_summary_says_how_often_and_how_far_the_choice_is_off() -> None:
 
 def test_every_rule_moves_a_mask_beside_training() -> None:
     assert list(time_to_move(64, 0.1, seconds=0)) == ["evolutionary", "magnitude", "random", "rigl"]
+
+
+def test_the_growth_of_costs_is_measured_for_each_step() -> None:
+    growth = grow([(300, 200)], runs=1)
+    (steps,) = growth.values()
+    assert list(steps) == ["register", "initialise", "forward", "backward", "Adam", "SET", "random"]
+    assert all(seconds > 0 for seconds, _ in steps.values())
+    (times, memory) = tables(summary_of_growth(growth, "Here."))
+    assert times[0][:2] == memory[0][:2] == ["300", "200"]
+
+
+def test_the_exponents_of_growth_come_from_tenfold_numbers() -> None:
+    growth = {(n, kept): {"step": (1e-9 * n * kept**0.5, 1e-6 * kept)} for n, kept in SETTINGS}
+    times, memory = tables(summary_of_growth(growth, "Here."))
+    assert [row[2] for row in times[-2:]] == ["0.50", "1.00"]
+    assert [row[2] for row in memory[-2:]] == ["1.00", "0.00"]

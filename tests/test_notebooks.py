@@ -16,7 +16,7 @@ COUNTED = {"6_what_it_costs"}
 """Whose text, but for timings, is the same on every machine."""
 
 GIVEN = {"2_zero_diagonal_item_to_item": {0.008, 0.014, 0.018, 0.026, 0.027}}
-"""Figures in the text that no output and no code shows: those of other splits, which `tests.test_recommender` checks."""
+"""Figures in the text that no output and no code shows: of other splits, which `tests.test_recommender` checks."""
 
 NO_CLAIM = re.compile(r"\]\([^)]*\)|arXiv[:\s]\d+\.\d+|\b(?:19|20)\d\d\b")
 """Links, papers and years."""
