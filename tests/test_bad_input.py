@@ -280,8 +280,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(nn.LazyLinear(3), {"weight": Diagonal()})',
         ValueError,
         (
-            "register needs an initialised, unsharded tensor at 'weight'. Got a UninitializedParameter. Run a"
-            " batch through a lazy model first; register before fully_shard."
+            ("register needs an initialised, unsharded tensor at 'weight'. Got a UninitializedParameter. Run a " 'batch through a lazy model first; register before fully_shard.')
         ),
     ),
     "register: a parameter on a container": (
@@ -1319,9 +1318,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.sparse, {"weight": masks.magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
-            "remask cannot change the mask of 'weight'. magnitude(0.5) needs at least 8 kept entries "
-            "to choose from. Got 4; the others have no values. Lower the density, or give a rule "
-            "that also keeps others, such as random."
+            "remask cannot change the mask of 'weight'. magnitude(0.5) needs to choose 8 of the kept entries. "
+            "Got only 4; other entries have no value. Lower the density, or give a rule that also adds entries, "
+            "such as random."
         ),
     ),
     "remask: another's optimizer": (
@@ -1493,9 +1492,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.sparse, {"weight": masks.global_magnitude(density=0.5)}, optimizer=None)',
         ValueError,
         (
-            "global_magnitude(0.5) needs at least 8 kept entries to choose from. Got 4; the others "
-            "have no values. Lower the density, or give a rule that also keeps others, such as "
-            "random."
+            "global_magnitude(0.5) needs to choose 8 of the kept entries. Got only 4; other entries have no "
+            "value. Lower the density, or give a rule that also adds entries, such as random."
         ),
     ),
     "masks.global_magnitude: meta": (

@@ -17,9 +17,9 @@ from benchmarks import __main__ as command
 from benchmarks.cases import SPARSE, Case
 from benchmarks.contestants import BY_HAND, MASK_ALONE, MASK_WAYS, OURS, PLAIN, contestants
 from benchmarks.goals import GOALS
+from benchmarks.grid import ROWS, USERS, WAYS, cases
 from benchmarks.growth import SETTINGS, grow
 from benchmarks.growth import summary as summary_of_growth
-from benchmarks.grid import ROWS, USERS, WAYS, cases
 from benchmarks.measure import STEPS, take_turns, work_of
 from benchmarks.products import Choice, compare, summary
 from benchmarks.training import time_to_move

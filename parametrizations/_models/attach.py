@@ -166,7 +166,7 @@ def _final(call: Call, step: nn.Module) -> tuple[nn.Module, bool]:
 
 
 def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
-    """A chain of one step. A third-party step gets a copy of the weight, since it may write into it."""
+    """The step as a chain. A third-party step gets a copy of the weight, since it may write into it."""
     own = isinstance(step, Parametrization) and step._is_own
     data = weight if own and not weight.is_inference() else weight.clone()
     # PyTorch's check materialises the weight. A constraint of this library has laws instead.

@@ -113,7 +113,7 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None, lay
 
 
 def _kept(every: Sequence[Slot], names: Set[str]) -> set[int]:
-    """The parameters that the model keeps, also if a baked parametrization refers to them, by their ``id``."""
+    """The ids of the parameters that stay, also if a baked chain has them. Not the stored tensors of chains."""
     kept: set[int] = set()
     for slot in every:
         if slot.parametrizations is None:

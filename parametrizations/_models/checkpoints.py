@@ -31,8 +31,8 @@ tensor."""
 def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The checkpoint of the plain model, in its original order.
 
-    Tensors that this library constrains become plain. Third-party parametrizations of the model, such as a
-    ``weight_norm`` in its architecture, are kept with their stored tensors, and may not be on the same tensor. For a
+    Tensors with parametrizations that `register` attached become plain. Other third-party parametrizations, such as a
+    ``weight_norm`` in the architecture, are kept with their stored tensors, and may not be on the same tensor. For a
     checkpoint without any parametrization use ``bake(model).state_dict()``.
 
     Args:

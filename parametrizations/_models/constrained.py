@@ -178,10 +178,10 @@ class Slot:
         return weight.detach().contiguous()
 
     def inverted_entries(self, entries: Tensor) -> Tensor | None:
-        """The stored tensor for the entries of the weight that the first step stores, projected onto the set.
+        """The stored tensor for these entries at the places of the first step, projected onto the later sets.
 
         Returns:
-            None if a step needs the dense weight: then `inverted` gives the stored tensor.
+            None if a step needs the dense weight: then call `inverted` with it.
         """
         first, *later = self.steps
         places = first.places(entries) if isinstance(first, Parametrization) and first.selects else None
@@ -281,9 +281,8 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
 def identity(tensor: Tensor) -> object:
     """A key with one value for all tensors with the same memory, such as tied parameters."""
-    has_memory = tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
-    plain = type(tensor) in (Tensor, nn.Parameter) and has_memory
-    return tensor.data_ptr() if plain else id(tensor)
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return tensor.data_ptr() if plain and not tensor.is_meta and tensor.numel() > 0 else id(tensor)
 
 
 def plain_order(module: nn.Module) -> list[str]:

@@ -153,13 +153,13 @@ def _rule(key: Key, value: object) -> MaskRule | None:
 def _no_match(masked: Sequence[Slot], every: Sequence[Slot], key: Key) -> NoReturn:
     others = matches(key, every)
     if others:
-        got, bake = (
+        got, advice = (
             ("with another first parametrization", "Bake it, and register")
             if others[0].steps
             else ("which has no mask yet", "Register")
         )
         raise ValueError(
-            f"remask needs a tensor with a mask for {shown(key)}. Got {others[0].name!r}, {got}. {bake} a mask: "
+            f"remask needs a tensor with a mask for {shown(key)}. Got {others[0].name!r}, {got}. {advice} a mask: "
             f"register(model, {{{others[0].name!r}: MaskedSparse(...)}})."
         )
     refuse_no_match("remask", "tensor with a mask", key, masked)

@@ -127,7 +127,7 @@ def _holds(slot: Slot) -> bool | None:
     first, *others = slot.steps
     selects = isinstance(first, Parametrization) and first.selects
     if slot.is_compact and (not others or (selects and len(others) == 1)):
-        # Any finite entries are in the first set. The second parametrization maps them into its own.
+        # The first set allows any finite entries, and the result of the second step is always in its own set.
         with torch.no_grad():
             entries = entries_of(slot.chain)
         if entries is not None:

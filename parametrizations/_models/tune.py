@@ -29,7 +29,7 @@ from parametrizations.parametrization import Parametrization
 
 ROUNDS = 5  # the smallest number of times for each product
 SECONDS = 0.3  # for all products of one layer together, if `ROUNDS` takes less
-CALLS = 16  # the largest number of timed steps of a loop over time
+CALLS = 16  # the largest number of calls of a layer in one timed loop
 
 
 class Tuned(NamedTuple):

@@ -185,7 +185,7 @@ def share_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A reshaped tensor, not marked as a view, like the result of a matrix product. It must own its memory.
+    """The tensor in another shape, not marked as a view. It must own its memory before.
 
     A view returned by an autograd function cannot be changed in place, and FSDP2 does not notice such a change.
     """

@@ -92,8 +92,8 @@ def require_kept(name: str, count: int, kept: int) -> None:
     """Refuse to choose more entries than are kept, for the rule with this name."""
     if count > kept:
         raise ValueError(
-            f"{name} needs at least {count} kept entries to choose from. Got {kept}; the others have no values. "
-            "Lower the density, or give a rule that also keeps others, such as random."
+            f"{name} needs to choose {count} of the kept entries. Got only {kept}; other entries have no value. "
+            "Lower the density, or give a rule that also adds entries, such as random."
         )
 
 

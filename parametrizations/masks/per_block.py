@@ -92,7 +92,7 @@ def _move(name: str, move: Callable[[Kept], Tensor], blocks: int, axes: Axes, ke
 
 
 def _moved_rows(places: Tensor, inner: int, rows: int, new_rows: int, by: int) -> Tensor:
-    """Row-major positions in a tensor with another number of rows, in rows further down."""
+    """The row-major positions of the same entries, ``by`` rows further down, in a tensor with ``new_rows`` rows."""
     outer, row = places // (inner * rows), places // inner % rows
     return (outer * new_rows + row + by) * inner + places % inner
 

@@ -103,7 +103,7 @@ def global_magnitude(*, density: float) -> MaskRule:
         >>> from torch import nn
         >>> from parametrizations import MaskedSparse, masks, register
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
-        >>> _ = register(model, {"*.weight": MaskedSparse(masks.global_magnitude(density=0.25))})
+        >>> _ = register(model, {"*.weight": MaskedSparse(masks.global_magnitude(density=0.5))})
         >>> sum(layer.parametrizations.weight.original.numel() for layer in model)
         48
     """

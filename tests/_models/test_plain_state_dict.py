@@ -397,7 +397,7 @@ def test_a_plain_checkpoint_of_an_empty_layer_loads(shape: tuple[int, int]) -> N
         (torch.ones(3, 4), r"weight of shape \(4, 4\). Got \(3, 4\). Load or pass a weight of that shape"),
         (torch.full((4, 4), torch.nan), "finite weight"),
         ("text", "needs to be a tensor. Got str"),
-        (torch.ones(4, 4).to_sparse(), "dense tensor"),
+        (torch.ones(4, 4).to_sparse(), "every entry off the main diagonal to be 0"),
     ],
 )
 def test_a_plain_checkpoint_that_does_not_fit_is_refused(weight: Any, message: str) -> None:

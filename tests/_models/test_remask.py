@@ -595,12 +595,12 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "too many": (
         lambda made: remask(made, {"*": masks.magnitude(density=0.5)}, optimizer=None),
         ValueError,
-        r"magnitude\(0.5\) needs at least 18 kept entries to choose from. Got 14; the others have no values",
+        r"magnitude\(0.5\) needs to choose 18 of the kept entries. Got only 14; other entries have no value",
     ),
     "too many together": (
         lambda made: remask(made, {"*": masks.global_magnitude(density=0.5)}, optimizer=None),
         ValueError,
-        r"global_magnitude\(0.5\) needs at least 36 kept entries to choose from. Got 28",
+        r"global_magnitude\(0.5\) needs to choose 36 of the kept entries. Got only 28",
     ),
     "too few rules": (
         lambda made: remask(
