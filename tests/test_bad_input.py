@@ -280,7 +280,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(nn.LazyLinear(3), {"weight": Diagonal()})',
         ValueError,
         (
-            ("register needs an initialised, unsharded tensor at 'weight'. Got a UninitializedParameter. Run a " 'batch through a lazy model first; register before fully_shard.')
+            "register needs an initialised, unsharded tensor at 'weight'. Got a UninitializedParameter. Run a "
+            "batch through a lazy model first; register before fully_shard."
         ),
     ),
     "register: a parameter on a container": (

@@ -105,7 +105,7 @@ def global_magnitude(*, density: float) -> MaskRule:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
         >>> _ = register(model, {"*.weight": MaskedSparse(masks.global_magnitude(density=0.5))})
         >>> sum(layer.parametrizations.weight.original.numel() for layer in model)
-        48
+        96
     """
     density = check_density("global_magnitude", density)
     name = f"global_magnitude({density})"
