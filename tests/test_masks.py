@@ -20,6 +20,7 @@ from parametrizations import MaskedSparse, masks, register, remask
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks import moving as moving_rules
 from parametrizations.masks import values as value_rules
+from parametrizations.masks.chance import merged
 
 pruning: Any = prune  # without types
 SIZES = st.integers(1, 12)
@@ -599,3 +600,10 @@ def test_bad_arguments_of_rules_that_move_are_refused_at_once(
 ) -> None:
     with pytest.raises(kind, match=message):
         make()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_sorted_tensors_are_merged(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    one, other = (torch.randint(30, (size,), generator=generator).unique() for size in (seed, 20 - seed))  # type: ignore[no-untyped-call]
+    assert merged(one, other).tolist() == sorted({*one.tolist(), *other.tolist()})

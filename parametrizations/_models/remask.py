@@ -26,7 +26,7 @@ from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
 from parametrizations.masks.arguments import Array, SparseArray
-from parametrizations.masks.kept import Move, Swap
+from parametrizations.masks.kept import Move
 from parametrizations.masks.rule import individual
 from parametrizations.signed import Signed
 
@@ -217,8 +217,6 @@ def _weight(slot: Slot) -> Tensor:
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
     """The sorted positions of the new mask, and the move to them. A rule without ``move`` sees the whole weight."""
-    if isinstance(rule.move, Swap):
-        return Move.swapping(old, rule.move.choose(kept).to(old.device))
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:

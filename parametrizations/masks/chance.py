@@ -13,7 +13,7 @@ from parametrizations.masks.arguments import check_density, count_of, require_ge
 from parametrizations.masks.pattern import Pattern, distinct
 from parametrizations.masks.rule import MaskRule
 
-__all__ = ["drawn", "random"]
+__all__ = ["drawn", "merged", "random"]
 
 
 @by_signature
@@ -52,12 +52,12 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
         return torch.randperm(below, generator=generator, device=device)[:count].sort().values
     found = torch.empty(0, dtype=index_dtype(below), device=device)  # int32 is sorted five times as fast as int64
     while found.numel() < count:
-        found = _merged(found, distinct(torch.randint(below, (count,), generator=generator, device=device).to(found)))
+        found = merged(found, distinct(torch.randint(below, (count,), generator=generator, device=device).to(found)))
     left_out = torch.randperm(found.numel(), generator=generator, device=device)[count:]
     return found[torch.ones_like(found, dtype=torch.bool).index_fill_(0, left_out, False)].long()
 
 
-def _merged(one: Tensor, other: Tensor) -> Tensor:
+def merged(one: Tensor, other: Tensor) -> Tensor:
     """The different numbers of two sorted tensors, sorted. To sort both together would take twice the memory."""
     if not one.numel():
         return other

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from parametrizations.masks.arguments import Axes, home
 
-__all__ = ["Kept", "Move", "Swap", "Swapped"]
+__all__ = ["Kept", "Move"]
 
 
 class Kept:
@@ -73,36 +70,6 @@ class Kept:
         return self._positions.long()
 
 
-class Swapped(NamedTuple):
-    """The change of a mask.
-
-    Args:
-        stays: Whether each kept entry stays: ``(kept,)``, boolean.
-        comes: The positions of the new entries, sorted: ``(new,)``.
-        before: For each new entry, the number of old entries before it, whether they stay or go: ``(new,)``.
-    """
-
-    stays: Tensor
-    comes: Tensor
-    before: Tensor
-
-    def to(self, device: torch.device) -> Swapped:
-        """The same on a device."""
-        return Swapped(*(part.to(device) for part in self))
-
-
-@dataclass(frozen=True, eq=False)
-class Swap:
-    """A `MaskRule.move` that knows which entries stay, so that `remask` need not search for them."""
-
-    choose: Callable[[Kept], Swapped]
-
-    def __call__(self, kept: Kept) -> Tensor:
-        """The new positions."""
-        swapped = self.choose(kept)
-        return torch.cat([kept.places[swapped.stays], swapped.comes])
-
-
 class Move(NamedTuple):
     """The index of each new entry among the old ones.
 
@@ -120,17 +87,6 @@ class Move(NamedTuple):
         source = torch.searchsorted(old, new).clamp_(max=max(old.numel() - 1, 0))
         stays = old[source] == new if old.numel() else torch.zeros_like(new, dtype=torch.bool)
         return cls(source, stays)
-
-    @classmethod
-    def swapping(cls, old: Tensor, swapped: Swapped) -> tuple[Tensor, Self]:
-        """The sorted positions after a swap, and the move to them."""
-        staying, comes = swapped.stays.nonzero().squeeze(1), swapped.comes
-        stay_before = F.pad(swapped.stays.cumsum(0), (1, 0))[swapped.before]
-        seats = stay_before + torch.arange(comes.numel(), device=comes.device)
-        stayed = torch.ones(staying.numel() + comes.numel(), dtype=torch.bool, device=old.device)
-        stayed.index_fill_(0, seats, False)
-        source = torch.zeros_like(stayed, dtype=staying.dtype).masked_scatter_(stayed, staying)
-        return old.index_select(0, source).index_copy_(0, seats, comes.to(old)), cls(source, stayed)
 
     def of(self, entries: Tensor, fresh: float | complex = 0) -> Tensor:
         """The values of the entries that stay, bit for bit, and ``fresh`` for new ones."""

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 
 from parametrizations._checks import by_signature
 from parametrizations.masks.arguments import check_fraction, require_generator, require_values
-from parametrizations.masks.chance import drawn
-from parametrizations.masks.kept import Kept, Swap, Swapped
+from parametrizations.masks.chance import drawn, merged
+from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.values import largest
 
@@ -68,7 +68,7 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
     """
     name = f"evolutionary({check_fraction('evolutionary', fraction)})"
     require_generator("evolutionary", generator)
-    return MaskRule(name, partial(_no_mask_yet, name), Swap(partial(_evolve, name, float(fraction), generator)))
+    return MaskRule(name, partial(_no_mask_yet, name), partial(_evolve, name, float(fraction), generator))
 
 
 @by_signature
@@ -117,15 +117,14 @@ def _no_mask_yet(name: str, weight: Tensor) -> NoReturn:
     )
 
 
-def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Swapped:
+def _evolve(name: str, fraction: float, generator: Generator | None, kept: Kept) -> Tensor:
     places, empty = kept.positions, kept.shape.numel() - kept.count
     moving = min(round(fraction * kept.count), empty)
     require_values(name, kept.entries)
     (stays,) = largest([kept.entries], kept.count - moving)
     ranks = drawn(moving, empty, generator).to(places.device)  # among the positions outside the mask
     others_before = places - torch.arange(places.numel(), device=places.device)
-    before = torch.searchsorted(others_before, ranks, right=True)
-    return Swapped(stays, ranks + before, before)
+    return merged(places[stays], ranks + torch.searchsorted(others_before, ranks, right=True))
 
 
 def _rig(name: str, fraction: float, gradients: Mapping[str, Gradient], kept: Kept) -> Tensor:

@@ -18,7 +18,7 @@ from parametrizations.masks.arguments import (
     require_kept,
     require_values,
 )
-from parametrizations.masks.kept import Kept, Swap, Swapped
+from parametrizations.masks.kept import Kept
 from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule
 
@@ -54,7 +54,7 @@ def magnitude(*, density: float) -> MaskRule:
                 [ True, False]])
     """
     density = check_density("magnitude", density)
-    return MaskRule(f"magnitude({density})", partial(_magnitude, density), Swap(partial(_prune, density)))
+    return MaskRule(f"magnitude({density})", partial(_magnitude, density), partial(_prune, density))
 
 
 @by_signature
@@ -103,7 +103,7 @@ def nonzero() -> MaskRule:
         tensor([[ True, False],
                 [False,  True]])
     """
-    return MaskRule("nonzero()", _nonzero, Swap(_drop_zeros))
+    return MaskRule("nonzero()", _nonzero, _drop_zeros)
 
 
 def _nonzero(weight: Tensor) -> Pattern:
@@ -115,9 +115,9 @@ def _nonzero(weight: Tensor) -> Pattern:
     return Pattern(weight.shape, positions)
 
 
-def _drop_zeros(kept: Kept) -> Swapped:
+def _drop_zeros(kept: Kept) -> Tensor:
     require_values("nonzero", kept.entries)
-    return Swapped(kept.entries != 0, kept.positions[:0], kept.positions[:0])
+    return kept.positions[kept.entries != 0]
 
 
 def _magnitude(density: float, weight: Tensor) -> Pattern:
@@ -130,12 +130,12 @@ def _magnitude(density: float, weight: Tensor) -> Pattern:
     return Pattern(weight.shape, kept.nonzero().squeeze(1))
 
 
-def _prune(density: float, kept: Kept) -> Swapped:
-    name, count, none = f"magnitude({density})", count_of(density, kept.shape.numel()), kept.positions[:0]
+def _prune(density: float, kept: Kept) -> Tensor:
+    name, count = f"magnitude({density})", count_of(density, kept.shape.numel())
     require_kept(name, count, kept.count)
     require_values(name, kept.entries)
     (stays,) = largest([kept.entries], count)
-    return Swapped(stays, none, none)
+    return kept.positions[stays]
 
 
 def largest(parts: Sequence[Tensor], count: int) -> list[Tensor]:

@@ -34,7 +34,6 @@ from parametrizations import (
     summary,
 )
 from parametrizations.masks import Kept, MaskRule
-from parametrizations.masks.kept import Move, Swapped
 from tests.layers import of_the_compiler
 from tools.injection import Injected, everything, fail_at, held_by
 
@@ -283,32 +282,6 @@ def test_a_rule_on_kept_entries_tells_those_that_are_zero() -> None:
     remask(made, {"0.weight": MaskRule("mine", lambda weight: weight > 0, all_of_them)}, optimizer=None)
     assert [(kept.name, kept.shape) for kept in seen] == [("0.weight", torch.Size([6, 6]))]
     assert stored(made).tolist() == [0] * 14
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_swap_is_the_move_between_the_old_and_the_new_positions(seed: int) -> None:
-    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
-    every = torch.randperm(30, generator=generator)
-    old, comes = every[:seed].sort().values, every[seed : seed + seed // 2].sort().values
-    stays = torch.rand(seed, generator=generator) < 0.6
-    new, move = Move.swapping(old, Swapped(stays, comes, (old[:, None] < comes).sum(0)))
-    expected = Move.between(old, new)
-    assert new.tolist() == sorted([*old[stays].tolist(), *comes.tolist()])
-    assert torch.equal(move.stays, expected.stays)
-    assert torch.equal(move.source[move.stays], expected.source[move.stays])
-    assert move.of(old).tolist() == [place if place in old[stays] else 0 for place in new.tolist()]
-
-
-@pytest.mark.parametrize("rule", [masks.evolutionary(0.5), masks.magnitude(density=0.2)], ids=str)
-def test_a_rule_that_returns_a_swap_needs_no_search(rule: MaskRule, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Move, "between")
-    made = model()
-    chosen = (
-        rule.move(Kept("0.weight", torch.Size((6, 6)), stored(made), sparse(made).positions)) if rule.move else None
-    )
-    assert chosen is not None
-    remask(made, {"0.weight": rule}, optimizer=None)
-    assert sparse(made).positions.shape == chosen.shape
 
 
 def test_a_mask_that_stays_changes_nothing() -> None:
