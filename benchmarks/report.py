@@ -23,7 +23,6 @@ __all__ = ["multiples", "origin", "report", "table"]
 
 def report(times: Times, further: Mapping[str, str], origin: str) -> str:
     """The users' table first, then all sizes, and the figures to reach."""
-    ways = (OURS, BY_HAND, *MASK_WAYS)
     parts = [
         "# What the constraints cost",
         _rows(times, USERS, (OURS, BY_HAND)),
@@ -42,7 +41,7 @@ def report(times: Times, further: Mapping[str, str], origin: str) -> str:
         _by_size(times, TRAINING),
         "## Ways to write a mask",
         f"Multiples of `{PLAIN}`. `prune` and `register_parametrization` are PyTorch's; both multiply with the mask.",
-        _rows(times, WAYS, ways),
+        _rows(times, WAYS, (OURS, BY_HAND, *MASK_WAYS)),
         *(("## Moving masks, and memory", table(("work", "cost"), further.items())) if further else ()),
         "## Figures to reach",
         f"The time of `{OURS}` as a multiple of another contestant's, over the measured cases in each range.",

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch import nn
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Parametrization, ZeroDiagonal, masks
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks
+from parametrizations.typing import Rules
 
-CONSTRAINTS: dict[str, Callable[[], Parametrization]] = {
-    "Diagonal": Diagonal,
-    "ZeroDiagonal": ZeroDiagonal,
-    "NegExpDiagonal": NegExpDiagonal,
-    "MaskedSparse": lambda: MaskedSparse(masks.magnitude(density=0.1)),
+CONSTRAINTS: dict[str, Rules] = {
+    "Diagonal": {"0.weight": Diagonal()},
+    "ZeroDiagonal": {"0.weight": ZeroDiagonal()},
+    "NegExpDiagonal": {"0.weight": NegExpDiagonal()},
+    "MaskedSparse": {
+        "0.weight": MaskedSparse(masks.magnitude(density=0.1)),
+        nn.Conv2d: MaskedSparse(masks.magnitude(density=0.25)),
+    },
 }
 EXTRAS = {"sklearn": "scikit-learn", "rich": "rich", "matplotlib": "matplotlib", "safetensors": "safetensors"}
 
@@ -50,8 +54,8 @@ def main() -> None:
 def _command_line() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m parametrizations",
-        description="Take a classifier of handwritten digits that is trained already, attach each constraint "
-        "to a copy of it, train on, and take the constraint off again. Nothing is downloaded.",
+        description="Train a classifier of handwritten digits, register each constraint on a copy of it, train the "
+        "copy, and bake it. Nothing is downloaded.",
     )
     parser.add_argument(
         "--constraint",

@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from benchmarks.grid import ROWS, USERS, WAYS, cases
 from benchmarks.growth import SETTINGS, grow
 from benchmarks.growth import summary as summary_of_growth
 from benchmarks.measure import STEPS, take_turns, work_of
+from benchmarks.picture import PANELS, picture
 from benchmarks.products import Choice, compare, summary
 from benchmarks.training import time_to_move
 
@@ -99,6 +101,42 @@ def test_a_quick_run_prints_the_users_table(written: Path) -> None:
     users, *_ = tables((written / "results.md").read_text())
     assert [row[:3] for row in users] == [[case.weight, f"{case.features}", f"{case.batch}"] for case in USERS]
     assert set(cases(quick=True)) < set(cases(quick=False))
+
+
+def test_the_picture_has_one_scale_and_shows_every_time() -> None:
+    cases = [case for panel in PANELS.values() for case in panel.values()]
+    times = {case: {PLAIN: 2.0, OURS: 0.1 + place, BY_HAND: 3.0} for place, case in enumerate(cases)}
+    figure = picture(times)
+    lines = {axis.get_title(): axis.lines for axis in figure.axes}
+    assert list(lines) == list(PANELS)
+    for title, panel in PANELS.items():
+        _, ours, by_hand = lines[title]
+        assert list(np.asarray(ours.get_ydata())) == [times[case][OURS] / 2 for case in panel.values()]
+        assert list(np.asarray(by_hand.get_ydata())) == [1.5] * len(panel)
+    [(low, high)] = {axis.get_ylim() for axis in figure.axes}
+    assert low < 0, "no marker near 0 is clipped"
+    assert high > max(taken[OURS] for taken in times.values()) / 2
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert 0 <= box.x0 < box.x1 <= figure.get_figwidth(), "no label is clipped"
+    assert 0 <= box.y0 < box.y1 <= figure.get_figheight()
+    assert len(figure.legends) == 1
+
+
+def test_the_picture_has_a_bar_for_runs_that_differ_by_more_than_a_fifth() -> None:
+    title, panel = next(iter(PANELS.items()))
+    first, second, *_ = panel.values()
+    runs = [
+        {case: {PLAIN: 1.0, OURS: 2.0 * slower, BY_HAND: 1.0} for case, slower in ((first, a), (second, b))}
+        for a, b in ((1.0, 1.0), (1.5, 1.19), (0.75, 1.0))
+    ]
+    figure = picture(*runs)
+    [_, ours, bar, by_hand] = next(axis for axis in figure.axes if axis.get_title() == title).lines
+    assert list(np.asarray(ours.get_ydata())) == [2, 2], "the line is the first run, as in the tables"
+    assert list(np.asarray(by_hand.get_ydata())) == [1, 1]
+    assert np.asarray(bar.get_xydata()).tolist() == [[0, 1.5], [0, 3]]
+    assert "more than a fifth" in figure.get_supxlabel()
+    assert not picture(runs[0]).get_supxlabel()
 
 
 def test_contestants_take_turns_in_random_order() -> None:

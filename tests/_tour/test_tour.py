@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 CONSTRAINTS = ("Diagonal", "ZeroDiagonal", "NegExpDiagonal", "MaskedSparse")
+STORED = ("64", "4,096", "4,096", "410")
 
 Tour = Callable[..., str]
 
@@ -44,6 +47,37 @@ def test_the_tour_ends_in_a_table_a_picture_and_weights(tmp_path: Path, tour: To
     assert "their outputs differ by 0.0e+00" in printed
 
 
+def test_the_table_has_the_stored_numbers_of_each_weight_below_headings_of_one_line(
+    tour: Tour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = tour("--epochs", "1").splitlines()
+    head = next(place for place, line in enumerate(lines) if line.split()[:1] == ["constraint"])
+    assert lines[head].split() == ["constraint", "weight", "stored", "dense", "registered", "trained", "held", "bake"]
+    linear = {name: f"{name} 64 x 64 {stored} 4,096" for name, stored in zip(CONSTRAINTS, STORED, strict=True)}
+    begins = ["unconstrained - - -", *linear.values(), "16 x 1 x 3 x 3 36 144"]
+    for line, begin in zip(lines[head + 2 :], begins, strict=False):
+        assert " ".join(line.split()).startswith(begin)
+
+
+def test_the_picture_has_a_panel_for_each_constraint_with_one_colour_bar(
+    tmp_path: Path, tour: Tour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    tour("--epochs", "1", "--out", str(tmp_path))
+    *panels, bar = figures[0].axes
+    assert [panel.get_title() for panel in panels] == list(CONSTRAINTS)
+    assert bar.get_ylabel()
+    weights = load_file(tmp_path / "baked.safetensors")
+    for panel in panels:
+        [image] = panel.images
+        shown, weight = image.get_array(), weights[f"{panel.get_title()}.0.weight"]
+        assert shown is not None
+        assert (np.ma.getmaskarray(shown) == (weight == 0).numpy()).all(), "exact zeros have the colour behind"
+        assert image.get_clim() == panels[0].images[0].get_clim()
+
+
 def test_every_copy_trains_on_the_same_batches_in_the_same_order(tmp_path: Path, tour: Tour) -> None:
     tour("--epochs", "1", "--constraint", "ZeroDiagonal", "--out", str(tmp_path / "first"))
     tour("--epochs", "1", "--constraint", "Diagonal", "--constraint", "ZeroDiagonal", "--out", str(tmp_path / "second"))
@@ -54,14 +88,11 @@ def test_every_copy_trains_on_the_same_batches_in_the_same_order(tmp_path: Path,
 def test_the_written_weights_are_plain_and_keep_the_constraint(tmp_path: Path, tour: Tour) -> None:
     tour("--epochs", "1", "--constraint", "MaskedSparse", "--out", str(tmp_path))
     state = load_file(tmp_path / "baked.safetensors")
-    sizes = [(64, 32), (32, 32), (32, 48), (48, 10)]
-    plain = nn.Sequential()
-    for i, (columns, rows) in enumerate(sizes):
-        plain.append(nn.Linear(columns, rows))
-        if i < 3:
-            plain.append(nn.ReLU())
+    classifier = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 10)
+    plain = nn.Sequential(nn.Linear(64, 64), nn.Unflatten(1, (1, 8, 8)), *classifier)
     plain.load_state_dict({key.removeprefix("MaskedSparse."): value for key, value in state.items()})
-    assert int(torch.count_nonzero(plain[2].get_parameter("weight"))) <= round(0.1 * 32 * 32)
+    kept = [int(torch.count_nonzero(plain[place].get_parameter("weight"))) for place in (0, 2)]
+    assert kept == [round(0.1 * 64 * 64), round(0.25 * 16 * 9)]
 
 
 @pytest.mark.parametrize(
