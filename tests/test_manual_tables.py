@@ -51,8 +51,9 @@ def test_the_index_of_the_reference_lists_every_name(name: str) -> None:
     assert re.search(rf"^   {name}$|^\| \[`{name}`\]", page, re.MULTILINE)
 
 
-def test_times_of_a_step_are_those_of_the_benchmarks() -> None:
-    header, _, *found = rows("docs/guides/products.md", "## Cost")
+@pytest.mark.parametrize(("page", "heading"), [("docs/guides/products.md", "## Cost"), ("README.md", "## Costs")])
+def test_times_of_a_step_are_those_of_the_benchmarks(page: str, heading: str) -> None:
+    header, _, *found = rows(page, heading)
     sizes = [re.findall(r"\d+", column) for column in header[1:]]
     for kind, *times in found:
         plain = KINDS.get(kind, kind.replace("`", "").removesuffix(" kept"))

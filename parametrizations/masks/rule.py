@@ -16,6 +16,9 @@ from parametrizations.masks.pattern import Pattern
 __all__ = ["MaskRule", "axis_rule", "individual", "known_axes"]
 
 
+Build = Callable[[Tensor], Tensor | Pattern]
+
+
 @dataclass(frozen=True, eq=False)
 class MaskRule:
     """A named function from a weight to a mask of the same shape.
@@ -54,7 +57,7 @@ class MaskRule:
     """
 
     name: str
-    build: Callable[[Tensor], Tensor | Pattern]
+    build: Build
     move: Callable[[Kept], Tensor] | None = None
     spread: Callable[[Sequence[Kept]], Sequence[MaskRule]] | None = None
     has_axes: bool = False
@@ -102,14 +105,7 @@ class MaskRule:
     __and__ = __rand__ = __or__ = __ror__ = __invert__ = _combined
 
 
-def axis_rule(
-    name: str,
-    build: Callable[[Tensor], Tensor | Pattern],
-    axes: Axes,
-    *,
-    matrices: int | None = 1,
-    by_shape: bool = True,
-) -> MaskRule:
+def axis_rule(name: str, build: Build, axes: Axes, *, matrices: int | None = 1, by_shape: bool = True) -> MaskRule:
     """A rule that distinguishes outputs and inputs."""
     axes = as_axes(name, axes)
     shown = name if axes is None else f"{name.removesuffix(')')}, axes={axes})"

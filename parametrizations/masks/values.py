@@ -10,14 +10,7 @@ import torch
 from torch import Tensor
 
 from parametrizations._checks import by_signature
-from parametrizations.masks.arguments import (
-    Axes,
-    check_density,
-    count_of,
-    integers,
-    require_kept,
-    require_values,
-)
+from parametrizations.masks.arguments import Axes, check_density, count_of, integers, require_kept, require_values
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule

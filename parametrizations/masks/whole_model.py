@@ -15,14 +15,7 @@ import torch
 from torch import Tensor
 
 from parametrizations._checks import by_signature
-from parametrizations.masks.arguments import (
-    Axes,
-    as_axes,
-    check_density,
-    count_of,
-    require_kept,
-    require_values,
-)
+from parametrizations.masks.arguments import Axes, as_axes, check_density, count_of, require_kept, require_values
 from parametrizations.masks.chance import random
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.pattern import Pattern

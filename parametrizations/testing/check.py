@@ -16,13 +16,7 @@ from torch import Tensor, nn
 
 from parametrizations._checks import kind_of, require_kind
 from parametrizations.parametrization import COMPLEX, FLOATING, Parametrization
-from parametrizations.testing import (
-    products,
-    registering,
-    rest_of_pytorch,
-    stored_values,
-    training,
-)
+from parametrizations.testing import products, registering, rest_of_pytorch, stored_values, training
 from parametrizations.testing.requirements import Skipped
 from parametrizations.testing.subject import Subject, parametrization_of
 

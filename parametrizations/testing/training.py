@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from parametrizations.testing.requirements import Broken, require, require_close, require_equal
-from parametrizations.testing.subject import (
-    Subject,
-    dense,
-    loss,
-    outcome_of,
-    parametrization_of,
-    set_stored,
-    stored,
-)
+from parametrizations.testing.subject import Subject, dense, loss, outcome_of, parametrization_of, set_stored, stored
 
 OPTIMIZERS: tuple[Callable[[list[nn.Parameter]], torch.optim.Optimizer], ...] = (
     lambda p: torch.optim.SGD(p, lr=10.0, momentum=0.9, weight_decay=0.1),
