@@ -106,13 +106,13 @@ def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
         got = type(positions).__name__
         if isinstance(positions, Tensor):
             got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
-        raise TypeError(f"{rule} needs to choose positions: one row of whole numbers. Got {got}. See MaskRule.")
+        raise TypeError(f"{rule} needs a move that returns positions: 1-D, int32 or int64. Got {got}. See MaskRule.")
     outside = positions.numel() > 0 and not (int(positions.min()) >= 0 and int(positions.max()) < entries)
     found = positions if outside else positions.to(index_dtype(entries))
     found = found if _is_rising(found) else found.sort(stable=True).values
     if outside or not _is_rising(found):
         raise ValueError(
-            f"{rule} needs to choose positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
+            f"{rule} needs a move that returns positions from 0 to {entries - 1}, each once. Got some that are repeated or out "
             "of range. A position is row * columns + column."
         )
     return found

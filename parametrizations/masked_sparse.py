@@ -165,7 +165,7 @@ class MaskedSparse(Parametrization):
     @override
     def explain(self, x: Tensor) -> Explanation:
         chosen, form = explain_form(self._chosen, x), self._form
-        # The mask keeps its device if the layer moves to the meta device, or gets values on another device.
+        # x can be on another device than the mask: on meta, or after load_state_dict(..., assign=True).
         return chosen if form is None or chosen.product == "dense" or form.device == x.device else OTHER_DEVICE
 
     @override

@@ -259,9 +259,9 @@ class Parametrization(nn.Module):
             True
         """
         if not isinstance(weight, Tensor):
-            raise TypeError(f"{type(self).__name__} needs a tensor to tell. Got {type(weight).__name__}.")
+            raise TypeError(f"{type(self).__name__} needs a tensor in contains. Got {type(weight).__name__}.")
         if weight.is_meta:
-            raise ValueError(f"{type(self).__name__} needs values to tell. Got a weight on the meta device.")
+            raise ValueError(f"{type(self).__name__} needs values in contains. Got a weight on the meta device.")
         if weight.layout is not torch.strided or weight.dtype not in self.dtypes or not self._has_dims(weight):
             return False
         if self.shape not in (None, weight.shape) or not checks.is_finite(weight):

@@ -333,7 +333,7 @@ def _steps_before(step: Signed) -> tuple[Parametrization, ...]:
 
 
 def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
-    """The rule with a name, refused if it is a class or a function of `parametrizations.signs` that makes one."""
+    """A `SignRule` for the rule. Refuses mask rules, classes, and the functions of `parametrizations.signs`."""
     if isinstance(signs, rules.SignRule):
         return signs
     if isinstance(signs, MaskRule):

@@ -393,7 +393,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype torch.bool "
-            "from the rule abs. Got torch.float32. Return a boolean tensor of the weight's shape."
+            "from the rule abs. Got torch.float32. Return a boolean tensor, or a sparse one."
         ),
     ),
     "register: a rule that returns None": (
@@ -401,7 +401,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "register cannot attach MaskedSparse to '0.weight'. MaskedSparse needs a mask of dtype torch.bool "
-            "from the rule <lambda>. Got NoneType. Return a boolean tensor of the weight's shape."
+            "from the rule <lambda>. Got NoneType. Return a boolean tensor, or a sparse one."
         ),
     ),
     "register: a rule that needs other arguments": (
@@ -744,7 +744,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "contains: a list": (
         "ZeroDiagonal().contains([[0.0]])",
         TypeError,
-        "ZeroDiagonal needs a tensor to tell. Got list.",
+        "ZeroDiagonal needs a tensor in contains. Got list.",
     ),
     "masks.autoregressive: complex": (
         "masks.autoregressive([1j], [1j])",
@@ -1193,7 +1193,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "contains: on the meta device": (
         'ZeroDiagonal().contains(torch.empty(4, 4, device="meta"))',
         ValueError,
-        "ZeroDiagonal needs values to tell. Got a weight on the meta device.",
+        "ZeroDiagonal needs values in contains. Got a weight on the meta device.",
     ),
     "a layer: an input of another width": (
         "w.diagonal(torch.ones(2, 5))",
@@ -2035,7 +2035,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "Signed.contains: a list": (
         "w.signed.parametrizations.weight[0].contains([1.0])",
         TypeError,
-        "Signed needs a tensor to tell. Got list.",
+        "Signed needs a tensor in contains. Got list.",
     ),
     "load_state_dict: a checkpoint of the other sign": (
         "w.signed.load_state_dict(w.opposite.state_dict())",

@@ -433,7 +433,7 @@ def test_a_weight_that_cannot_be_assigned_is_not_contained(make: Callable[[], Pa
     parametrization = constrained(make(), -torch.eye(3)).parametrizations.weight[0]
     for other in (torch.zeros(3, 3).int(), torch.zeros(3, 3).to_sparse(), torch.zeros(3, 3, dtype=torch.bool)):
         assert not parametrization.contains(other)
-    with pytest.raises(ValueError, match=r"needs values to tell. Got a weight on the meta device"):
+    with pytest.raises(ValueError, match=r"needs values in contains. Got a weight on the meta device"):
         parametrization.contains(torch.empty(3, 3, device="meta"))
 
 

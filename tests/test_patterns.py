@@ -201,3 +201,21 @@ def test_unusable_sparse_masks_are_refused(made: Callable[[], Tensor], message: 
 def test_a_sparse_mask_needs_the_shape_of_the_weight() -> None:
     with pytest.raises(ValueError, match=r"needs a mask of the weight's shape, \(4, 3\). Got shape \(3, 4\)"):
         register(nn.Linear(3, 4), {"weight": MaskedSparse(torch.ones(3, 4).to_sparse())})
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_masks_ignore_the_default_device(device: str) -> None:
+    with torch.device(device):
+        for mask in (scipy.sparse.eye_array(3), masks.banded(0, 0), masks.random(density=0.5), masks.block_diagonal(3)):
+            layer: Any = register(nn.Linear(3, 3), {"weight": MaskedSparse(mask)})
+            assert layer.parametrizations.weight[0].positions.device.type == "cpu"
+
+
+def test_a_function_of_the_weight_sees_the_default_device() -> None:
+    seen = []
+    with torch.device("meta"):
+        register(
+            nn.Linear(3, 3),
+            {"weight": MaskedSparse(lambda weight: seen.append(torch.ones(1)) or torch.eye(3, device="cpu") > 0)},
+        )
+    assert seen[0].device.type == "meta"

@@ -147,7 +147,7 @@ def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None
 
 
 def _require_unchanged(slot: Slot, found: Mapping[str, Any]) -> None:
-    """Refuse constrained entries that differ from the model, beside a plain weight."""
+    """With a plain weight, refuse constrained entries that differ from those of the model."""
     own = {f"{slot.prefix}.{key}": value for key, value in slot.chain.state_dict().items()}
     if any(key not in own or not _same(value, own[key]) for key, value in found.items()):
         raise ValueError(

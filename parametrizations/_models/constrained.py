@@ -171,7 +171,7 @@ class Slot:
             return self.first_stored.data
         with torch.inference_mode(False), torch.no_grad():
             twin = self.copied()
-            if state is not None:  # tensors that a forward pass may write into are copied
+            if state is not None:  # buffers are copied, since a forward pass may write into them
                 own = {key: value if key in self.stored else copy.deepcopy(value) for key, value in state.items()}
                 twin.chain.load_state_dict(own, assign=True)
             weight: Tensor = twin.chain()

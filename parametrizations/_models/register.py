@@ -242,7 +242,7 @@ def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
 
 
 def _warn_of_stacked_weights(plan: Plan) -> None:
-    """Warn of a constraint by position that ignores how many weights a tensor stacks, such as the gates of an LSTM."""
+    """Warn if a diagonal or a mask by position does not fit the weights that a tensor stacks, such as LSTM gates."""
     for slot, step in [(slot, step) for slot, steps in plan for step in steps]:
         text, gates = None, slot.gates
         if isinstance(step, OnDiagonals) and slot.axes is None and step.blocks != 1 and step.block_count % gates:

@@ -40,9 +40,9 @@ GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
 
 
 def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
-    """The only parametrization of a tensor and its stored parameter; None for both if a call would run other code, too.
+    """The only parametrization of a tensor and its stored parameter; None for both with any hook or replaced `forward`.
 
-    This is one function without loops, since separate queries take as long as a small layer. `is_claimed` explains it.
+    One function without loops: separate queries take as long as a small layer. `is_claimed` allows harmless hooks.
     """
     lists = module._modules.get("parametrizations")  # a wrapper may call the old `forward` of a baked layer
     chain = None if lists is None else lists._modules.get(name)

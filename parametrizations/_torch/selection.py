@@ -28,8 +28,8 @@ _ENTRY_WISE = (
 class Selection(Tensor):
     """The stored entries, with the shape of the matrix for `torch.nn.init`, which computes fans from it.
 
-    Entry-wise operations act on the stored entries. Other operations, such as an orthogonal initialisation, need the
-    whole matrix.
+    In-place fills and arithmetic with numbers act on the stored entries. Other operations, such as an orthogonal
+    initialisation, raise an error.
 
     Args:
         entries: The stored tensor, which is changed in place.

@@ -1,4 +1,4 @@
-"""Detection of active transforms, compilers and tracers, the autograd function for each, and eager execution."""
+"""Detects active transforms, compilers and tracers, chooses autograd functions, and forces eager execution."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Pattern(NamedTuple):
         mask = from_array(mask) if is_array(mask) else mask
         if not isinstance(mask, Tensor) or (mask.layout is torch.strided and mask.dtype is not torch.bool):
             got = getattr(mask, "dtype", type(mask).__name__)
-            advice = "Pass e.g. `mask != 0`" if rule is None else "Return a boolean tensor of the weight's shape"
+            advice = "Pass e.g. `mask != 0`" if rule is None else "Return a boolean tensor, or a sparse one"
             source = "" if rule is None else f" from the rule {rule}"
             raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool{source}. Got {got}. {advice}.")
         if mask.is_meta or mask.layout not in (torch.strided, *LAYOUTS):
@@ -117,8 +117,9 @@ def in_ranges(starts: Tensor, ends: Tensor, columns: int) -> Tensor:
 def _from_scipy(mask: Any) -> Tensor:
     """A SciPy sparse matrix or array as a tensor."""
     coo = mask.tocoo()
-    indices = [torch.as_tensor(each).long() for each in getattr(coo, "coords", None) or (coo.row, coo.col)]
-    values = torch.ones(coo.nnz, dtype=torch.bool)
+    coords = getattr(coo, "coords", None) or (coo.row, coo.col)
+    indices = [torch.as_tensor(each, dtype=torch.int64, device="cpu") for each in coords]
+    values = torch.ones(coo.nnz, dtype=torch.bool, device="cpu")
     return torch.sparse_coo_tensor(torch.stack(indices), values, coo.shape, check_invariants=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -80,7 +81,7 @@ class MaskRule:
         if self.has_axes:
             first = known_axes(self.name, weight.shape, self.axes)
             axes = [*first, *(axis for axis in axes if axis not in first)]
-        with torch.device("cpu"):  # masks ignore the default device
+        with torch.device("cpu") if self.by_shape else nullcontext():  # masks ignore the default device
             found = Pattern.of(self.build(weight.permute(axes)), self)
         axes = axes[:2] if self.has_axes and len(found.shape) == 2 else axes
         found.require_shape(torch.Size([weight.shape[axis] for axis in axes]))

@@ -30,7 +30,7 @@ LAWS: dict[str, Law] = {
 
 
 def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[str, str]:
-    """Test every promise of the contract, and describe each broken one in plain words.
+    """Test every promise of the contract, and raise an error that lists the broken ones.
 
     This is `torch.autograd.gradcheck` for parametrizations, your own included. It takes a few seconds. Its arguments do
     not change, except a generator in a mask rule. Code that `torch.compile` compiled before is compiled again.

@@ -543,12 +543,12 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "no positions": (
         lambda made: remask(made, {"0.*": moving(lambda kept: kept.values)}, optimizer=None),
         TypeError,
-        r"mine needs to choose positions: one row of whole numbers. Got torch.float32 of shape \(14,\) on cpu",
+        r"mine needs a move that returns positions: 1-D, int32 or int64. Got torch.float32 of shape \(14,\) on cpu",
     ),
     "repeated": (
         lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([3, 3]))}, optimizer=None),
         ValueError,
-        r"mine needs to choose positions from 0 to 35, each once. Got some that are repeated or out of range",
+        r"mine needs a move that returns positions from 0 to 35, each once. Got some that are repeated or out of range",
     ),
     "out of range": (
         lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([36]))}, optimizer=None),
