@@ -1,27 +1,27 @@
-"""Exact constraints on the weights of PyTorch models, at the cost of their structure.
+"""Exact constraints on the weights of PyTorch models, with fast products for structured weights.
 
-Constraints, each a map from a freely trainable tensor onto a set of matrices:
+Constraints, each a map from a freely trainable tensor onto a set of weights:
 
 - `Diagonal`: zeros off the main diagonal
 - `ZeroDiagonal`: zeros on the main diagonal
 - `NegExpDiagonal`: negative numbers on the main diagonal
 - `MaskedSparse`: zeros outside a mask, given as a tensor or as a rule of `parametrizations.masks`
-- `Signed`: given signs, such as non-negative entries, or one sign for each column
+- `Signed`: given signs, such as positive entries, or one sign for each column
 - `Parametrization`: the base class of your own constraints; `parametrizations.testing.check_parametrization` tests them
 
 Calls on a layer or a whole model:
 
-- `register` attaches constraints by name, `bake` removes them and returns a plain model
+- `register` attaches constraints to tensors by name or class, `bake` removes them and returns a plain model
 - `remask` changes the masks of `MaskedSparse` during training, and moves the optimizer state;
   `dense_gradients` gives the gradient with respect to the full weight in one pass
-- `summary` shows the constrained tensors, `explain` the product that a layer takes, and why
-- `plain_state_dict` gives the checkpoint of the plain model; ``load_state_dict`` also takes plain checkpoints
+- `summary` shows the constrained tensors, `explain` the product (way to multiply) that a layer uses, and why
+- `plain_state_dict` gives a checkpoint for the plain model; ``load_state_dict`` also takes plain checkpoints
 - `tune` measures the products of each layer on this machine, and selects the fastest
-- `fuse` prepares layers that PyTorch's own ``register_parametrization`` constrained, as `register` does for its own
+- `fuse` adds the fast products to layers that PyTorch's own ``register_parametrization`` constrained
 
-Modules: `masks`, rules for `MaskedSparse`; `signs`, rules for `Signed`; `positive`, their maps, for your own
-constraints; `testing`; and `typing`, the types of arguments and results. All other names are internal and begin with an
-underscore.
+Modules: `masks`, rules for `MaskedSparse`; `signs`, rules for `Signed`; `positive`, maps onto the positive numbers, and
+`testing`, both for your own constraints; and `typing`, the types of arguments and results. All other modules are
+internal.
 
 Example:
     >>> import torch
@@ -76,5 +76,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion."""
-    return [*__all__, "testing", "typing"]  # a star import must not replace the standard library's typing
+    """The public names, for tab completion."""
+    return [*__all__, "testing", "typing"]  # not in __all__: a star import would replace the standard typing

@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """Check the whole command line, then run the tour. An error prints one line and exits with code 2."""
+    """Check the arguments and the packages, then run the tour. A failed check prints one line and exits with code 2."""
     parser = _command_line()
     options = parser.parse_args()
     missing = [package for module, package in EXTRAS.items() if importlib.util.find_spec(module) is None]
@@ -64,7 +64,7 @@ def _command_line() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"one of {', '.join(CONSTRAINTS)}; may be given more than once; all if not given",
     )
-    parser.add_argument("--epochs", type=_epochs, default=15, metavar="N", help="to train on for; 15 if not given")
+    parser.add_argument("--epochs", type=_epochs, default=15, metavar="N", help="epochs for each copy; 15 if not given")
     parser.add_argument("--device", type=_device, default="cpu", metavar="D", help="cpu (if not given), cuda, ...")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write weights.png and baked.safetensors")
     return parser

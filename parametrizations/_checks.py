@@ -30,18 +30,18 @@ Result = TypeVar("Result")
 
 HINTS = {
     "rules": 'The rules are a mapping, such as {"encoder.*.weight": ...}.',
-    "optimizer": "Without an optimizer, no state moves: make a new one.",
-    "on_infeasible": "The shape is that of the weight.",
-    "mask": "For a density, pass a rule: MaskedSparse(masks.magnitude(density=0.1)). Blocks and axes are the rule's.",
+    "optimizer": "With optimizer=None no optimizer state moves: create a new optimizer afterwards.",
+    "on_infeasible": "Pass no shape: it is that of the weight.",
+    "mask": "For a density, pass a rule: MaskedSparse(masks.magnitude(density=0.1)). Pass blocks and axes to the rule.",
     "signs": "The signs are 1, -1, a tensor of them, or a rule, such as signs.dale().",
     "density": "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1.",
     "generator": "For a seed, pass generator=torch.Generator().manual_seed(0).",
 }
-"""For some options, a sentence for the error of a wrong call."""
+"""By option, a sentence that the error of a wrong call adds if the function has this option."""
 
 
 def by_signature(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Show how the function is called, in the error for missing, unknown or too many arguments."""
+    """Decorator. A call with missing, unknown or too many arguments gets an error that shows the right call."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -75,7 +75,7 @@ def _placeholder(option: inspect.Parameter) -> str:
 
 
 def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Refuse anything but a dense tensor of one of the dtypes. ``name`` is the parametrization's."""
+    """Refuse anything but a dense tensor of one of the dtypes. Errors start with ``name``, of the parametrization."""
     if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
         kind = weight.layout if isinstance(weight, Tensor) else type(weight).__name__
         advice = "weight.to_dense()" if isinstance(weight, Tensor) else "torch.as_tensor(weight)"
@@ -117,20 +117,20 @@ def outside(name: str, needs: str, weight: Tensor, excess: Tensor) -> str:
 
 
 def asked() -> str:
-    """The first words of the advice: "Assign" after an assignment, otherwise "Load or pass"."""
+    """The verb for the advice in an error: "Assign" during an assignment, otherwise "Load or pass"."""
     return "Assign" if is_assignment() else "Load or pass"
 
 
 def is_finite(weight: Tensor) -> bool:
     """Whether every entry is finite; always True on the meta device."""
-    # A finite sum has finite terms, and needs no memory. A sum may overflow, so the entries decide then.
+    # If the sum is finite, so is every entry; a sum needs no memory. If not, it may have overflowed: check the entries.
     return weight.is_meta or bool(weight.sum().isfinite()) or bool(torch.isfinite(weight).all())
 
 
 def require_free(owner: object, name: str, value: object) -> None:
-    """Refuse to replace a method or a read-only property by an attribute, or any property by a module.
+    """Refuse to replace a read-only property; a method by a non-callable value; or any method or property by a module.
 
-    Python and PyTorch allow it, and calls of the method fail later and elsewhere. A function may replace a method, as
+    Python and PyTorch would allow it, and a later use of the name would fail. A function may replace a method, as
     wrappers replace ``forward``.
 
     Args:
@@ -139,7 +139,7 @@ def require_free(owner: object, name: str, value: object) -> None:
         value: The assigned value.
 
     Raises:
-        AttributeError: If the name is taken. The message says by what, and what to do.
+        AttributeError: If the assignment is refused. The message says what to do.
     """
     member = inspect.getattr_static(type(owner), name, None)
     method, known = inspect.isfunction(member), isinstance(member, property)
@@ -154,13 +154,13 @@ def require_free(owner: object, name: str, value: object) -> None:
 
 
 def options_of(made: object) -> dict[str, object]:
-    """The arguments of ``__init__`` that an object keeps as attributes under the same names."""
+    """A dict of the arguments of ``__init__`` that an object keeps as attributes under the same names."""
     found = {name: getattr(made, name) for name in _option_names(type(made)) if hasattr(made, name)}
     return {name: value for name, value in found.items() if not inspect.ismethod(value)}
 
 
 def kind_of(value: object) -> str:
-    """The type of a value, for an error message. For a class, the message shows how to make an instance."""
+    """The type of a value, as text for an error message. For a class, the text shows how to make an instance."""
     if not isinstance(value, type):
         return type(value).__name__
     _, *parameters = inspect.signature(value.__init__).parameters.values()  # type: ignore[misc]
@@ -169,7 +169,7 @@ def kind_of(value: object) -> str:
 
 
 def _option_names(kind: type) -> Iterator[str]:
-    """The names of a class's options, with those of its bases if it passes further arguments on."""
+    """The argument names of a class's ``__init__``; if it takes ``*args`` or ``**kwargs``, also those of its bases."""
     for base in kind.__mro__:
         if "__init__" in vars(base):
             _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()

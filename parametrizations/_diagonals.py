@@ -18,9 +18,9 @@ from parametrizations.parametrization import Infeasible, Parametrization
 
 
 class OnDiagonals(Parametrization):
-    """A constraint on the main diagonals of a weight: one for each matrix and each of its equal blocks of rows.
+    """A constraint on the main diagonals of a weight: one diagonal for each of ``blocks`` equal blocks of rows.
 
-    It is the constraint on the matrices of ``weight.unflatten(out_axis, (blocks, -1))``, one for each block.
+    A weight with more than two dimensions is a batch of matrices along ``axes``. Each matrix has such blocks.
     """
 
     @by_signature
@@ -75,7 +75,7 @@ class OnDiagonals(Parametrization):
         if weight.shape[out] % self.block_count:
             raise ValueError(
                 f"{type(self).__name__} needs a number of rows that {self.block_count} blocks divide. Got "
-                f"{weight.shape[out]}, of shape {tuple(weight.shape)}. Choose another number, or leave the layer out."
+                f"{weight.shape[out]}, of shape {tuple(weight.shape)}. Choose other blocks, or leave the layer out."
             )
         super().adopt(weight)
 
@@ -84,7 +84,7 @@ class OnDiagonals(Parametrization):
         return weight.diagonal() if self.has_one_diagonal else self._blocks(weight).diagonal(dim1=-2, dim2=-1)
 
     def with_diagonals(self, weight: Tensor, diagonals: Tensor) -> Tensor:
-        """A copy of a weight with other main diagonals, of the shape of `diagonals`."""
+        """A copy of a weight with its main diagonals replaced. ``diagonals`` has the shape that `diagonals` returns."""
         if self.has_one_diagonal:
             return with_diagonal(weight, diagonals)
         whole = with_diagonal(self._blocks(weight), diagonals)

@@ -28,7 +28,7 @@ from parametrizations.parametrization import COMPLEX, FLOATING
 
 
 class Name(str):
-    """A string with a `repr` without quotes. It replaces a used rule, which may contain a large mask."""
+    """A string with a `repr` without quotes. It replaces a rule after its use, since a rule may hold a large mask."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -36,7 +36,7 @@ class Name(str):
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A rule that returns a given mask. Unlike a closure, it can be pickled."""
+    """A function that returns a given mask for any weight. Unlike a closure, it can be pickled."""
 
     pattern: Pattern
 
@@ -45,7 +45,7 @@ class Given:
 
 
 def as_rule(mask: object) -> MaskRule:
-    """The rule itself, or a new rule for a mask or a function."""
+    """A `MaskRule` unchanged; for a mask or another callable, a new `MaskRule`."""
     if isinstance(mask, Tensor | Pattern) or is_array(mask) or hasattr(mask, "tocoo"):
         pattern = Pattern.of(mask)
         return MaskRule(f"tensor of shape {tuple(pattern.shape)}", Given(pattern), by_shape=True)
@@ -76,7 +76,7 @@ def _require_one_argument(mask: Callable[..., object]) -> None:
         inspect.signature(mask).bind(None)
     except TypeError as error:
         raise TypeError(
-            f"MaskedSparse needs a rule for the weight. Got {name}: {error}. Write e.g. lambda weight: weight != 0."
+            f"MaskedSparse needs a rule with one argument. Got {name}: {error}. Write e.g. lambda weight: weight != 0."
         ) from None
     except ValueError:  # a builtin without a signature
         pass
@@ -100,7 +100,7 @@ def pattern_for(rule: MaskRule, weight: Tensor) -> Pattern:
 
 
 def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
-    """The positions that a rule returns, sorted and checked."""
+    """The positions that a rule's ``move`` has returned, sorted and checked."""
     whole = isinstance(positions, Tensor) and positions.dtype in (torch.int32, torch.int64) and positions.dim() == 1
     if not isinstance(positions, Tensor) or not whole or positions.is_meta:
         got = type(positions).__name__
@@ -112,8 +112,8 @@ def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
     found = found if _is_rising(found) else found.sort(stable=True).values
     if outside or not _is_rising(found):
         raise ValueError(
-            f"{rule} needs a move that returns positions from 0 to {entries - 1}, each once. Got some that are repeated "
-            "or out of range. A position is row * columns + column."
+            f"{rule} needs a move that returns positions from 0 to {entries - 1}, each once. Got some that are "
+            "repeated or out of range. A position is row * columns + column."
         )
     return found
 
@@ -128,10 +128,10 @@ def pack(shape: torch.Size, positions: Tensor) -> Tensor:
 
 
 def unpack(state: object, shape: torch.Size) -> Tensor:
-    """The positions in ``state``, checked.
+    """The positions in ``state``, the extra state of a checkpoint, checked.
 
     Raises:
-        ValueError: If this is not a mask for a weight of ``shape``: another type, another shape, or positions out of
+        ValueError: If ``state`` is not for a weight of ``shape``: another type, another shape, or positions out of
             range, unsorted or repeated.
     """
     numbers = _integers(state)
@@ -155,11 +155,11 @@ def unpack(state: object, shape: torch.Size) -> Tensor:
 
 
 def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-    """Load values and positions together or not at all: a pre-hook of the list that owns the values.
+    """Load values and positions together or not at all: a pre-hook of ``load_state_dict``, on the list with the values.
 
     PyTorch loads the values first and the mask afterwards, each without the other. Here both are checked before either
-    changes. A different number of values resizes the parameter in place. If the mask or the values are wrong, the layer
-    is unchanged, and ``load_state_dict`` reports the error.
+    changes. Another number of values than before resizes the parameter in place. If the mask or the values are wrong,
+    the layer is unchanged, and ``load_state_dict`` reports the error.
     """
     assert isinstance(owner, ParametrizationList)
     name, sparse = _masked(owner)
@@ -188,7 +188,7 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
 
 
 def _masked(owner: ParametrizationList) -> tuple[str, Any]:
-    """The parametrization with the mask, with its name: the first of the list, or a part of the first."""
+    """Name and parametrization with the mask: the first of the list, or a part of the first; else ("", None)."""
     part: Any
     for name, part in owner[0].named_modules(prefix="0"):
         has_mask = hasattr(part, "_set_positions")
@@ -198,9 +198,9 @@ def _masked(owner: ParametrizationList) -> tuple[str, Any]:
 
 
 def _is_averaged(state: Any, sparse: Any) -> bool:
-    """Whether this is the present mask in floating-point numbers, as in an average of several checkpoints.
+    """Whether ``state`` is the model's mask as floating-point numbers, as in an average of several checkpoints.
 
-    float32 has exact integers up to 2^24, so the positions must not be rounded.
+    Rounded positions do not match: float32 holds integers exactly only up to 2^24.
     """
     if not isinstance(state, Tensor) or not state.is_floating_point() or state.is_meta:
         return False
@@ -209,7 +209,7 @@ def _is_averaged(state: Any, sparse: Any) -> bool:
 
 
 def _keeps(sparse: Any, state: Any) -> bool:
-    """Whether the checkpoint has the present mask, or none."""
+    """Whether ``state``, from a checkpoint, is None or equals the extra state of the model's own mask."""
     own = sparse.get_extra_state()
     same_kind = isinstance(state, Tensor) and (state.dtype, state.device) == (own.dtype, own.device)
     return state is None or (same_kind and torch.equal(state, own))
@@ -234,7 +234,7 @@ def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, sh
 
 
 def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) -> None:
-    """Refuse values that PyTorch could not load after the change of the mask."""
+    """Refuse, before the mask changes, values that PyTorch could not load."""
     usable = values.layout is torch.strided and values.dtype in FLOATING + COMPLEX
     same_kind = values.is_complex() == into.is_complex()
     materialised = not values.is_meta or into.is_meta or assigned
@@ -256,13 +256,13 @@ def _resize(values: Tensor, count: int, key: str) -> None:
 
 
 def _integers(state: object) -> Tensor:
-    """The state, refused unless it is a 1-D tensor of integers."""
+    """The state, refused unless it is a non-empty 1-D tensor of int32 or int64."""
     kind, averaged = type(state).__name__, False
     if isinstance(state, Tensor):
         if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) > 0:
             return state
         kind, averaged = f"{state.dtype} of shape {tuple(state.shape)}", state.is_floating_point()
-    advice = "Restore the checkpoint: masks are saved unchanged."
+    advice = "Restore the checkpoint, and do not convert its masks."
     if averaged:
         advice = "Average only the floating-point entries of checkpoints, which must all have the mask of this model."
     raise ValueError(

@@ -20,7 +20,7 @@ FLOOR = 1e-4
 compared with usual weights, and large enough for a gradient to move it (``exp`` has the gradient ``|w|``)."""
 
 MANY = 2**16
-"""With fewer entries, plain autograd takes less time than an autograd function."""
+"""With fewer entries, plain autograd takes less time than `_Large`, a custom autograd function."""
 
 
 class Signs(NamedTuple):
@@ -28,29 +28,29 @@ class Signs(NamedTuple):
 
     Args:
         sign: 1 or -1 for all entries, or a tensor of these; arbitrary at free entries.
-        free: Which entries are free, as a boolean tensor; None if none is.
+        free: A boolean tensor, True at free (unconstrained) entries; None if no entry is free.
     """
 
     sign: int | Tensor
     free: Tensor | None = None
 
     def times(self, values: Tensor) -> Tensor:
-        """The values with the signs."""
+        """The values times the signs."""
         if isinstance(self.sign, Tensor):
             return values * self.sign
         return values if self.sign == 1 else -values
 
     def where_bound(self, values: Tensor, otherwise: Tensor) -> Tensor:
-        """The values, and the second tensor at free entries."""
+        """``values``, but ``otherwise`` at free entries."""
         return values if self.free is None else torch.where(self.free, otherwise, values)
 
 
 @dataclass(frozen=True, eq=False)
 class PositiveMap:
-    """A smooth map onto the positive numbers, with the set of all numbers that have the given signs.
+    """A smooth map onto the positive numbers, with the operations that a constraint to given signs needs.
 
     For complex numbers the sign is that of the real part, which alone is mapped, as in S4D (Gu et al. 2022, arXiv
-    2206.11893). An entry with the sign 0 is free.
+    2206.11893). Free entries are not mapped.
 
     Args:
         size: The map.
@@ -63,7 +63,7 @@ class PositiveMap:
     inverse: Callable[[Tensor], Tensor]
 
     def weight(self, x: Tensor, signs: Signs) -> Tensor:
-        """The entries with their signs, for stored entries of any value."""
+        """The entries of the weight for any stored entries: ``sign * size(x)``, and ``x`` at free entries."""
         if x.is_complex():
             return torch.complex(self.weight(x.real, signs), x.imag)
         if is_traced() or x.numel() < MANY or are_transforms_active() or is_recorded() or has_tangent(x):
@@ -75,13 +75,13 @@ class PositiveMap:
         return signs.where_bound(signs.times(self.size(x)), x)
 
     def excess(self, weight: Tensor, signs: Signs) -> Tensor:
-        """The distance of each entry from the numbers that the map gives."""
+        """The distance of each entry from ``sign`` times the range of the map; 0 at free entries."""
         size = signs.times(weight.real)
         smallest, largest = self._limits(size)
         return signs.where_bound(torch.maximum(smallest - size, size - largest).clamp(min=0), torch.zeros_like(size))
 
     def project(self, weight: Tensor, signs: Signs) -> Tensor:
-        """Reflect entries with a wrong sign, to at least `FLOOR`, and clamp all to the range of the map."""
+        """Reflect zeros and entries with a wrong sign, to `FLOOR` in size or more; clamp all to the map's range."""
         if weight.is_complex():
             return torch.complex(self.project(weight.real, signs), weight.imag)
         size = signs.times(weight)
@@ -89,13 +89,13 @@ class PositiveMap:
         return signs.where_bound(signs.times(size), weight)
 
     def invert(self, weight: Tensor, signs: Signs) -> Tensor:
-        """The stored entries of a member."""
+        """The stored entries for entries in the set: the inverse of `weight`."""
         if weight.is_complex():
             return torch.complex(self.invert(weight.real, signs), weight.imag)
         return signs.where_bound(self.inverse(signs.times(weight)), weight)
 
     def rounding(self, weight: Tensor, signs: Signs) -> Tensor:
-        """The largest error of each entry of a member after storing it."""
+        """For each entry in the set, a bound on the rounding error of ``weight(invert(entry))``."""
         size = weight.real.abs()
         error = (1 + size.log().abs()) * torch.finfo(weight.dtype).eps * size
         return signs.where_bound(error, torch.zeros_like(error))
@@ -121,7 +121,7 @@ SOFTPLUS = PositiveMap(softplus, _slope_of_softplus, softplus_inverse)
 
 
 class _Large(torch.autograd.Function):
-    """`PositiveMap.weight` with few passes over memory: signs in place, and the gradient from the weight."""
+    """`PositiveMap.weight` with few passes over memory: applies signs in place, takes the gradient from the weight."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, own: PositiveMap, signs: Signs) -> Tensor:

@@ -25,17 +25,17 @@ class Diagonal(OnDiagonals):
     complex. The free parameters are ``x``, ``(min(out, in),)``; with ``blocks`` or batches, one diagonal after another,
     ``(batch * blocks * min(out / blocks, in),)``. `Diagonal` must be the first parametrization of its tensor.
 
-    Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with a non-zero entry off the
-    diagonal raises, or also drops it (``on_infeasible="project"``).
+    Registering keeps the diagonal bit for bit and drops the rest. Assigning a weight with non-zero entries off the
+    diagonal raises, or drops these entries (``on_infeasible="project"``).
 
     Args:
         blocks: The number of equal blocks of rows, each with a main diagonal: 4 for the gates of `nn.LSTM`, 3 for
             `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, such as ``(-2, -1)`` for
-            experts, ``(experts, out, in)``. All other axes are batch. `register` supplies them for convolutions.
+            experts, ``(experts, out, in)``. All other axes are batch. For convolutions, `register` supplies them.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
-            constraint. It may be set at any time; `tune` selects the fastest.
+        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
+            the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
         TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.
@@ -95,7 +95,7 @@ class Diagonal(OnDiagonals):
         return Places(self._known_shape, None, lambda: self._positions(x), self.block_count)
 
     def _positions(self, x: Tensor) -> Tensor:
-        """The row-major positions of the diagonals."""
+        """The row-major positions of the entries on the diagonals."""
         rows, columns = self._known_shape
         first = torch.arange(self.block_count, device=x.device) * (rows // self.block_count * columns)
         along = torch.arange(x.numel() // self.block_count, device=x.device) * (columns + 1)
@@ -116,4 +116,4 @@ class Diagonal(OnDiagonals):
 
     @override
     def _inverted_projection(self, weight: Tensor) -> Tensor:
-        return self.invert(weight)  # ignores the other entries
+        return self.invert(weight)  # invert ignores entries off the diagonal

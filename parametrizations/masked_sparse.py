@@ -36,14 +36,14 @@ class MaskedSparse(Parametrization):
     weight has one or more dimensions, such as ``(out, in)`` of `nn.Linear` or ``(out, in, height, width)`` of
     `nn.Conv2d`; it is real or complex. `MaskedSparse` must be the first parametrization of its tensor.
 
-    Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with a non-zero entry
-    outside the mask raises, or also drops it (``on_infeasible="project"``).
+    Registering keeps the entries in the mask bit for bit and drops the rest. Assigning a weight with non-zero entries
+    outside the mask raises, or drops these entries (``on_infeasible="project"``).
 
     The mask is structure, not data: neither parameter nor buffer, so averaging, broadcasts and ``to_empty`` do not
     change it. It moves with the module, and is saved in the state dict as ``parametrizations.weight.0._extra_state``,
-    with 4 bytes for each stored number (8 for a weight of 2^31 entries or more). In memory it takes at most 12 bytes
-    for each, and some for each row and column. Loading replaces mask and values together. If the number of values
-    changes, make a new optimizer, or load its state, too.
+    with 4 bytes for each kept entry (8 for a weight of 2^31 entries or more). In memory it takes at most 12 bytes for
+    each kept entry (24 from 2^31 of them on), and some for each row and column. Loading replaces mask and values
+    together. If the number of values changes, make a new optimizer, or load the optimizer's state, too.
 
     Limits: `torch.func.stack_module_state` and averages of models, such as `AveragedModel`, combine the stored values,
     so all models need the same mask. DDP does not broadcast masks: seed a random rule equally on every rank.
@@ -53,12 +53,12 @@ class MaskedSparse(Parametrization):
             sparse array, whose specified entries are kept; or a mask rule: a callable that gets the weight at
             registration and returns one of these. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
-            constraint. It may be set at any time; `tune` selects the fastest.
+        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
+            the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
-        TypeError: If ``mask`` is neither, or its dtype is not bool; for weights as in `Parametrization.right_inverse`.
-        ValueError: If ``mask`` is a scalar, or does not have the weight's shape; for weights as there.
+        TypeError: If ``mask`` has another type, or is dense and not boolean; or as `Parametrization.right_inverse`.
+        ValueError: If ``mask`` is a scalar, or does not have the weight's shape; or as `Parametrization.right_inverse`.
 
     Example:
         >>> from torch import nn
@@ -86,7 +86,7 @@ class MaskedSparse(Parametrization):
     ) -> None:
         super().__init__(on_infeasible=on_infeasible, product=product)
         if isinstance(mask, SignRule):
-            raise TypeError(f"MaskedSparse needs a mask or its rule. Got a rule for signs. Write Signed({mask}).")
+            raise TypeError(f"MaskedSparse needs a mask or a mask rule. Got a rule for signs. Write Signed({mask}).")
         self._rule: MaskRule | None = as_rule(mask)
         self._origin: object = self._rule
         self._form: MaskForm | None = None
@@ -112,14 +112,14 @@ class MaskedSparse(Parametrization):
 
     @property
     def positions(self) -> Tensor:
-        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32 if they fit."""
+        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32, or int64 if too large."""
         return self._places().to(index_dtype(self._known_shape.numel()))
 
     @property
     def mask(self) -> Tensor:
         """The mask as a new boolean tensor of the shape of the weight.
 
-        It is a copy: writing into it, as `torch.ao.pruning` writes into masks, changes nothing. `remask` replaces it.
+        It is a copy: writing into it, as `torch.ao.pruning` writes into masks, changes nothing. Use `remask` instead.
 
         Example:
             >>> from parametrizations import masks, register
@@ -142,14 +142,14 @@ class MaskedSparse(Parametrization):
     @property
     @override
     def _known_shape(self) -> torch.Size:
-        if self.shape is not None:  # first: every step reads it, and torch.compile does not trace the rest
+        if self.shape is not None:  # first, for speed at every step; torch.compile need not trace the rest
             return self.shape
         return super()._known_shape if self._given is None else self._given.shape
 
     @property
     @override
     def stored_shape(self) -> torch.Size:
-        if self._rule is None:  # first: every step reads it
+        if self._rule is None:  # first, for speed: every step reads it
             return self._stored_shape
         _ = self._known_shape  # raises if the object is not registered
         return self._stored_shape if self._given is None else self.positions.shape
@@ -157,7 +157,7 @@ class MaskedSparse(Parametrization):
     @override
     def forward(self, x: Tensor) -> Tensor:
         form = self._form
-        if type(form) is Dense and form.fits(x):  # first: any other check takes as long as a small layer
+        if type(form) is Dense and form.fits(x):  # first: any other check would take as long as a small layer
             return form.dense(x)
         shape = self._require_stored(x)
         return scattered(x, self._positions_for(x), shape.numel()).view(shape)
@@ -203,7 +203,7 @@ class MaskedSparse(Parametrization):
 
     @override
     def _inverted_projection(self, weight: Tensor) -> Tensor:
-        return self.invert(weight)  # ignores the other entries
+        return self.invert(weight)  # invert ignores entries outside the mask
 
     @override
     def adopt(self, weight: Tensor) -> None:
@@ -248,11 +248,11 @@ class MaskedSparse(Parametrization):
         self._set_positions(positions)
 
     def _set_positions(self, positions: Tensor) -> None:
-        """Take sorted positions within range from a checkpoint."""
+        """Replace the mask by positions from a checkpoint. They must be sorted and in range."""
         vars(self).update(self._with_positions(positions.clone(), "loaded"))
 
     def _with_positions(self, positions: Tensor, origin: object) -> dict[str, object]:
-        """The attributes that change with a mask of the given sorted positions; ``origin`` names their source."""
+        """A dict of the attributes that a mask of these sorted positions changes. `repr` shows ``origin`` as mask."""
         own = self.positions
         if torch.equal(positions.to(own), own):
             return {}
@@ -278,8 +278,8 @@ class MaskedSparse(Parametrization):
         vars(self).update(self._arranged(positions, device))
 
     def _arranged(self, positions: Tensor, device: torch.device) -> dict[str, object]:
-        """The attributes for positions on a device, in the form of the product for this device."""
-        # The mask outlives a block of inference mode, and ignores the default device.
+        """A dict of the attributes for positions on a device, with the form of the product chosen for this device."""
+        # The mask must outlive a block of inference mode, and must ignore the default device.
         with torch.inference_mode(False), torch.device("cpu"):
             own = positions.to(device)
             own = own.clone() if own.is_inference() else own
@@ -289,12 +289,12 @@ class MaskedSparse(Parametrization):
 
     @property
     def _given(self) -> Pattern | None:
-        """A mask given as a tensor; None after registration."""
+        """The mask if the user gave a tensor, not a rule; None after registration."""
         build = None if self._rule is None else self._rule.build
         return build.pattern if isinstance(build, Given) else None
 
     def _places(self) -> Tensor:
-        """The positions, int32 or int64."""
+        """The positions of the kept entries, int32 or int64."""
         if self._given is not None:
             return self._given.positions
         _ = self._known_shape  # raises if the object is not registered

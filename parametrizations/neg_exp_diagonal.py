@@ -34,13 +34,13 @@ class NegExpDiagonal(OnDiagonals):
     ``-exp(x.real) + i x.imag``, as in S4D (Gu et al. 2022, arXiv 2206.11893).
 
     ``exp`` alone overflows and underflows. So above ``c`` (8 in float16, 80 in bfloat16 and float32, 700 in float64)
-    the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which has the same value and slope at ``c``. It never comes closer
-    to zero than the smallest normal number. Its gradient is finite, and non-zero unless the diagonal is at this number.
+    the diagonal is ``-exp(c) (1 + log(1 + x - c))``, which has the same value and slope at ``c``. The diagonal never
+    comes closer to 0 than the smallest normal number. Its gradient is finite, and is 0 only at this number.
 
     Registering keeps negative diagonal entries ``w``, up to a relative error of ``1 + |log |w||`` machine epsilons. Any
-    other entry becomes ``-max(|w|, 1e-4)``, because a number next to 0 would not train. Entries outside the range of
-    the map are clamped to it. Assigning such entries raises instead, unless ``on_infeasible="project"``. Entries off
-    the diagonal are kept bit for bit.
+    other diagonal entry becomes ``-max(|w|, 1e-4)``, because a number next to 0 would not train. Diagonal entries
+    outside the range of the map are clamped to it. Assigning a weight with entries of these two kinds raises, unless
+    ``on_infeasible="project"``. Entries off the diagonal are kept bit for bit.
 
     Limits: a negative diagonal alone does *not* make a matrix stable. On top of a lower-triangular `MaskedSparse` it
     does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1, not to 0: exempt
@@ -51,8 +51,8 @@ class NegExpDiagonal(OnDiagonals):
             `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
-            constraint. It may be set at any time; `tune` selects the fastest.
+        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
+            the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
         TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.
@@ -107,7 +107,7 @@ class NegExpDiagonal(OnDiagonals):
         return self._on_diagonal(entries, places, lambda own: EXP.invert(EXP.project(own, NEGATIVE), NEGATIVE))
 
     def _on_diagonal(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """The entries, with a function applied to those on the diagonal, if all of these are stored."""
+        """The entries, with a function applied to those on the diagonal; None unless the whole diagonal is stored."""
         if self.axes is not None or places.blocks != self.block_count:
             return None
         if not places.has_whole_diagonal:  # forward would put -exp(0) = -1 at positions without an entry

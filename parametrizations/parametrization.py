@@ -46,13 +46,13 @@ class Parametrization(nn.Module):
     ``needs``                         the rule as text, as in "Diagonal needs every entry ... to be 0"
     ``forward(x) -> weight``          a plain dense tensor, differentiable, with the dtype of ``x``
     ``excess(weight) -> Tensor``      how far each entry is outside the set; real; 0 for entries inside
-    ``project(weight) -> Tensor``     a member of the set: the weight itself if it is one
-    ``invert(member) -> x``           ``forward(invert(member)) == member``; the default is ``member``
+    ``project(weight) -> Tensor``     a member of the set: a weight in the set is returned unchanged
+    ``invert(member) -> x``           ``forward(invert(member)) == member``; by default ``member``
     ================================  =================================================================
 
     If the map rounds, `rounding` bounds the error. If ``x`` and the weight differ in shape, `stored_shape` is the shape
-    of ``x``. If the set depends on the first weight, `adopt` learns it. Learned values, such as a vector of signs, are
-    structure, not a buffer: a plain attribute, used as ``self.signs.to(x)``, which ``get_extra_state`` and
+    of ``x``. If the set depends on the first weight, `adopt` learns the set. Learned values, such as a vector of signs,
+    are structure, not a buffer: a plain attribute, used as ``self.signs.to(x)``, which ``get_extra_state`` and
     ``set_extra_state`` save and load (see CONTRIBUTING.md).
 
     A fused `nn.Linear` calls `linear`, which by default multiplies with ``forward(x)``. A subclass with a faster
@@ -62,8 +62,8 @@ class Parametrization(nn.Module):
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
             Registering always projects.
-        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
-            constraint. It may be set at any time; `tune` selects the fastest.
+        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
+            the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
         ValueError: If an option has an unknown value.
@@ -94,7 +94,7 @@ class Parametrization(nn.Module):
     selects: bool = False
     """Whether ``x`` holds entries of the weight unchanged, so that filling ``x`` initialises them."""
     has_zeros: bool = False
-    """Whether ``project`` sets fixed entries to zero and keeps all others. A later `Signed` keeps these zeros."""
+    """Whether ``project`` only sets entries at fixed positions to 0. A later `Signed` keeps these zeros."""
 
     @checks.by_signature
     def __init__(self, *, on_infeasible: Infeasible = "raise", product: Product = "auto") -> None:
@@ -105,7 +105,7 @@ class Parametrization(nn.Module):
         self._owners = Owners()
 
     def __init_subclass__(cls, **named: Any) -> None:
-        """Reset the inherited shortcuts of each overridden method, since they compute the result of the base class."""
+        """For an overridden method, reset its inherited `SHORTCUTS` to the defaults: they compute the old result."""
         super().__init_subclass__(**named)
         own = vars(cls)
         for method, shortcuts in SHORTCUTS.items():
@@ -140,25 +140,25 @@ class Parametrization(nn.Module):
         return weight
 
     def adopt(self, weight: Tensor) -> None:
-        """Learn the set from the first weight shown, before it is projected."""
+        """Learn the set from the first weight, before the weight is projected."""
         self.shape = weight.shape
 
     @property
     def _structure(self) -> str:
-        """The class, and the options that give the same stored tensor another meaning. A checkpoint names it."""
+        """For checkpoints, as text: the class, and the options that decide which weight a stored tensor stands for."""
         return type(self).__name__
 
     def with_axes(self, axes: tuple[int, int] | None) -> Self:  # noqa: ARG002
-        """The constraint for a weight with these axes of outputs and inputs: a copy if it depends on them."""
+        """This constraint for a weight with these axes of outputs and inputs: a copy if it depends on axes, or self."""
         return self
 
     def rounding(self, weight: Tensor) -> Tensor:
-        """The largest absolute error of each entry of a member after storing it; 0 by default."""
+        """For each entry of a member, a bound on the absolute error of ``forward(invert(member))``; 0 by default."""
         return torch.zeros_like(weight.abs())
 
     @property
     def product(self) -> Product:
-        """The product that a fused layer takes. It can be set at any time."""
+        """The option ``product``: how a fused layer multiplies. It can be set at any time."""
         return self._product
 
     @product.setter
@@ -221,7 +221,7 @@ class Parametrization(nn.Module):
         try:
             x = self._unshared(self._stored_for(weight), weight)
         except Exception as error:
-            vars(self).update(before)  # the object stays unregistered
+            vars(self).update(before)  # the object stays as it was
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
                 raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
             if isinstance(error, RuntimeError):
@@ -243,7 +243,7 @@ class Parametrization(nn.Module):
             atol: The largest permitted `excess` of an entry.
 
         Returns:
-            Whether no entry exceeds ``atol``.
+            Whether no entry has an `excess` above ``atol``.
 
         Raises:
             TypeError: If ``weight`` is not a tensor.
@@ -269,7 +269,7 @@ class Parametrization(nn.Module):
         return not bool((self._checked_excess(weight) > atol).any())
 
     def explain(self, x: Tensor) -> Explanation:  # noqa: ARG002
-        """The product that `linear` takes for a stored tensor such as ``x``, and the reason."""
+        """The product that `linear` uses for a stored tensor such as ``x``, and the reason."""
         return PLAIN if type(self).linear is Parametrization.linear else OWN
 
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -293,17 +293,17 @@ class Parametrization(nn.Module):
         return None
 
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:  # noqa: ARG002
-        """The entries of ``forward`` for a weight with the given entries and zeros elsewhere.
+        """The entries of ``forward(matrix)``, for a matrix with the given entries and zeros elsewhere.
 
-        With these entries, a fused layer takes the product of the first parametrization of the chain.
+        With these entries, a fused layer uses the product of the first parametrization of the chain.
 
         Args:
             x: The entries, ``(entries,)``.
-            places: Their positions in the weight.
+            places: Their positions in the matrix.
 
         Returns:
-            The entries of ``forward`` at the same positions. None if an entry depends on other entries, or if
-            ``forward`` has non-zero entries at other positions. The choice may depend on the positions, never on ``x``.
+            The entries of ``forward(matrix)`` at the same positions. None if an entry depends on other entries, or if
+            ``forward(matrix)`` is not 0 elsewhere. Whether the result is None may depend on positions, never on ``x``.
         """
         return None
 
@@ -314,7 +314,7 @@ class Parametrization(nn.Module):
         `on_entries`.
 
         Returns:
-            The argument of `on_entries` that gives the projected entries, or None, as `on_entries` does.
+            The argument ``x`` for which `on_entries` returns the projected entries; None in the same cases.
         """
         return None
 
@@ -344,7 +344,7 @@ class Parametrization(nn.Module):
             )
 
     def _require_stored(self, x: Tensor) -> torch.Size:
-        """The shape of the weight, after a check of ``x``, for maps that change the shape."""
+        """The shape of the weight, for maps that change the shape. Refuses a sharded ``x``, or one of a wrong shape."""
         shape = self.shape
         usual = type(x) in (nn.Parameter, Tensor) and not is_traced()
         if shape is not None and usual and x.shape == self.stored_shape:
@@ -366,7 +366,7 @@ class Parametrization(nn.Module):
 
     @property
     def _is_own(self) -> bool:
-        """Whether the class is from this library. Tests of its laws replace checks and copies at run time."""
+        """Whether the class is from this library. Such a class is tested, so it needs fewer checks and copies."""
         return type(self).__module__.startswith("parametrizations.")
 
     def _stored_for(self, weight: Tensor) -> Tensor:
@@ -391,13 +391,13 @@ class Parametrization(nn.Module):
                 else type(excess).__name__
             )
             raise TypeError(
-                f"{type(self).__name__} needs an excess for each entry: real, of shape {tuple(weight.shape)}. Got "
+                f"{type(self).__name__} needs excess(weight) to return real floats of shape {tuple(weight.shape)}. Got "
                 f"{got}. Return the distance of each entry from the set, such as (weight - self.project(weight)).abs()."
             )
         return excess
 
     def _inverted_projection(self, weight: Tensor) -> Tensor:
-        """``invert(project(weight))``. Subclasses can save memory here."""
+        """``invert(project(weight))``. A subclass can override it to save memory."""
         return self.invert(self.project(weight))
 
     def _check(self, weight: Tensor) -> None:
@@ -425,7 +425,7 @@ class Parametrization(nn.Module):
         return x.clone() if not self._is_own or share_memory(x, weight) else x
 
     def _require_same_kind(self, x: Tensor, weight: Tensor) -> None:
-        """Refuse a ``forward`` of another shape or dtype. PyTorch's own error names an option of another function."""
+        """Refuse a ``forward`` with a wrong shape or dtype. PyTorch's error advises an option that `register` lacks."""
         with torch.no_grad():
             given: Any = self(x)
         if not isinstance(given, Tensor) or (given.shape, given.dtype) != (weight.shape, weight.dtype):
@@ -438,7 +438,7 @@ class Parametrization(nn.Module):
             )
 
     def _require_stored_tensor(self, x: Tensor) -> None:
-        """Refuse another result of ``invert`` than a tensor of `stored_shape`."""
+        """Refuse a result of ``invert`` that is not a tensor of `stored_shape`."""
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"{type(self).__name__} needs project(weight) and invert(member) to return tensors. Got "
@@ -454,7 +454,7 @@ class Parametrization(nn.Module):
             )
 
     def _require_matrix(self, weight: Tensor) -> None:
-        """Refuse a weight with other `dims`, or with another shape than the registered weight."""
+        """Refuse a weight with a wrong number of dimensions, or of another shape than the registered weight."""
         if self.shape not in (None, weight.shape):
             raise ValueError(
                 f"{type(self).__name__} needs a weight of shape {tuple(self._known_shape)}. "
@@ -477,8 +477,8 @@ class Parametrization(nn.Module):
     def _has_to_come_first(self, x: Tensor) -> str:
         name = type(self).__name__
         return (
-            f"{name} needs to be the first parametrization of its tensor, since it stores another shape than the "
-            f"weight's, or learns from it. Got a tensor of shape {tuple(x.shape)}. Attach it with register, first in "
-            f'the list: register(model, {{"layer.weight": [{name}(...), ...]}}). If the tensor has other constraints, '
-            "bake it before that."
+            f"{name} needs to be the first parametrization of its tensor: only the first may store another shape than "
+            f"the weight's. Got a tensor of shape {tuple(x.shape)}. Attach the parametrization with register, first in "
+            f'the list: register(model, {{"layer.weight": [{name}(...), ...]}}). If the tensor already has constraints,'
+            " bake the layer before."
         )

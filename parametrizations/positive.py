@@ -13,10 +13,10 @@ from parametrizations._torch.transforms import may_look_at_values
 __all__ = ["exp", "log", "softplus", "softplus_inverse"]
 
 BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
-"""Above this bound `exp` grows as a logarithm, by dtype. The bound keeps values and gradients far from overflow."""
+"""By dtype: above this bound `exp` grows as a logarithm. The bound keeps values and gradients far from overflow."""
 
 PLAIN = {dtype: min(bound, -math.log(torch.finfo(dtype).tiny) - 0.1) for dtype, bound in BOUND.items()}
-"""Below this absolute value `exp` equals `torch.exp`, and the result is a normal number, by dtype."""
+"""By dtype: for ``x`` below this absolute value, `exp` equals `torch.exp`, and the result is a normal number."""
 
 FEW = 2**12
 
@@ -77,8 +77,8 @@ def log(size: Tensor) -> Tensor:
 def softplus(x: Tensor) -> Tensor:
     """``log(1 + exp(x))``, with a positive value for every finite number.
 
-    It grows as ``x``, so large entries train with the same steps as unconstrained ones. `F.softplus` alone is 0 for
-    small numbers, such as -104 in float32. In half precision it is computed in float32.
+    It grows as ``x``, so large entries train with the same steps as unconstrained ones. `F.softplus` alone is 0 far
+    below 0, such as at -104 in float32. In half precision it is computed in float32.
 
     Args:
         x: A tensor of any shape, in float16, bfloat16, float32 or float64.
@@ -133,7 +133,7 @@ def bound_of(x: Tensor) -> float:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether `torch.exp` gives the same values and gradients, with a third of the operations."""
+    """Whether `torch.exp` gives the same values and gradients as `exp`, with a third of the operations."""
     bound = PLAIN.get(x.dtype)
     if bound is None or not may_look_at_values(x) or not x.numel():
         return False

@@ -37,8 +37,8 @@ class Signed(Parametrization):
     ``x``, of the shape of the weight. The weight has any shape, scalars included; it is real or complex. The sign of a
     complex number is that of its real part, as in S4D: ``sign * map(x.real) + i x.imag``.
 
-    On top of a `MaskedSparse`, `Diagonal` or `ZeroDiagonal`, the map acts on the entries that these keep, and their
-    zeros stay. A layer then uses their product.
+    On top of a `MaskedSparse`, `Diagonal` or `ZeroDiagonal`, the map acts only on the entries that this constraint
+    keeps, and its zeros stay. A layer uses the product of `MaskedSparse` or `Diagonal`, but not of `ZeroDiagonal`.
 
     Registering keeps entries with the right sign, up to a relative error of ``1 + |log |w||`` machine epsilons. Any
     other entry is reflected: ``sign * max(|w|, 1e-4)``. Assigning a weight with wrong signs, or with zeros, raises
@@ -58,7 +58,7 @@ class Signed(Parametrization):
         map: ``"exp"``, for weights of any scale, or ``"softplus"``, which grows as ``x``. Both are finite and positive
             for every finite ``x``; see `parametrizations.positive`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: Kept for all constraints alike: a dense weight with signs has the dense product only.
+        product: Without effect: `Signed` has only the dense product. In a chain, the first constraint's option counts.
 
     Raises:
         TypeError: If ``signs`` has another type.
@@ -74,7 +74,7 @@ class Signed(Parametrization):
                 [ True,  True, False, False]])
     """
 
-    needs = "every entry to have its sign, strictly, and a size that its dtype can train"
+    needs = "every entry to have its sign, and an absolute value above 0 in the range of the map"
     dims = None
 
     @by_signature
@@ -99,7 +99,7 @@ class Signed(Parametrization):
 
     @property
     def signs(self) -> Tensor:
-        """The signs as given, int8: a copy. Per stored entry for `signs.as_is` on top of a mask.
+        """A copy of the signs as given, int8; for `signs.as_is` on top of a mask, one sign for each stored entry.
 
         Example:
             >>> from parametrizations import register
@@ -130,7 +130,7 @@ class Signed(Parametrization):
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
-        if not self._earlier:  # the map fills the zeros, too
+        if not self._earlier:  # without earlier constraints, the map fills zeros, too
             return None
         entries: Tensor | None = MAPS[self.map].weight(x, self._signs_at(places, x.device))
         for step in self._earlier[1:]:
@@ -246,7 +246,7 @@ class Signed(Parametrization):
         return found
 
     def _with_others(self, found: Tensor, weight: Tensor) -> Tensor:
-        """The entries that earlier constraints keep, and all others of the weight: these constraints check them."""
+        """``found``, with the entries of ``weight`` that earlier constraints set to 0: those constraints check them."""
         if not self._earlier:
             return found
         kept = weight
@@ -256,7 +256,7 @@ class Signed(Parametrization):
         return torch.where(others != 0, others, found)
 
     def _kept(self, weight: Tensor) -> tuple[Tensor, Places] | None:
-        """The entries that the first constraint of the chain stores, with their positions, if it stores only these."""
+        """The entries that the chain's first constraint stores, with their positions; None if it has no `places`."""
         first = self._earlier[0] if self._earlier else None
         if first is None or not first.selects:
             return None
@@ -270,7 +270,7 @@ class Signed(Parametrization):
         if isinstance(signs, int) or self.is_per_entry or is_recorded() or are_transforms_active():
             return self._signs_of(self._gathered(signs, places), device)
         key, on, memoised = self._at
-        if key is None or key is not places.key or on != device:  # a mask stays while its values are on meta
+        if key is None or key is not places.key or on != device:  # values can move to meta without their mask
             with torch.inference_mode(False):
                 memoised = self._signs_of(self._gathered(signs, places), device)
             self._at = places.key, device, memoised
@@ -291,7 +291,7 @@ class Signed(Parametrization):
         return Signs(signs, signs == 0 if self._has_free and isinstance(signs, Tensor) else None)
 
     def _loadable(self, state: object) -> int | Tensor:
-        """The signs in the extra state of a checkpoint."""
+        """The signs in the extra state of a checkpoint, checked."""
         own = self._known_signs
         shape = self._earlier[0].stored_shape if self.is_per_entry else self.signs.shape
         count = shape.numel()
@@ -313,7 +313,7 @@ class Signed(Parametrization):
 
 
 def _check_signs(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-    """Keep values and signs together: a pre-hook of the list that owns the values. PyTorch loads the values first."""
+    """A pre-hook of ``load_state_dict``: refuses wrong signs before PyTorch loads the values, which then stay."""
     for name, step in owner.named_children():
         key = f"{prefix}{name}._extra_state"
         if isinstance(step, Signed) and key in state_dict:
@@ -347,7 +347,7 @@ def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
 
 
 def _checked(signs: object, rule: object = None) -> int | Tensor:
-    """The signs as an integer or an int8 tensor."""
+    """The signs as an integer or an int8 tensor, checked."""
     source = "" if rule is None else f" from the rule {rule}"
     known = isinstance(signs, int | float | Tensor | list | tuple) or is_array(signs)
     if not known or isinstance(signs, bool):
@@ -362,7 +362,7 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
     given = numbers("Signed", listed, "torch.tensor([1, -1])")
     if given.dtype is torch.bool or not _are_signs(given):
         verb = "Pass" if rule is None else "Return"
-        call = "torch.where(mask, 1, -1)" if given.dtype is torch.bool else "torch.sign(...) of it"
+        call = "torch.where(mask, 1, -1)" if given.dtype is torch.bool else "torch.sign(signs)"
         raise ValueError(
             f"Signed needs signs of 1, -1, or 0 for free entries{source}. Got {_first_wrong(given)}. {verb} {call}."
         )

@@ -19,7 +19,7 @@ __all__ = ["SignRule", "as_is", "dale"]
 class SignRule:
     """A named function from a weight to signs that broadcast to its shape.
 
-    Copies share the rule, and so a `torch.Generator` in it.
+    A deep copy is the rule itself, so copies share its `torch.Generator`.
 
     Args:
         name: The text that `repr` shows.
@@ -53,7 +53,7 @@ def as_is() -> SignRule:
     """Every entry keeps the sign that it has at registration; zeros count as positive.
 
     For complex weights this is the sign of the real part. The signs take one byte for each entry, or for each stored
-    entry above a `MaskedSparse`.
+    entry on top of a `MaskedSparse`.
 
     Returns:
         A rule. It gives one sign for each entry, of the weight's shape.
@@ -79,7 +79,7 @@ def dale(excitatory: float = 0.8, *, shuffle: bool = False, generator: Generator
         excitatory: The share of positive columns, from 0 to 1: ``round(excitatory * columns)`` of them.
         shuffle: Whether to choose the positive columns at random. Otherwise they are the first ones.
         generator: The random number generator, on any device; torch's default one on the CPU if None. Seed it equally
-            on every machine.
+            on all ranks.
 
     Returns:
         A rule for a matrix ``(out, in)``. It gives one sign for each column: ``(in,)``.

@@ -1,4 +1,4 @@
-"""What calls of this library return and take, to annotate with."""
+"""The types of arguments and results of this library, for annotations."""
 
 from parametrizations._models.dense_gradients import DenseGradient
 from parametrizations._models.register import Rules

@@ -23,13 +23,13 @@ LARGE = 2**20
 
 
 class ZeroDiagonal(OnDiagonals):
-    """A weight with exact zeros on its main diagonal, so no output depends on the input with its index.
+    """A weight with exact zeros on its main diagonal, so output ``i`` does not depend on input ``i``.
 
     ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. The weight and the free parameters ``x`` are
     ``(out, in)``, square or not, real or complex. The diagonal of ``x`` has no effect and gets no gradient.
 
-    Registering keeps all other entries bit for bit. Assigning a weight with a non-zero diagonal raises, or sets the
-    diagonal to zero (``on_infeasible="project"``). Item-to-item recommenders use this constraint: Steck,
+    Registering keeps the entries off the diagonal bit for bit. Assigning a weight with a non-zero diagonal raises, or
+    sets the diagonal to 0 (``on_infeasible="project"``). Item-to-item recommenders use this constraint: Steck,
     *Embarrassingly Shallow Autoencoders for Sparse Data*, 2019, arXiv 1905.03375.
 
     Args:
@@ -37,8 +37,8 @@ class ZeroDiagonal(OnDiagonals):
             `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: The product of a fused layer: ``"auto"``, by measured costs, or one that `explain` lists for this
-            constraint. It may be set at any time; `tune` selects the fastest.
+        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
+            the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
         TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.

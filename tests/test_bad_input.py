@@ -329,10 +329,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of ZeroDiagonal (bake first to replace). "
-            "Diagonal needs to be the first parametrization of its tensor, since it stores another shape than "
-            "the weight's, or learns from it. Got a tensor of shape (4, 4). Attach it with register, first in "
-            'the list: register(model, {"layer.weight": [Diagonal(...), ...]}). If the tensor has other '
-            "constraints, bake it before that."
+            "Diagonal needs to be the first parametrization of its tensor: only the first may store another "
+            "shape than the weight's. Got a tensor of shape (4, 4). Attach the parametrization with register, "
+            'first in the list: register(model, {"layer.weight": [Diagonal(...), ...]}). If the tensor already '
+            "has constraints, bake the layer before."
         ),
     ),
     "register: a sequence in the wrong order": (
@@ -340,9 +340,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Diagonal to '0.weight' on top of NegExpDiagonal. Diagonal needs to be the "
-            "first parametrization of its tensor, since it stores another shape than the weight's, or learns "
-            "from it. Got a tensor of shape (4, 4). Attach it with register, first in the list: register(model, "
-            '{"layer.weight": [Diagonal(...), ...]}). If the tensor has other constraints, bake it before that.'
+            "first parametrization of its tensor: only the first may store another shape than the weight's. Got "
+            "a tensor of shape (4, 4). Attach the parametrization with register, first in the list: register(model, "
+            '{"layer.weight": [Diagonal(...), ...]}). If the tensor already has constraints, bake the layer before.'
         ),
     ),
     "register: MaskedSparse second": (
@@ -350,10 +350,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach MaskedSparse to '0.weight' on top of ZeroDiagonal. MaskedSparse needs to be "
-            "the first parametrization of its tensor, since it stores another shape than the weight's, or learns "
-            "from it. Got a tensor of shape (4, 4). Attach it with register, first in the list: register(model, "
-            '{"layer.weight": [MaskedSparse(...), ...]}). If the tensor has other constraints, bake it before '
-            "that."
+            "the first parametrization of its tensor: only the first may store another shape than the weight's. "
+            "Got a tensor of shape (4, 4). Attach the parametrization with register, first in the list: "
+            'register(model, {"layer.weight": [MaskedSparse(...), ...]}). If the tensor already has constraints, '
+            "bake the layer before."
         ),
     ),
     "PyTorch's register_parametrization: an object that belongs to another tensor": (
@@ -408,7 +408,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(lambda: None)})',
         TypeError,
         (
-            "MaskedSparse needs a rule for the weight. Got <lambda>: too many positional arguments. Write e.g. "
+            "MaskedSparse needs a rule with one argument. Got <lambda>: too many positional arguments. Write e.g. "
             "lambda weight: weight != 0."
         ),
     ),
@@ -450,8 +450,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.plain, {"0.weight": MaskedSparse(masks.autoregressive([1, 2], [1, 2]))})',
         ValueError,
         (
-            "register cannot attach MaskedSparse to '0.weight'. autoregressive needs a degree for each side "
-            "of the weight, of shape (4, 4). Got 2 output and 2 input degrees. Pass (in, out) in order."
+            "register cannot attach MaskedSparse to '0.weight'. autoregressive needs a degree for each output "
+            "and input of the weight, of shape (4, 4). Got 2 output and 2 input degrees. Pass (in_degrees, "
+            "out_degrees)."
         ),
     ),
     "register: magnitude on the meta device": (
@@ -507,7 +508,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "Diagonal needs other arguments. Got Diagonal('project'). Write Diagonal(blocks=None, axes=None, "
-            "on_infeasible='raise', product='auto'). The shape is that of the weight."
+            "on_infeasible='raise', product='auto'). Pass no shape: it is that of the weight."
         ),
     ),
     "options: one that is not there": (
@@ -515,7 +516,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "ZeroDiagonal needs other arguments. Got ZeroDiagonal(floor=0.001). Write ZeroDiagonal(blocks=None, "
-            "axes=None, on_infeasible='raise', product='auto'). The shape is that of the weight."
+            "axes=None, on_infeasible='raise', product='auto'). Pass no shape: it is that of the weight."
         ),
     ),
     "options: of an object of one's own": (
@@ -528,8 +529,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "MaskedSparse needs other arguments. Got MaskedSparse(). Write MaskedSparse(mask, "
-            "on_infeasible='raise', product='auto'). The shape is that of the weight. For a density, pass a "
-            "rule: MaskedSparse(masks.magnitude(density=0.1)). Blocks and axes are the rule's."
+            "on_infeasible='raise', product='auto'). Pass no shape: it is that of the weight. For a density, pass a "
+            "rule: MaskedSparse(masks.magnitude(density=0.1)). Pass blocks and axes to the rule."
         ),
     ),
     "MaskedSparse: a number": (
@@ -965,10 +966,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "Diagonal needs a stored tensor of shape (4,) for a weight of shape (4, 4). Got shape (4, 4). "
-            "Diagonal needs to be the first parametrization of its tensor, since it stores another shape than "
-            "the weight's, or learns from it. Got a tensor of shape (4, 4). Attach it with register, first in "
-            'the list: register(model, {"layer.weight": [Diagonal(...), ...]}). If the tensor has other '
-            "constraints, bake it before that."
+            "Diagonal needs to be the first parametrization of its tensor: only the first may store another "
+            "shape than the weight's. Got a tensor of shape (4, 4). Attach the parametrization with register, "
+            'first in the list: register(model, {"layer.weight": [Diagonal(...), ...]}). If the tensor already '
+            "has constraints, bake the layer before."
         ),
     ),
     "plain_state_dict: no model": (
@@ -1105,7 +1106,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and "
-            "the positions. Got str. Restore the checkpoint: masks are saved unchanged. The layer at "
+            "the positions. Got str. Restore the checkpoint, and do not convert its masks. The layer at "
             "'parametrizations.weight.' stays as it was."
         ),
     ),
@@ -1337,8 +1338,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "remask needs other arguments. Got remask(ParametrizedLinear, dict). Write remask(model, rules, "
-            'optimizer=...). The rules are a mapping, such as {"encoder.*.weight": ...}. Without an optimizer, '
-            "no state moves: make a new one."
+            'optimizer=...). The rules are a mapping, such as {"encoder.*.weight": ...}. With optimizer=None no '
+            "optimizer state moves: create a new optimizer afterwards."
         ),
     ),
     "remask: LBFGS": (
@@ -1425,8 +1426,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs the dense gradient of 'weight'. Got "
-            "none. Take them from `with dense_gradients(model, patterns) as gradients` with this model; grad of "
-            "a parameter is not dense."
+            "none. Take them from `with dense_gradients(model, patterns) as gradients` with this model; the "
+            "grad of a stored tensor is not dense."
         ),
     ),
     "masks.rigl: the stored tensor's gradient": (
@@ -1435,7 +1436,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
             "'weight'. Got (4,). Take it from dense_gradients; the gradient of the stored entries is not enough, "
-            "and per_block has no gradients of blocks."
+            "and rigl cannot be a rule for per_block."
         ),
     ),
     "masks.rigl: not finite": (
@@ -1443,7 +1444,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a finite dense gradient of 'weight'. "
-            "Got one with NaN or infinity. Leave out this update, as GradScaler leaves out the step."
+            "Got one with NaN or infinity. Skip this update, as GradScaler skips the step."
         ),
     ),
     "masks.cosine: out of range": (
@@ -1680,7 +1681,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
             "'weight'. Got None. Take it from dense_gradients; the gradient of the stored entries is not enough, "
-            "and per_block has no gradients of blocks."
+            "and rigl cannot be a rule for per_block."
         ),
     ),
     "Signed: nothing": (
@@ -1688,8 +1689,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "Signed needs other arguments. Got Signed(). Write Signed(signs, map='exp', on_infeasible='raise', "
-            "product='auto'). The shape is that of the weight. The signs are 1, -1, a tensor of them, or a rule, "
-            "such as signs.dale()."
+            "product='auto'). Pass no shape: it is that of the weight. The signs are 1, -1, a tensor of them, "
+            "or a rule, such as signs.dale()."
         ),
     ),
     "Signed: the map by position": (
@@ -1697,7 +1698,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "Signed needs other arguments. Got Signed(1, 'softplus'). Write Signed(signs, map='exp', "
-            "on_infeasible='raise', product='auto'). The shape is that of the weight. The signs are 1, -1, a "
+            "on_infeasible='raise', product='auto'). Pass no shape: it is that of the weight. The signs are 1, -1, a "
             "tensor of them, or a rule, such as signs.dale()."
         ),
     ),
@@ -1748,22 +1749,22 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "Signed: two": (
         "Signed(2)",
         ValueError,
-        "Signed needs signs of 1, -1, or 0 for free entries. Got 2. Pass torch.sign(...) of it.",
+        "Signed needs signs of 1, -1, or 0 for free entries. Got 2. Pass torch.sign(signs).",
     ),
     "Signed: half": (
         "Signed(0.5)",
         ValueError,
-        "Signed needs signs of 1, -1, or 0 for free entries. Got 0.5. Pass torch.sign(...) of it.",
+        "Signed needs signs of 1, -1, or 0 for free entries. Got 0.5. Pass torch.sign(signs).",
     ),
     "Signed: NaN": (
         "Signed(torch.tensor([1, torch.nan]))",
         ValueError,
-        "Signed needs signs of 1, -1, or 0 for free entries. Got nan. Pass torch.sign(...) of it.",
+        "Signed needs signs of 1, -1, or 0 for free entries. Got nan. Pass torch.sign(signs).",
     ),
     "Signed: the weight instead of its signs": (
         "Signed(torch.full((4,), 0.5))",
         ValueError,
-        "Signed needs signs of 1, -1, or 0 for free entries. Got 0.5. Pass torch.sign(...) of it.",
+        "Signed needs signs of 1, -1, or 0 for free entries. Got 0.5. Pass torch.sign(signs).",
     ),
     "Signed: a boolean mask": (
         "Signed(torch.ones(4, dtype=torch.bool))",
@@ -1773,7 +1774,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "Signed: complex signs": (
         "Signed(torch.ones(4, dtype=torch.complex64))",
         ValueError,
-        "Signed needs signs of 1, -1, or 0 for free entries. Got torch.complex64. Pass torch.sign(...) of it.",
+        "Signed needs signs of 1, -1, or 0 for free entries. Got torch.complex64. Pass torch.sign(signs).",
     ),
     "Signed: an array of text": (
         'Signed(numpy.array(["+", "-"]))',
@@ -1867,7 +1868,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Signed to 'weight'. Signed needs signs of 1, -1, or 0 for free entries "
-            "from the rule <lambda>. Got 0.25. Return torch.sign(...) of it."
+            "from the rule <lambda>. Got 0.25. Return torch.sign(signs)."
         ),
     ),
     "Signed: a rule that returns a mask": (
@@ -1933,10 +1934,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach MaskedSparse to 'weight' on top of Signed (bake first to replace). "
-            "MaskedSparse needs to be the first parametrization of its tensor, since it stores another shape "
-            "than the weight's, or learns from it. Got a tensor of shape (4, 4). Attach it with register, "
+            "MaskedSparse needs to be the first parametrization of its tensor: only the first may store another "
+            "shape than the weight's. Got a tensor of shape (4, 4). Attach the parametrization with register, "
             'first in the list: register(model, {"layer.weight": [MaskedSparse(...), ...]}). If the tensor '
-            "has other constraints, bake it before that."
+            "already has constraints, bake the layer before."
         ),
     ),
     "Signed: zeros on top": (
@@ -1945,7 +1946,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "register needs parametrizations that hold together for 'weight'. Got Signed(+1, map='exp'), then "
             "ZeroDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
-            "strictly, and a size that its dtype can train. Signed comes last, after the constraints that set "
+            "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints that set "
             "entries to zero. Leave one of them out, or bake first to replace earlier ones."
         ),
     ),
@@ -1955,7 +1956,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "register needs parametrizations that hold together for 'weight'. Got Signed(+1, map='exp'), then "
             "NegExpDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
-            "strictly, and a size that its dtype can train. Signed comes last, after the constraints that set "
+            "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints that set "
             "entries to zero. Leave one of them out, or bake first to replace earlier ones."
         ),
     ),
@@ -1971,7 +1972,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "assign(w.signed, torch.zeros(4, 4))",
         ValueError,
         (
-            "Signed needs every entry to have its sign, strictly, and a size that its dtype can train. Got a "
+            "Signed needs every entry to have its sign, and an absolute value above 0 in the range of the map. Got a "
             "weight of shape (4, 4) where 16 of 16 entries break this, the largest 0 at row 0, column 0. "
             "Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
             "returns, or create it with on_infeasible='project'."
@@ -1981,7 +1982,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "assign(w.signed, torch.ones(4, 4) - 2 * torch.eye(4))",
         ValueError,
         (
-            "Signed needs every entry to have its sign, strictly, and a size that its dtype can train. Got a "
+            "Signed needs every entry to have its sign, and an absolute value above 0 in the range of the map. Got a "
             "weight of shape (4, 4) where 4 of 16 entries break this, the largest -1 at row 0, column 0. "
             "Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
             "returns, or create it with on_infeasible='project'."
@@ -2091,8 +2092,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'w.signed.load_state_dict({"weight": torch.zeros(4, 4)})',
         RuntimeError,
         (
-            "...While loading the plain 'weight': Signed needs every entry to have its sign, strictly, and a "
-            "size that its dtype can train. Got a weight of shape (4, 4) where 16 of 16 entries break this, "
+            "...While loading the plain 'weight': Signed needs every entry to have its sign, and an absolute "
+            "value above 0 in the range of the map. Got a weight of shape (4, 4) where 16 of 16 entries break this, "
             "the largest 0 at row 0, column 0. Load or pass a weight that keeps the rule, such as what "
             "project(weight) of this parametrization returns, or create it with on_infeasible='project'. The "
             "tensor stays as it was."

@@ -97,7 +97,7 @@ def test_what_cannot_be_done_by_block_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rows that 5 blocks divide. Got 12 rows"):
         remask(layer, {"weight": per_block(masks.magnitude(density=0.1), 5)}, optimizer=None)
     gradients = {"weight": torch.ones(12, 8)}
-    with pytest.raises(ValueError, match=r"per_block has no gradients of blocks"):
+    with pytest.raises(ValueError, match=r"rigl cannot be a rule for per_block"):
         remask(layer, {"weight": per_block(masks.rigl(0.3, gradients), 4)}, optimizer=None)
 
 

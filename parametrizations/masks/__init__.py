@@ -1,15 +1,15 @@
-"""Mask rules: which entries `MaskedSparse` keeps. It calls its rule at registration; `remask` moves the mask.
+"""Mask rules: they choose the entries that `MaskedSparse` keeps, at registration or for a new mask in `remask`.
 
 Each function here returns a `MaskRule`, except the two schedules. Any other callable that takes the weight,
-``(out, in)``, and returns a boolean or a sparse tensor of the same shape is a rule too. ``True`` keeps an entry, and
-so does an entry that a sparse tensor specifies, whatever its value.
+``(out, in)``, and returns a boolean or a sparse tensor of the same shape is a rule too. ``True`` keeps an entry. A
+sparse tensor keeps the entries that it specifies, whatever their values.
 
 - By a given structure: `banded`, `lower_triangular`, `block_diagonal`, `from_edges`, `from_edge_index`,
   `autoregressive`
 - By the weight's values: `magnitude`, `n_of_m`, `nonzero`; by chance: `random`
 - By several weights at once: `erdos_renyi`, `global_magnitude`; for blocks of rows, such as gates: `per_block`
 - By the existing mask, for `remask`: `evolutionary` (SET), `rigl`
-- Schedules of a density or a fraction: `gradual`, `cosine`
+- Schedules: `gradual`, of a density; `cosine`, of the fraction of entries that move
 """
 
 from parametrizations.masks.chance import random

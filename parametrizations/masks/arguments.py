@@ -1,4 +1,4 @@
-"""Checks of the arguments of rules, arrays of other libraries as arguments, and the creation of masks."""
+"""Checks of the arguments of rules, and conversion of arrays of other libraries to tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Axes = tuple[int, int] | None
-"""The axes of outputs and inputs."""
+"""The axes of outputs and inputs, in this order; None if not given."""
 
 
 class Array(Protocol):
@@ -22,7 +22,7 @@ class SparseArray(Protocol):
     """A sparse array of SciPy."""
 
     def tocoo(self) -> Any:
-        """The same in coordinate format."""
+        """The same array in coordinate format."""
         ...
 
 
@@ -32,7 +32,7 @@ def home(weight: Tensor) -> torch.device:
 
 
 def integers(name: str, *values: object) -> list[int]:
-    """Whole numbers from any library as int, for the rule with this name."""
+    """Whole numbers from any library as a list of int. An error starts with ``name``."""
     whole = [int(value) for value in values if isinstance(value, Integral) and not isinstance(value, bool)]
     if len(whole) < len(values):
         got = ", ".join(type(value).__name__ for value in values)
@@ -80,7 +80,7 @@ def _real(name: str, argument: str, value: object) -> float:
 
 
 def require_generator(name: str, generator: object) -> None:
-    """Refuse anything but a generator or None, for the rule with this name."""
+    """Refuse anything but a generator or None. The error starts with ``name``, of the rule."""
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(
             f"{name} needs a torch.Generator or None. Got {type(generator).__name__}. "
@@ -89,7 +89,7 @@ def require_generator(name: str, generator: object) -> None:
 
 
 def require_kept(name: str, count: int, kept: int) -> None:
-    """Refuse to choose more entries than are kept, for the rule with this name."""
+    """Refuse to choose more entries than are kept. The error starts with ``name``, of the rule."""
     if count > kept:
         raise ValueError(
             f"{name} needs to choose {count} of the kept entries. Got only {kept}; other entries have no value. "
@@ -98,7 +98,7 @@ def require_kept(name: str, count: int, kept: int) -> None:
 
 
 def require_values(name: str, weight: Tensor) -> None:
-    """Refuse a weight on the meta device, for the rule with this name."""
+    """Refuse a weight on the meta device. The error starts with ``name``, of the rule."""
     if weight.is_meta:
         raise ValueError(
             f"{name} needs the values of the weight. Got a weight on the meta device, which has none. Use "
@@ -117,7 +117,7 @@ def is_array(values: object) -> TypeGuard[Array]:
 
 
 def from_array(values: Array) -> Tensor:
-    """A CPU tensor with a copy of the values. PyTorch would share their memory, and refuses negative strides."""
+    """A CPU tensor with a copy of the values: `torch.as_tensor` would share memory, and refuses negative strides."""
     array = values.__array__()
     try:
         return torch.as_tensor(array.copy(), device="cpu")
@@ -129,7 +129,7 @@ def from_array(values: Array) -> Tensor:
 
 
 def numbers(name: str, values: object, example: str) -> Tensor:
-    """A new CPU tensor from a tensor, an array or an iterable. The error has the caller's ``name`` and ``example``."""
+    """A new CPU tensor from a tensor, an array or an iterable. An error has the ``name`` and ``example``."""
     try:
         if is_array(values):
             return from_array(values)

@@ -21,7 +21,7 @@ def random(*, density: float, generator: Generator | None = None) -> MaskRule:
     """Keep entries sampled uniformly at random, exactly ``round(density * entries)`` of them.
 
     Args:
-        density: The share of the entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+        density: The share of entries to keep, above 0 and at most 1. (`torch.nn.utils.prune` takes the share to drop.)
         generator: A random number generator on any device, or None for torch's own. Seed it equally on all ranks.
 
     Returns:
@@ -58,7 +58,7 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
 
 
 def merged(one: Tensor, other: Tensor) -> Tensor:
-    """The different numbers of two sorted tensors, sorted. To sort both together would take twice the memory."""
+    """The sorted union of two tensors of sorted distinct numbers. Sorting both together would take twice the memory."""
     if not one.numel():
         return other
     before = torch.searchsorted(one, other)

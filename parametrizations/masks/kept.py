@@ -1,4 +1,4 @@
-"""`Kept`: the values and positions that a mask keeps, enough for a rule to move the mask; and `Move`, how it moves."""
+"""`Kept`: the entries that a mask keeps, by values and positions; and `Move`, the change from a mask to the next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Kept", "Move"]
 
 
 class Kept:
-    """The argument of a rule that works on kept entries, or on several weights at once: values and positions.
+    """The kept entries of one weight, by values and positions: the argument of ``move`` and ``spread`` of a `MaskRule`.
 
     A kept entry may be 0, so the values alone do not tell which entries are kept.
 
@@ -23,7 +23,7 @@ class Kept:
         shape: The shape of the weight.
         values: The kept entries, ``(kept,)``; copied when a rule asks for them.
         positions: Their row-major positions in the weight, sorted: ``(kept,)``. None before there is a mask, as in
-            `register`: then all entries are shown.
+            `register`: then ``values`` holds all entries.
         axes: The axes of outputs and inputs of a convolution, ``(out, in)``. None for other layers.
 
     Example:
@@ -38,7 +38,7 @@ class Kept:
         self.name = name
         self.shape = shape
         self.device = home(values)
-        self.entries = values.detach()  # not copied, so rules of this package read these
+        self.entries = values.detach()  # not copied: for this package's rules, which only read
         self.axes = axes
         self._positions = positions
 
@@ -59,23 +59,23 @@ class Kept:
 
     @cached_property
     def places(self) -> Tensor:
-        """Their row-major positions in the weight, sorted, int64: ``(kept,)``."""
+        """A copy of the row-major positions of the kept entries in the weight, sorted, int64: ``(kept,)``."""
         return self.positions.clone()
 
     @property
     def positions(self) -> Tensor:
-        """The same, not copied."""
+        """As `places`, but may share memory with the positions of the mask."""
         if self._positions is None:
             return torch.arange(self.count, device=self.device)
         return self._positions.long()
 
 
 class Move(NamedTuple):
-    """The index of each new entry among the old ones.
+    """For each entry that the new mask keeps, its index among the entries that the old mask keeps.
 
     Args:
-        source: The index; arbitrary if the entry is new: ``(new,)``.
-        stays: Whether the entry was kept before: ``(new,)``.
+        source: The index; arbitrary if only the new mask keeps the entry: ``(new,)``.
+        stays: Whether both masks keep the entry: ``(new,)``.
     """
 
     source: Tensor
@@ -83,7 +83,7 @@ class Move(NamedTuple):
 
     @classmethod
     def between(cls, old: Tensor, new: Tensor) -> Self:
-        """The move between sorted positions."""
+        """The move from an old to a new mask, both given as sorted positions."""
         source = torch.searchsorted(old, new).clamp_(max=max(old.numel() - 1, 0))
         stays = old[source] == new if old.numel() else torch.zeros_like(new, dtype=torch.bool)
         return cls(source, stays)

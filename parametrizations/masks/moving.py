@@ -1,7 +1,7 @@
 """Masks that move during training: the smallest entries go, and as many others come.
 
-Both rules move ``round(fraction * kept)`` entries. `remask` describes where a new entry starts. An entry
-chosen both to go and to come in the same update stays, with its value and optimizer state.
+Both rules move ``round(fraction * kept)`` entries. The docstring of `remask` says at which value a new entry starts. An
+entry that is chosen both to go and to come in one update stays, with its value and optimizer state.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def evolutionary(fraction: float, *, generator: Generator | None = None) -> Mask
     """Sparse evolutionary training (SET): drop the smallest kept entries, and keep as many random new ones.
 
     Mocanu et al., *Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by
-    Network Science*, 2018, arXiv 1707.04780. The paper takes the fraction of the positive and of the negative entries
-    each; here, as in most later work, it is a fraction of all kept entries, by absolute value. Only entries outside
-    the old mask are new, so exactly the fraction changes, or as much as there is room for.
+    Network Science*, 2018, arXiv 1707.04780. The paper drops the fraction among the positive and among the negative
+    entries; here, as in most later work, the smallest of all kept entries by absolute value go. New entries come from
+    outside the old mask, so exactly this fraction changes, or less if too few entries are outside.
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
@@ -81,7 +81,7 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
-        gradients: By name, the gradient of each full weight, ``(out, in)``: from `dense_gradients`, or tensors.
+        gradients: Maps the name of each weight to its dense gradient, ``(out, in)``: of `dense_gradients`, or tensors.
 
     Returns:
         A rule for `remask`.
@@ -140,7 +140,7 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
         there = f"those of {', '.join(map(repr, gradients))}" if gradients else "none"
         raise ValueError(
             f"{name} needs the dense gradient of {kept.name!r}. Got {there}. Take them from `with "
-            "dense_gradients(model, patterns) as gradients` with this model; grad of a parameter is not dense."
+            "dense_gradients(model, patterns) as gradients` with this model; the grad of a stored tensor is not dense."
         )
     gradient = gradients[kept.name]
     shape = getattr(gradient, "shape", None)  # the attribute grad of a constrained weight is None
@@ -148,13 +148,13 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
         raise ValueError(
             f"{name} needs a dense gradient of shape {tuple(kept.shape)} for {kept.name!r}. "
             f"Got {shape if shape is None else tuple(shape)}. Take it from dense_gradients; the gradient of the stored "
-            "entries is not enough, and per_block has no gradients of blocks."
+            "entries is not enough, and rigl cannot be a rule for per_block."
         )
     return gradient
 
 
 def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: Kept) -> Tensor:
-    """The ``count`` positions with the largest gradients, except the sorted ``staying``."""
+    """The ``count`` positions with the largest absolute gradients outside the sorted positions ``staying``."""
     rows, columns = kept.shape[0], kept.shape[1:].numel()
     strip = max(ROOM // max(columns, 1), 1)
     sizes = kept.entries[:0].abs()
@@ -178,6 +178,6 @@ def _steepest(name: str, gradient: Gradient, staying: Tensor, count: int, kept: 
 def _require_finite(name: str, sizes: Tensor, weight: str) -> None:
     if sizes.numel() and not bool(sizes.max().isfinite()):
         raise ValueError(
-            f"{name} needs a finite dense gradient of {weight!r}. Got one with NaN or infinity. Leave out this update, "
-            "as GradScaler leaves out the step."
+            f"{name} needs a finite dense gradient of {weight!r}. Got one with NaN or infinity. Skip this update, "
+            "as GradScaler skips the step."
         )

@@ -32,14 +32,14 @@ class Pattern(NamedTuple):
 
     @classmethod
     def of(cls, mask: object, rule: object = None) -> Self:
-        """The pattern of a boolean mask, or the specified entries of a sparse tensor or a SciPy sparse array.
+        """The pattern of a boolean mask, or of the specified entries of a sparse tensor or a SciPy sparse array.
 
         Args:
             mask: The mask, with at least one dimension, on any device.
             rule: The rule that has returned it, for errors.
 
         Raises:
-            TypeError: If it is neither, or a dense mask is not boolean.
+            TypeError: If ``mask`` has another type, or is dense and not boolean.
             ValueError: If it has no values or no dimension, or indices out of range.
         """
         if isinstance(mask, cls):
@@ -69,9 +69,9 @@ class Pattern(NamedTuple):
         return mask.index_fill_(0, self.positions, True).view(self.shape)
 
     def placed(self, shape: torch.Size, axes: Sequence[int]) -> Pattern:
-        """The pattern of a weight of a shape, whose ``axes`` are those of this pattern, for all indices of the others.
+        """The pattern of a weight of ``shape``: this pattern along ``axes``, repeated along all other axes.
 
-        It has to fit: axis ``i`` of this pattern has as many entries as axis ``axes[i]`` of the weight.
+        Axis ``i`` of this pattern must be as long as axis ``axes[i]`` of the weight.
         """
         if [*axes] == [*range(len(shape))]:
             return self
@@ -85,7 +85,7 @@ class Pattern(NamedTuple):
         return Pattern(shape, found.sort().values)
 
     def require_shape(self, shape: torch.Size) -> None:
-        """Refuse another shape than that of the weight, and a scalar weight."""
+        """Refuse a pattern of another shape than ``shape``, that of the weight, and a scalar weight."""
         _require_dimension(shape)
         if self.shape != shape:
             fits = broadcasts(self.shape, shape)
@@ -102,7 +102,7 @@ def _require_dimension(shape: torch.Size) -> None:
 
 
 def distinct(numbers: Tensor) -> Tensor:
-    """The different numbers, sorted. `torch.unique` gives the same, and takes three times the memory."""
+    """The distinct numbers, sorted. `torch.unique` gives the same, and takes three times the memory."""
     numbers = numbers.sort().values
     return numbers[torch.cat([numbers[:1] == numbers[:1], numbers[1:] != numbers[:-1]])]
 

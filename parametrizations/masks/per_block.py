@@ -1,4 +1,4 @@
-"""`per_block`: a mask rule for each block of rows."""
+"""`per_block`: a mask rule that is applied to each block of rows."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["per_block"]
 
 @by_signature
 def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
-    """Apply a rule to each of ``blocks`` equal blocks of rows: one exact density for each gate, or each head.
+    """Apply a rule to each of ``blocks`` equal blocks of rows: every gate, or head, gets the same exact density.
 
     The blocks lie one under another, as the gates of `nn.LSTM` (4) and `nn.GRU` (3), query, key and value in
-    ``in_proj_weight`` (3), or the heads of a projection. A random rule gives each block another mask.
+    ``in_proj_weight`` (3), or the heads of a projection. A random rule gives each block a different mask.
 
     Args:
         rule: A rule for a single weight, without ``axes`` of its own; not `rigl`, which needs the gradient of the whole
             weight.
-        blocks: The number of equal blocks of rows. 1 says that a rule by position is meant for all gates together.
+        blocks: The number of equal blocks of rows. 1 means one mask for all rows, and no warning for gates.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions.
 
     Returns:
@@ -36,8 +36,8 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
 
     Raises:
         TypeError: If ``rule`` is not a mask rule.
-        ValueError: If the rule looks at several weights, or has axes; when applied, if ``blocks`` does not divide the
-            rows.
+        ValueError: If the rule looks at several weights, or has axes; if ``blocks`` is below 1, or, when applied, does
+            not divide the rows.
 
     Example:
         >>> from torch import nn

@@ -30,18 +30,18 @@ class MaskRule:
         name: The text that `repr` shows.
         build: The function, from the weight to its mask: a boolean tensor, or a sparse one, whose specified entries are
             kept. It must not write into the weight.
-        move: For `remask`, to decide by the kept entries alone: a function from `Kept`, in which a kept entry may be
-            0, to the new row-major positions in the weight, in any order. Without it, ``build`` gets the whole weight.
-        spread: For a rule that looks at several weights at once: a function from all the weights that get this rule in
-            one call of `register` or `remask`, to a rule for each of them.
-        has_axes: Whether the rule distinguishes outputs and inputs. ``build`` then gets the weight with these axes
-            first, ``(out, in, *others)``, and may return a mask ``(out, in)``, which holds for all others.
-        by_shape: Whether ``build`` reads only the shape of the weight. It then gets a tensor on the meta device, and
+        move: A function for `remask`, from `Kept` to the new row-major positions in the weight, ``(new,)``, in any
+            order. It needs no dense weight. If it is None, `remask` calls ``build`` with the whole weight.
+        spread: For a rule that looks at several weights at once: a function from a list of `Kept`, one for each weight
+            that gets this rule in one call of `register` or `remask`, to a list of rules, one for each weight.
+        has_axes: Whether the rule distinguishes outputs and inputs. If so, ``build`` gets the weight with these axes
+            first, ``(out, in, *others)``, and may return a mask ``(out, in)``, which is repeated along the other axes.
+        by_shape: Whether ``build`` reads only the shape of the weight. If so, it gets a tensor on the meta device, and
             may return a mask on any device. Such a rule works for weights that are too large to be dense.
-        axes: The axes of outputs and inputs, such as ``(0, 1)`` for the channels of a convolution. None for ``(0, 1)``
-            of a matrix. Above two dimensions, `register` supplies them for convolutions.
-        matrices: For a rule by position: the number of matrices, stacked in the rows, that it distinguishes. `register`
-            warns if the layer stacks another number, such as the gates of `nn.LSTM`.
+        axes: The axes of outputs and inputs, such as ``(0, 1)`` for the channels of a convolution. None means
+            ``(0, 1)`` for a matrix; for convolutions, `register` then supplies the axes.
+        matrices: The number of equal blocks of rows with a mask of their own, such as 1 for `banded`. `register` warns
+            if the number of weights that a layer stacks, such as 4 gates, does not divide it. None: no warning.
 
     Raises:
         TypeError: When applied, if the argument is not a tensor.
@@ -72,7 +72,7 @@ class MaskRule:
         return mask.to(home(weight))
 
     def pattern(self, weight: Tensor) -> Pattern:
-        """The mask for a weight as positions, without a tensor of the shape of the weight if the rule needs none."""
+        """The mask for a weight as positions. No dense tensor is created, unless the rule needs one."""
         if not isinstance(weight, Tensor):
             raise TypeError(f"{self} needs the weight, a tensor. Got {type(weight).__name__}. Pass e.g. layer.weight.")
         if self.by_shape:
@@ -81,14 +81,14 @@ class MaskRule:
         if self.has_axes:
             first = known_axes(self.name, weight.shape, self.axes)
             axes = [*first, *(axis for axis in axes if axis not in first)]
-        with torch.device("cpu") if self.by_shape else nullcontext():  # masks ignore the default device
+        with torch.device("cpu") if self.by_shape else nullcontext():  # rules by shape ignore the default device
             found = Pattern.of(self.build(weight.permute(axes)), self)
         axes = axes[:2] if self.has_axes and len(found.shape) == 2 else axes
         found.require_shape(torch.Size([weight.shape[axis] for axis in axes]))
         return found.placed(weight.shape, axes)
 
     def with_axes(self, axes: Axes) -> MaskRule:
-        """The same rule for other axes; the rule itself if it has axes, or needs none."""
+        """This rule with the given axes; the rule itself if it already has axes, or needs none."""
         return replace(self, axes=axes) if self.has_axes and self.axes is None and axes is not None else self
 
     def __deepcopy__(self, memo: dict[int, object]) -> MaskRule:
@@ -114,7 +114,7 @@ def axis_rule(name: str, build: Build, axes: Axes, *, matrices: int | None = 1, 
 
 
 def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:
-    """The axes of outputs and inputs, checked."""
+    """The axes of outputs and inputs, checked, as numbers from 0."""
     dims = len(shape)
     if axes is None and dims != 2:
         fewer = "Such a rule is for matrices and their batches." if dims < 2 else "Pass axes=(out, in)."
@@ -129,7 +129,7 @@ def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:
 
 
 def individual(rules: Sequence[MaskRule], weights: Sequence[Kept]) -> list[MaskRule]:
-    """A rule for each weight. A rule with ``spread`` sees all of its weights, and returns the rules for them."""
+    """A list with a rule for each weight. A rule with ``spread`` sees all of its weights, and returns their rules."""
     found = list(rules)
     for rule in dict.fromkeys(rules):
         if rule.spread is not None:

@@ -166,13 +166,13 @@ def autoregressive(
     strict: bool = False,
     axes: Axes = None,
 ) -> MaskRule:
-    """Keep the connections that respect an order: ``out_degrees[i] >= in_degrees[j]`` keeps ``[i, j]``.
+    """Keep the connections that respect an order: ``out_degrees[i] >= in_degrees[j]`` keeps ``weight[i, j]``.
 
     One layer of MADE: Germain et al., *MADE: Masked Autoencoder for Distribution Estimation*, 2015,
     arXiv 1502.03509, equations 12 and 13. Hidden layers use the default; the output layer is strict.
 
-    Sort the degrees of hidden units, since the order of hidden units is free. With sorted degrees on both sides every
-    row keeps its first entries, at least as many as the row above. The product ``"strips"`` is fast for such masks.
+    Sort the degrees of hidden units: their order is arbitrary. If both degrees are sorted, every row keeps its first
+    entries, at least as many as the row above. The product ``"strips"`` is fast for such masks.
 
     Args:
         in_degrees: One number for each input, ``(in,)``.
@@ -185,7 +185,7 @@ def autoregressive(
 
     Raises:
         TypeError: If the degrees are not numbers.
-        ValueError: If they have no order; at registration, if their numbers do not fit the shape of the weight.
+        ValueError: If a degree is complex or NaN; at registration, if there is not one for each output and input.
 
     Example:
         >>> pixels, hidden = [1, 2, 3], [1, 2]
@@ -241,13 +241,13 @@ def _from_edges(pairs: Tensor, weight: Tensor) -> Pattern:
 def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tensor) -> Pattern:
     if (outputs.numel(), inputs.numel()) != tuple(weight.shape[:2]):
         raise ValueError(
-            f"autoregressive needs a degree for each side of the weight, of shape {tuple(weight.shape)}. "
-            f"Got {outputs.numel()} output and {inputs.numel()} input degrees. Pass (in, out) in order."
+            f"autoregressive needs a degree for each output and input of the weight, of shape {tuple(weight.shape)}. "
+            f"Got {outputs.numel()} output and {inputs.numel()} input degrees. Pass (in_degrees, out_degrees)."
         )
     dtype, columns = torch.promote_types(inputs.dtype, outputs.dtype), inputs.numel()
     dtype = torch.uint8 if dtype is torch.bool else dtype
     rising = inputs.flatten().to(dtype).sort()
     counts = torch.searchsorted(rising.values, outputs.flatten().to(dtype), right=not strict)
-    found = in_ranges(torch.zeros_like(counts), counts, columns)  # of sorted inputs
+    found = in_ranges(torch.zeros_like(counts), counts, columns)  # as if the inputs were sorted
     found = found - found % max(columns, 1) + rising.indices[found % max(columns, 1)]
     return Pattern(weight.shape[:2], found.sort().values)

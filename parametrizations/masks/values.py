@@ -1,4 +1,4 @@
-"""Masks that keep the largest entries."""
+"""Masks by the values of a weight: the largest entries, or all non-zero ones."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def magnitude(*, density: float) -> MaskRule:
     """Keep the entries of largest absolute value, exactly ``round(density * entries)`` of them.
 
     The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
-    for Efficient Neural Networks*, 2015, arXiv 1506.02626. `remask` chooses among the kept entries.
+    for Efficient Neural Networks*, 2015, arXiv 1506.02626. In `remask`, this rule chooses among the kept entries.
 
     Args:
-        density: The share of the entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+        density: The share of entries to keep, above 0 and at most 1. (`torch.nn.utils.prune` takes the share to drop.)
 
     Returns:
         A rule for `MaskedSparse`.
 
     Raises:
         TypeError: If ``density`` is not a number.
-        ValueError: If ``density`` is out of range; when applied, if the weight is on meta, or keeps fewer entries.
+        ValueError: If ``density`` is out of range; when applied, if the weight is on meta, or too few entries are kept.
 
     Example:
         >>> magnitude(density=0.5)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
@@ -67,7 +67,7 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If ``n`` is out of range; when applied, if ``m`` does not divide the inputs, or without values.
+        ValueError: If ``n`` is out of range; when applied, if ``m`` does not divide the inputs, or for a meta weight.
 
     Example:
         >>> n_of_m(1, 2)(torch.tensor([[1.0, -3.0, 2.0, 0.0]]))
@@ -83,7 +83,7 @@ def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
 def nonzero() -> MaskRule:
     """Keep the entries that are not zero, for a checkpoint that was pruned elsewhere.
 
-    Load the checkpoint into the plain model, then register. `remask` drops the kept entries that are zero.
+    Load the checkpoint into the plain model, then register. In `remask`, this rule drops kept entries that are zero.
 
     Returns:
         A rule for `MaskedSparse`.
@@ -132,7 +132,7 @@ def _prune(density: float, kept: Kept) -> Tensor:
 
 
 def largest(parts: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Whether each entry is among the ``count`` largest of all parts by absolute value; of equal ones the first are.
+    """Whether each entry is among the ``count`` largest of all parts by absolute value; of equal ones, the first count.
 
     A radix select on the bits of the absolute values, which have the order of the values. It is exact.
 
@@ -158,7 +158,7 @@ def largest(parts: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def _threshold(parts: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple[int, int]:
-    """The bits of the smallest entry among the largest, and how many entries with these bits are among them."""
+    """The bits of the smallest of the ``count`` largest entries, and how many of these entries have these bits."""
     threshold, missing, first = 0, count, 8 * dtype.itemsize - DIGIT
     for shift in range(first, -1, -DIGIT):
         histogram = torch.zeros(2**DIGIT, dtype=torch.int64, device="cpu")

@@ -1,7 +1,7 @@
 """Rules that look at several weights at once: a density for a whole model, distributed over its layers.
 
 `register` and `remask` pass such a rule all weights that get it in one call, under any number of patterns. PyTorch's
-own function passes it one weight, which then gets the whole density.
+own ``register_parametrization`` passes it one weight, which then gets the whole density.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def erdos_renyi(*, density: float, rule: RuleOfDensity = random, axes: Axes = No
     al., 2018, arXiv 1707.04780, equation 3; Evci et al., 2020, arXiv 1911.11134, compare it with equal densities.
 
     Args:
-        density: The share of all entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+        density: The share of all entries to keep, above 0, at most 1. (`torch.nn.utils.prune` takes the share to drop.)
         rule: A function from the density of one layer to its mask rule, called as ``rule(density=...)``: `random`,
             `magnitude`, or another one such as ``functools.partial(masks.random, generator=generator)``.
         axes: The axes of outputs and inputs, for weights with more than two dimensions. Axes after them are those of a
@@ -80,17 +80,17 @@ def global_magnitude(*, density: float) -> MaskRule:
 
     A layer with only small entries may keep few or none. Weights with the same rule object count together. Blalock et
     al., *What is the State of Neural Network Pruning?*, 2020, arXiv 2003.03033, compare it with `magnitude`, which
-    keeps the same share of each. `remask` chooses among kept entries.
+    keeps the same share of each. In `remask`, this rule chooses among kept entries.
 
     Args:
-        density: The share of all entries to keep, above 0 and at most 1; not to remove, as in `torch.nn.utils.prune`.
+        density: The share of all entries to keep, above 0, at most 1. (`torch.nn.utils.prune` takes the share to drop.)
 
     Returns:
         A rule for `MaskedSparse`.
 
     Raises:
         TypeError: If ``density`` is not a number.
-        ValueError: If ``density`` is out of range; if `remask` is to keep more than there are.
+        ValueError: If ``density`` is out of range; in `remask`, if it asks for more entries than are kept.
 
     Example:
         >>> from torch import nn
@@ -127,7 +127,7 @@ def _nothing(weight: Tensor) -> Pattern:
 
 
 def _by_sides(name: str, density: float, axes: Axes, weights: Sequence[Kept]) -> list[int]:
-    """How many entries each layer keeps, in proportion to ``out + in``. A full layer leaves the rest to the others."""
+    """How many entries each layer keeps, in proportion to ``out + in``. If a layer is full, others get the rest."""
     sizes, sides = [kept.shape.numel() for kept in weights], [_sides(name, kept, axes) for kept in weights]
     left = total = count_of(density, sum(sizes))
     wanted, waiting = [0.0] * len(sizes), sum(sides)
@@ -155,7 +155,7 @@ def _rounded(wanted: Sequence[float], total: int) -> list[int]:
 
 
 def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
-    """The number of entries of each weight among the largest of all."""
+    """For each weight, how many of its entries are among the largest of all weights."""
     for kept in weights:
         require_values(name, kept.entries)
     entries = count_of(density, sum(kept.shape.numel() for kept in weights))

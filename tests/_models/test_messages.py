@@ -347,7 +347,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         "another first parametrization. Bake it, and register a mask",
     ),
     "a density without a rule": (lambda: sparse_(density=0.1), r"MaskedSparse\(masks.magnitude\(density=0.1\)\)"),
-    "a size": (lambda: zero_(64), "The shape is that of the weight"),
+    "a size": (lambda: zero_(64), "Pass no shape: it is that of the weight"),
     "a module": (
         lambda: register(nn.Sequential(nn.Linear(4, 4)), {"0": Diagonal()}),
         "Name its parameters: '0.weight'",
@@ -369,7 +369,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: register(nn.Linear(4, 4), {"weight": [MaskedSparse(torch.eye(4) < 1), NegExpDiagonal()]}),
         "A mask has to keep the entries that others change, such as the diagonal",
     ),
-    "a call": (lambda: Diagonal()(torch.ones(4, 4)), "Attach it with register, first in the list"),
+    "a call": (lambda: Diagonal()(torch.ones(4, 4)), "Attach the parametrization with register, first in the list"),
     "another dtype": (
         lambda: assign(torch.zeros(4, 4).double()),
         r"Got torch.float64.*Assign value.to\(layer.weight\)",
@@ -383,7 +383,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         lambda: model_with(sparse_(masks.gradual(1.0, 0.1, steps=10))),
         r"A schedule is not a mask rule. Give its value to one, as in masks.magnitude\(density=schedule\(step\)\)",
     ),
-    "a rule without an argument": (lambda: sparse_(lambda: 1), "needs a rule for the weight. Got <lambda>"),
+    "a rule without an argument": (lambda: sparse_(lambda: 1), "needs a rule with one argument. Got <lambda>"),
     "tune of a list": (lambda: tune(masked(), [torch.ones(1, 4)]), r"Got list.*Pass tune\(model, batch\)"),
     "the gradient of a weight": (
         lambda: remask_(masked(), {"0.weight": rigl_(0.3, {"0.weight": None})}, optimizer=None),
@@ -438,7 +438,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
         "Register it on a matrix.* or set dims in Own; None takes any number",
     ),
     "own: no super().__init__()": (own(__init__=no_super), r"Mine needs super\(\).__init__\(\), called first"),
-    "own: an excess that is no tensor": (own(excess=lambda _, weight: False), "an excess for each entry.* Got bool"),  # noqa: ARG005
+    "own: an excess that is no tensor": (own(excess=lambda _, weight: False), "to return real floats.* Got bool"),  # noqa: ARG005
     "own: an excess for all entries": (own(excess=lambda _, weight: weight.sum()), r"Got torch.float32 of shape \(\)"),
     "own: a method stored_shape": (own(stored_shape=lambda _: (4, 4)), "needs a property stored_shape.* Got method"),
     "own: another stored_shape": (own(stored_shape=torch.Size([16])), r"Got \(16,\) for a stored tensor of .*\(4, 4\)"),
@@ -474,7 +474,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "blocks beside the mask": (
         lambda: sparse_(masks.lower_triangular(), blocks=4),
-        r"Write MaskedSparse\(mask, .* Blocks and axes are the rule's",
+        r"Write MaskedSparse\(mask, .* Pass blocks and axes to the rule",
     ),
     "signs of a mask that moves": (
         lambda: remask(model_with(MaskedSparse(RANDOM), Signed(signs.as_is())), {"0.weight": RANDOM}, optimizer=None),
