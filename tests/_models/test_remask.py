@@ -548,7 +548,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "repeated": (
         lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([3, 3]))}, optimizer=None),
         ValueError,
-        r"mine needs a move that returns positions from 0 to 35, each once. Got some repeated or out of range",
+        r"mine needs a move that returns positions from 0 to 35, each once. Got some repeated, or out of range",
     ),
     "out of range": (
         lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([36]))}, optimizer=None),
