@@ -1207,8 +1207,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.diagonal(torch.ones(2, 4, dtype=torch.float64))",
         RuntimeError,
         (
-            "A layer needs an input with its dtype and device, torch.float32 on cpu. Got torch.float64 on "
-            "cpu. Convert one of them with .to()."
+            "A layer needs an input with the dtype and device of its weight, torch.float32 on cpu. Got "
+            "torch.float64 on cpu. Convert one of them with .to()."
         ),
     ),
     "a layer: an input without a dimension": (
@@ -1244,7 +1244,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "torch.save(w.model, io.BytesIO())",
         RuntimeError,
         (
-            "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its "
+            "ParametrizedLinear cannot be pickled: PyTorch refuses to pickle parametrized modules. Save its "
             "state_dict(), or pickle a plain copy: torch.save(bake(model), file)."
         ),
     ),
