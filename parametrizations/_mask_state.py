@@ -112,8 +112,8 @@ def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
     found = found if _is_rising(found) else found.sort(stable=True).values
     if outside or not _is_rising(found):
         raise ValueError(
-            f"{rule} needs a move that returns positions from 0 to {entries - 1}, each once. Got some that are "
-            "repeated or out of range. A position is row * columns + column."
+            f"{rule} needs a move that returns positions from 0 to {entries - 1}, each once. Got some repeated, or out "
+            "of range. A position is row * columns + column."
         )
     return found
 

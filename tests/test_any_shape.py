@@ -325,7 +325,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
         nn.LSTM,
         "for LSTM. Got no matrix with the name 'weight'.*such as 'weight_ih_l0'",
     ),
-    "a normalisation": (network, nn.BatchNorm2d, "Got no matrix with the name 'weight' in it. Name its parameters"),
+    "a normalisation": (network, nn.BatchNorm2d, "no matrix with the name 'weight' in its layers. Name its"),
     "a lazy layer": (lambda: nn.LazyLinear(2), nn.LazyLinear, "needs an initialised, unsharded tensor at 'weight'"),
     "two classes": (network, nn.Module, "Got two for '5.weight': Linear and Module"),
 }

@@ -235,7 +235,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register needs one rule for each tensor. Got two for '0.weight': '*0.weight' and '0.w*'. Narrow one "
-            "of them, or give a sequence of parametrizations."
+            "key, or pass a list of both parametrizations under one key."
         ),
     ),
     "register: a bias": (
@@ -251,7 +251,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register needs weights with 2 dimensions for '*'. Got '0.bias' of shape (4,). Narrow the pattern to "
-            "the others among its matches: '0.weight', '2.weight'."
+            "the matches that fit: '0.weight', '2.weight'."
         ),
     ),
     "register: a kernel of a convolution": (
@@ -288,8 +288,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.container, {"scale": Diagonal()})',
         ValueError,
         (
-            "register needs a module other than a container for 'scale'. Got Sequential, with the "
-            "parametrizations as one more child. Move the parameter to another module."
+            "register needs a module other than a container for 'scale'. Got Sequential, where the "
+            "parametrizations would be one more child. Move the parameter to another module."
         ),
     ),
     "register: a weight with NaN": (
@@ -369,7 +369,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "register needs a torch.optim.Optimizer. Got int. Pass the optimizer of the model. If "
-            "there are several, create them again afterwards."
+            "there are several, pass None, and create them again afterwards."
         ),
     ),
     "register: an optimizer of another model": (
@@ -634,8 +634,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "register(w.plain, {nn.Conv2d: MaskedSparse(masks.banded(1, 1))})",
         ValueError,
         (
-            "register needs a parameter for Conv2d. Got none in modules of this class. Pass the class of layers "
-            "that have one themselves, such as nn.Linear."
+            "register needs a parameter for Conv2d. Got none in modules of this class. Pass a class of layers "
+            "with one of their own, such as nn.Linear."
         ),
     ),
     "register: a class that is not of a module": (
@@ -905,14 +905,14 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "bake: an optimizer without inplace": (
         "bake(w.model, optimizer=w.optimizer)",
         ValueError,
-        "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out.",
+        "bake needs inplace=True to change an optimizer. Got inplace=False. Leave the optimizer out for a copy.",
     ),
     "bake: no optimizer": (
         "bake(w.model, inplace=True, optimizer=3)",
         TypeError,
         (
             "bake needs a torch.optim.Optimizer. Got int. Pass the optimizer of the model. If there "
-            "are several, create them again afterwards."
+            "are several, pass None, and create them again afterwards."
         ),
     ),
     "bake: an optimizer of another model": (
@@ -943,7 +943,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "bake: an empty list of patterns": (
         "bake(w.model, [])",
         ValueError,
-        "bake needs a pattern of names. Got none. Pass None for every constrained tensor.",
+        "bake needs one or more patterns. Got none. Pass None for every constrained tensor.",
     ),
     "MaskedSparse: an array of objects": (
         "MaskedSparse(numpy.array([[True, None]], dtype=object))",
@@ -975,13 +975,13 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "plain_state_dict: no model": (
         "plain_state_dict({})",
         TypeError,
-        "plain_state_dict needs a model, and a state dict or none. Got dict and NoneType. Pass (model, checkpoint).",
+        "plain_state_dict needs a model, and a state dict or None. Got dict and NoneType. Pass (model, checkpoint).",
     ),
     "plain_state_dict: a list": (
         "plain_state_dict(w.model, [])",
         TypeError,
         (
-            "plain_state_dict needs a model, and a state dict or none. Got Sequential and list. Pass (model, "
+            "plain_state_dict needs a model, and a state dict or None. Got Sequential and list. Pass (model, "
             "checkpoint)."
         ),
     ),
@@ -991,8 +991,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "plain_state_dict needs a checkpoint of this model, with its constraints. Got 1 unknown "
             "constrained entries, such as '0.parametrizations.weight.original'. Register the same "
-            "rules first; where a wrapper puts something before the names, pass the model inside it, "
-            "or strip that."
+            "rules first; if a wrapper adds a prefix to the names, pass the model inside it, "
+            "or strip the prefix."
         ),
     ),
     "plain_state_dict: values without their mask": (
@@ -1003,7 +1003,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "in loading state_dict for ParametrizationList:\n\tMaskedSparse needs values and their positions "
             "together. Got no '0._extra_state' in the checkpoint, which is incomplete, or of another constraint. "
             "Save the whole state_dict of the layer, or load plain_state_dict of its model. The layer stays as "
-            "it was. Convert it with its own model."
+            "it was. Convert it with the model that saved it."
         ),
     ),
     "plain_state_dict: larger than the memory": (
@@ -1208,8 +1208,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.diagonal(torch.ones(2, 4, dtype=torch.float64))",
         RuntimeError,
         (
-            "A layer needs an input with its dtype and device, torch.float32 on cpu. Got torch.float64 on "
-            "cpu. Convert one of them with .to()."
+            "A layer needs an input with the dtype and device of its weight, torch.float32 on cpu. Got "
+            "torch.float64 on cpu. Convert one of them with .to()."
         ),
     ),
     "a layer: an input without a dimension": (
@@ -1245,7 +1245,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "torch.save(w.model, io.BytesIO())",
         RuntimeError,
         (
-            "ParametrizedLinear cannot be pickled, as PyTorch refuses for every parametrized module. Save its "
+            "ParametrizedLinear cannot be pickled: PyTorch refuses to pickle parametrized modules. Save its "
             "state_dict(), or pickle a plain copy: torch.save(bake(model), file)."
         ),
     ),
@@ -1298,8 +1298,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'remask(w.diagonal, {"weight": masks.random(density=0.5)}, optimizer=None)',
         ValueError,
         (
-            "remask needs a tensor with a mask for 'weight'. Got 'weight', with another first "
-            "parametrization. Bake it, and register a mask: register(model, {...: "
+            "remask needs a tensor with a mask for 'weight'. Got 'weight', constrained, but "
+            "without a mask. Bake it, and register a mask: register(model, {...: "
             "MaskedSparse(...)})."
         ),
     ),
@@ -1347,7 +1347,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask needs an optimizer with state for each entry of 'weight'. Got LBFGS, which has "
-            "one history for all parameters. Pass optimizer=None, and create a new one afterwards."
+            "one history for all parameters. Pass optimizer=None, and create a new optimizer afterwards."
         ),
     ),
     "dense_gradients: no model": (
@@ -1375,14 +1375,14 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'dense_gradients(w.sparse, "weight").__enter__()["weight"][:]',
         RuntimeError,
         (
-            "dense_gradients needs a forward pass with 'weight' and its backward pass inside of the block. Got "
-            "none. Move both there; leave out a weight that takes no part in the loss."
+            "dense_gradients needs a forward pass with 'weight' and its backward pass inside the block. Got "
+            "none. Move both there; leave out a weight that does not affect the loss."
         ),
     ),
     "dense_gradients: an entry": (
         'dense_gradients(w.sparse, "weight").__enter__()["weight"][0]',
         TypeError,
-        "A dense gradient needs rows, as in gradient[0:64]. Got 0. Take [:] for all.",
+        "DenseGradient needs a slice of rows: gradient[0:64]. Got 0. Take [:] for all.",
     ),
     "masks.evolutionary: too large": (
         "masks.evolutionary(1.5)",
@@ -2043,8 +2043,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...While loading the 'weight': load_state_dict needs a checkpoint of Signed(+1, map='exp') for "
-            "'weight'. Got one of Signed(-1, map='exp'). Load plain_state_dict of its model. If only classes "
-            "or entries have new names, pass dict(checkpoint), which is not checked. The tensor stays as it "
+            "'weight'. Got one of Signed(-1, map='exp'). Load plain_state_dict of its model. If only names "
+            "of classes or entries changed, pass dict(checkpoint), which is not checked. The tensor stays as it "
             "was."
         ),
     ),

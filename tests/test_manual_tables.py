@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -76,3 +76,40 @@ def test_claims_about_the_chosen_product_are_those_of_the_benchmarks() -> None:
     guide = (ROOT / "docs/guides/products.md").read_text()
     assert f"{cases} [measured cases]" in guide
     assert f"{worst} times in the worst case" in guide
+
+
+def steps(kinds: str, features: Sequence[int], batches: Sequence[int], but: str = "$^") -> tuple[float, float]:
+    """The least and the largest time of a step over these cases, as multiples of `nn.Linear`'s."""
+    header, _, *found = rows("benchmarks/results.md", "## All sizes")
+    times = [
+        float(time.split(" / ")[0])
+        for work, kind, batch, _, *cells in found
+        if work == "step" and re.fullmatch(kinds, kind) and not re.fullmatch(but, kind) and int(batch) in batches
+        for size, time in zip(header[4:], cells, strict=True)
+        if time and int(size) in features
+    ]
+    return min(times), max(times)
+
+
+SMALL, LARGE, USUAL = (32, 64, 128, 256), (1024, 2048, 4096), (1, 32, 128)
+NOT_SMALL = "Diagonal.*|.*block_diagonal.*"
+RANGES: list[tuple[str, str, tuple[float, float]]] = [
+    ("README.md", r"up to 256 features \(([\d.]+) to ([\d.]+) times", steps(".*", SMALL, USUAL, NOT_SMALL)),
+    ("docs/limits.md", r"takes ([\d.]+) to ([\d.]+) times as long as that", steps(".*", SMALL, USUAL, NOT_SMALL)),
+    ("docs/limits.md", r"`Diagonal` takes ([\d.]+) to ([\d.]+) times", steps("Diagonal", SMALL, USUAL)),
+    ("docs/limits.md", r"\)\]` ([\d.]+) to ([\d.]+) times", steps("Diagonal, NegExpDiagonal", SMALL, (128,))),
+    ("docs/limits.md", r"features ([\d.]+) to ([\d.]+)\s+times at batch 1,", steps(".*, 50 %", LARGE, (1,))),
+    ("docs/limits.md", r" ([\d.]+) to ([\d.]+) times at batch 32", steps(".*, 50 %", LARGE, (32,))),
+    ("docs/limits.md", r" ([\d.]+) to ([\d.]+) times at batch 128", steps(".*, 50 %", LARGE, (128,))),
+    ("docs/guides/products.md", r"takes ([\d.]+) to ([\d.]+) times as long as", steps(".*, (1|10|50) %", (256,), (1,))),
+    ("docs/guides/products.md", r"takes ([\d.]+) to ([\d.]+) times as long with", steps(".*, 50 %", LARGE, (1,))),
+    ("docs/guides/products.md", r"and ([\d.]+) to ([\d.]+) times as\s+long with", steps(".*, 1 %", LARGE, (1,))),
+    ("docs/guides/choosing.md", r"slower, (by) up to ([\d.]+) times", steps(".*", SMALL, (1,), NOT_SMALL)),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence", "measured"), RANGES)
+def test_ranges_of_times_are_those_of_the_benchmarks(page: str, sentence: str, measured: tuple[float, float]) -> None:
+    [(low, high)] = re.findall(sentence, (ROOT / page).read_text())
+    assert low == "by" or 0.9 * measured[0] <= float(low) <= 1.02 * measured[0], measured
+    assert 0.98 * measured[1] <= float(high) <= 1.1 * measured[1], measured

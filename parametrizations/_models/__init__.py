@@ -1,1 +1,1 @@
-"""Calls on whole models, and what only they need."""
+"""Functions that act on whole models, and their helpers."""

@@ -19,14 +19,14 @@ from parametrizations.signed import Signed
 def require_agreement(slot: Slot, weight: Tensor) -> None:
     """Refuse constraints that undo one another, or that together change a weight which each of them alone would keep.
 
-    A single constraint is not checked, because the laws cover it; one of a user's class gets a warning if it breaks the
-    contract. A weight without values cannot be checked. A constraint before a third-party step holds for the input of
-    that step, not for the weight, so it is not checked. ``weight`` is the one before registering.
+    A single constraint of this library is not checked, because tests cover it; one of a user's class gets a warning if
+    it breaks the contract. A weight on the meta device cannot be checked. A constraint before a third-party step holds
+    for the input of that step, not for the weight, so it is not checked. ``weight`` is the weight before the change.
     """
     if len(slot.binding) < 2 or weight.is_meta:
         fault = None if len(slot.steps) > 1 or weight.is_meta else _fault(slot, weight)
         if fault is not None:
-            warnings.warn(f"{fault} check_parametrization tells more.", stacklevel=2)
+            warnings.warn(f"{fault} check_parametrization lists every fault.", stacklevel=2)
         return
     parts = slot.copied().binding
     with torch.inference_mode(False), torch.no_grad():
@@ -36,7 +36,7 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
     if fault is not None:
         kept = ""
         if isinstance(slot.steps[0], MaskedSparse):
-            kept = " A mask has to keep the entries that others change, such as the diagonal."
+            kept = " A mask has to keep the entries that other constraints change, such as the diagonal."
         if any(isinstance(step, Signed) for step in slot.steps[:-1]):
             kept = " Signed comes last, after the constraints that set entries to zero."
         raise ValueError(
@@ -46,7 +46,7 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
 
 
 def _fault(slot: Slot, weight: Tensor) -> str | None:
-    """How a single constraint of a user's class breaks the contract on this weight; None if it does not."""
+    """A text on how a single constraint of a user's class breaks the contract on this weight; None if it does not."""
     own = slot.steps[0]
     if not isinstance(own, Parametrization) or own._is_own or not weight.numel():
         return None
@@ -57,9 +57,9 @@ def _fault(slot: Slot, weight: Tensor) -> str | None:
         found = (_most(step, member), (step(x) - member).abs().max().item(), _most(step, step(_other(x))))
     outside, moved, others = (value if value > allowed_error(member) else 0 for value in found)
     if outside:
-        return f"{name} needs project(weight) in its set. Got {outside:.3g} outside. Correct project, or excess's sign."
+        return f"{name} needs project(weight) in its set. Got {outside:.3g} outside. Fix project or the sign of excess."
     if moved:
-        which = f"{moved:.3g} away, which moves {slot.name!r}"
+        which = f"an error of {moved:.3g}, which moves {slot.name!r}"
         return f"{name} needs forward(invert(member)) to be the member. Got {which}. Define invert(member)."
     with torch.inference_mode(False), torch.enable_grad():
         if not step(x.requires_grad_()).requires_grad:
@@ -75,13 +75,13 @@ def _most(step: Parametrization, weight: Tensor) -> float:
 
 
 def _other(x: Tensor) -> Tensor:
-    """A stored tensor with other entries of both signs."""
+    """A stored tensor like ``x``, with other entries, of both signs."""
     waves = torch.arange(x.numel(), device=x.device).view(x.shape).sin()
     return x + (x.abs().max() + 1) * waves.to(x) if x.numel() else x
 
 
 def _outside(parts: Sequence[Parametrization], weight: Tensor) -> str | None:
-    """The last set that does not contain the constrained weight."""
+    """A text that names the last step with a set that excludes the constrained weight; None if no set does."""
     for step in reversed(parts):
         if not step.contains(weight):
             return f"outside the set of {type(step).__name__}, which needs {step.needs}"
@@ -99,22 +99,22 @@ def _moving(parts: Sequence[Parametrization], weight: Tensor) -> str | None:
 
 
 def _empty(parts: Sequence[Parametrization], weight: Tensor) -> str | None:
-    """Whether the sets have only the zero weight in common, as those of `Diagonal` and `ZeroDiagonal`."""
+    """A text if the sets have only the zero weight in common, as for `Diagonal` and `ZeroDiagonal`; otherwise None."""
     if not parts[0].stored_shape.numel():  # an empty mask keeps nothing on purpose
         return None
     member = _common_member(parts, torch.full_like(weight, -2))
-    return None if member is None or member.any() else "0 in every entry, since their sets have no other in common"
+    return None if member is None or member.any() else "0 in every entry, as their sets have no other weight in common"
 
 
 def _common_member(parts: Sequence[Parametrization], value: Tensor) -> Tensor | None:
-    """A common member of the sets near this weight, if the projections find one."""
+    """A common member of the sets near this weight; None if the projections do not find one."""
     for step in reversed(parts):
         value = step.project(value)
     return value if all(step.contains(value) for step in parts) else None
 
 
 def _moved(parts: Sequence[Parametrization], member: Tensor) -> float | None:
-    """The largest error of inverting all steps and applying them again; None within rounding."""
+    """The largest change of an entry by inverting all steps and applying them again; None if only by rounding."""
     value = member
     for step in reversed(parts):
         value = step.invert(step.project(value))

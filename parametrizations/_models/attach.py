@@ -1,4 +1,4 @@
-"""Attaching parametrizations to one tensor for `register`, beside the model."""
+"""Attaches parametrizations to one tensor for `register`; the model changes later, in `Changes.commit`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Call:
     """The context of one call of `register`.
 
     Args:
-        changes: The changes of the model.
-        replaced: The tensors that replace stored tensors, by the ``id`` of the old one.
+        changes: Collects the changes of the model.
+        replaced: Copies of the tensors created in inference mode, by the ``id`` of the original.
         optimizer: The optimizer of the model, or None.
-        contents: The modules and tensors of the model by their ``id``. Copies of parametrizations refer to the same.
-        unshared: The third-party parametrizations for a single tensor, by their ``id``. They are attached themselves.
+        contents: The modules and tensors of the model by their ``id``. Copies of parametrizations refer to them, too.
+        unshared: The ids of the third-party parametrizations for one tensor only, which are attached without a copy.
     """
 
     changes: Changes
@@ -49,7 +49,7 @@ class Call:
 
 
 class _Shared(dict[int, object]):
-    """The memo of `copy.deepcopy` for copies that refer to the same objects. It notices whether they do."""
+    """A memo for `copy.deepcopy` that keeps given objects uncopied, and notes if the copy refers to one of them."""
 
     has_references = False
 
@@ -74,7 +74,7 @@ class _Host(nn.Module):
 
 
 def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
-    """Build the chain of one tensor with copies of the new steps, and collect the changes of the model."""
+    """Build the chain of one tensor with the old and the new steps, and collect the changes of the model."""
     changes = call.changes
     if slot.parametrizations is not None:
         require_room([slot], "register", "Attach all constraints in one call, on the meta device.")
@@ -101,7 +101,7 @@ def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
 
 
 def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Tensor) -> Slot:
-    """The slot with the new steps. Third-party ones are built as copies, and replaced in the end."""
+    """The slot with the new steps, too. Third-party ones are attached as copies, and replaced by the originals."""
     replaced: dict[str, tuple[nn.Module, StepState]] = {}
     has_references = False
     for step in steps:
@@ -126,7 +126,7 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
         state.collect(call.changes)
         set_owner(final, twin.chain)
         children(twin.chain)[index] = final
-    return replace(twin)  # its steps have changed
+    return replace(twin)  # a new slot, since `steps` is cached
 
 
 def _note(chain: ParametrizationList, attached: range, has_references: bool) -> None:
@@ -138,13 +138,13 @@ def _note(chain: ParametrizationList, attached: range, has_references: bool) -> 
 def _require_adopted(step: nn.Module) -> None:
     if isinstance(step, Parametrization) and step.shape is None:
         raise TypeError(
-            f"{type(step).__name__} needs the right_inverse of Parametrization, which checks weights. Got its own. "
-            "Define project, excess and invert instead."
+            f"{type(step).__name__} needs the right_inverse of Parametrization, which checks weights. Got an "
+            "overridden one. Define project, excess and invert instead."
         )
 
 
 def _require_padding(slot: Slot, weight: Tensor) -> None:
-    """Refuse a constraint that changes the padding row of an embedding: it has no gradient, and is zero."""
+    """Refuse a constraint that makes the zero padding row of an embedding non-zero: this row has no gradient."""
     for module, _ in slot.holders:
         padding = module.padding_idx if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
         if padding is None or weight.is_meta or bool(weight[padding].any()):
@@ -166,21 +166,21 @@ def _final(call: Call, step: nn.Module) -> tuple[nn.Module, bool]:
 
 
 def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
-    """The step as a chain. A third-party step gets a copy of the weight, since it may write into it."""
+    """A chain with this step alone. Steps from outside this library get a copy of the weight, as they may change it."""
     own = isinstance(step, Parametrization) and step._is_own
     data = weight if own and not weight.is_inference() else weight.clone()
-    # PyTorch's check materialises the weight. A constraint of this library has laws instead.
+    # PyTorch's check materialises the weight. Constraints of this library skip it, because tests cover them.
     chain = ParametrizationList([step], nn.Parameter(data, slot.first_stored.requires_grad), unsafe=own)
     chain.unsafe = False
     return chain
 
 
 def _further(slot: Slot, twin: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
-    """The chain with one more step."""
+    """The chain with one more step, and stored tensors for ``weight``."""
     host = _Host(slot.tensor_name, twin.chain, training=slot.module.training)
     register_parametrization(host, slot.tensor_name, step)
     built = replace(slot, parametrizations=twin.chain)
-    try:  # PyTorch does not invert the earlier steps
+    try:  # PyTorch keeps the stored tensors, so the whole chain is inverted here
         for name, stored in built.inverted(weight.clone(), project=True).items():
             replace_data(built.stored[name], stored.to(built.stored[name].device))
     except Unreachable as refused:
@@ -191,14 +191,14 @@ def _further(slot: Slot, twin: Slot, step: nn.Module, weight: Tensor) -> Paramet
 
 
 def _described(slot: Slot, step: nn.Module, twin: Slot | None) -> str:
-    """A step, its tensor and the earlier steps, for errors."""
+    """A text with a step, its tensor and the earlier steps, for error messages."""
     earlier = "" if twin is None else ", ".join(type(one).__name__ for one in twin.steps)
     replace = " (bake first to replace)" if slot.steps else ""
     return f"{type(step).__name__} to {slot.name!r}" + (f" on top of {earlier}{replace}" if earlier else "")
 
 
 def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Collect the change of a plain parameter to a constrained one, and return the parameters of the chain."""
+    """Collect the change of a plain parameter to a constrained one. Return the chain's parameters by name."""
     if built.chain.is_tensor:
         parameters(built.chain)["original"] = old[0]  # type: ignore[assignment]
     if built.others:
@@ -216,7 +216,7 @@ def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict
 
 
 def _collect_further(changes: Changes, slot: Slot, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Collect the change of a chain to a longer one, and return its stored tensors and new parameters."""
+    """Collect the change of a chain to a longer one. Return its stored tensors and its new parameters by name."""
     new = {str(index): step for index, step in enumerate(built.steps) if index >= len(slot.steps)}
     for step in new.values():
         set_owner(step, slot.chain)

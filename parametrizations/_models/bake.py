@@ -43,16 +43,16 @@ def bake(
     parameters have no gradient.
 
     Args:
-        model: Unchanged unless ``inplace``, also in the middle of training.
+        model: Unchanged unless ``inplace``. It may be in the middle of training.
         patterns: The tensors to bake, each with all of its parametrizations: a pattern of full plain names, a class of
             layers, or several of these, such as the keys of the rules for `register`; None for all.
-        inplace: Whether to change the model itself. Each parameter keeps its identity, but not its shape. Pass the
-            optimizer, or make a new one, since a fused one would write out of bounds. Call ``backward`` on earlier
-            losses first. Other layers that share a stored tensor keep it, and the baked ones get a new parameter.
+        inplace: Whether to change the model itself. A single stored tensor becomes the plain parameter, the same object
+            with the weight's shape. Pass the optimizer, or create a new one: an old fused one writes out of bounds.
+            Call ``backward`` on earlier losses first. If other layers share the stored tensor, the parameter is new.
             Tensors created in inference mode cannot be trained, so they are replaced.
         optimizer: With ``inplace``, the optimizer of the model. The state of exactly the baked parameters is dropped.
-        layout: `torch.sparse_csr` for inference: weights of `nn.Linear` become sparse, also if they are too large to be
-            dense, and are not trained. `torch.nn.functional.linear` multiplies with them on CPUs, by MKL, in float32
+        layout: `torch.sparse_csr` for inference: weights of `nn.Linear` become sparse, even if they are too large to be
+            dense, and cannot be trained. `torch.nn.functional.linear` multiplies with them on CPUs, by MKL, in float32
             and float64. PyTorch cannot deep-copy or convert such a model: see the page *Very large weights*.
 
     Returns:
@@ -60,7 +60,7 @@ def bake(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If there is no pattern, or one matches no constrained tensor; if the dense weights exceed the
+        ValueError: If ``patterns`` is empty, or one matches no constrained tensor; if the dense weights exceed the
             memory; if the model is sharded; if an optimizer is given without ``inplace``, or has none of the
             parameters; or if a weight cannot have the layout. The model is then unchanged.
 
@@ -79,7 +79,7 @@ def bake(
     require_optimizer(optimizer, "bake", {name: tensor for slot in chosen for name, tensor in slot.trained.items()})
     if optimizer is not None and not inplace:
         raise ValueError(
-            "bake needs inplace=True to change an optimizer. Got a copy to make. Leave one of the two out."
+            "bake needs inplace=True to change an optimizer. Got inplace=False. Leave the optimizer out for a copy."
         )
     require_present(chosen, "bake", model)
     _require_bakeable(chosen)
@@ -113,7 +113,7 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None, lay
 
 
 def _kept(every: Sequence[Slot], names: Set[str]) -> set[int]:
-    """The ids of the parameters that stay, also if a baked chain has them. Not the stored tensors of chains."""
+    """The ids of parameters that stay, even if a baked chain uses them. Stored tensors of chains are not among them."""
     kept: set[int] = set()
     for slot in every:
         if slot.parametrizations is None:
@@ -135,7 +135,7 @@ def _require_bakeable(chosen: Iterable[Slot]) -> None:
         if any(map(is_sharded, slot.stored.values())) or not all(can_share(module) for module, _ in slot.holders):
             raise ValueError(
                 f"bake needs an unsharded model. Got {type(slot.module).__name__} with {slot.name!r}. "
-                f"{GATHER}, turn it plain with plain_state_dict(model, gathered), and load that into a plain model."
+                f"{GATHER}, convert it by plain_state_dict(model, gathered), and load the result into a plain model."
             )
 
 
@@ -156,9 +156,9 @@ def _require_sparse(chosen: Iterable[Slot], layout: torch.layout, optimizer: Opt
         linear = all(isinstance(module, nn.Linear) and name == "weight" for module, name in slot.holders)
         if not linear or not slot.is_compact or entries_of(slot.chain) is None:
             raise ValueError(
-                f"bake needs weights of nn.Linear that store only some entries for layout=torch.sparse_csr. Got "
-                f"{slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. Pass patterns of the others, "
-                "and bake this one without layout."
+                f"bake needs weights of nn.Linear that store only some entries, for layout=torch.sparse_csr. Got "
+                f"{slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. Bake this one without "
+                "layout, and pass patterns of the others."
             )
 
 
@@ -176,7 +176,7 @@ def _plain_tensor(
 ) -> Tensor:
     """The tensor of the plain module: the stored tensor with new data, or a new tensor.
 
-    It is new if the chain stores several tensors, another dtype, or a tensor of other layers, too.
+    It is new if the chain stores several tensors, a tensor of another dtype, or a tensor shared with other layers.
     """
     weight, first = slot.materialised(), slot.first_stored
     if len(slot.stored) == 1 and first.dtype == weight.dtype and not _is_shared(slot, first, tied):
@@ -188,12 +188,12 @@ def _plain_tensor(
 
 
 def _is_shared(slot: Slot, tensor: Tensor, tied: Mapping[object, object]) -> bool:
-    """Whether layers outside the model use a tensor, too."""
+    """Whether other layers, inside or outside the model, use a stored tensor, too."""
     return identity(tensor) in tied or len(ties(slot.chain)) > len(slot.holders)
 
 
 def _restore(changes: Changes, module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Give a module the plain tensor at its original place, and the class without its parametrizations."""
+    """Give a module the plain tensor in its original order, and a class without the tensor's parametrizations."""
     lists = changes.draft(children(module.get_submodule("parametrizations")))
     chain = lists.pop(name)
     if hasattr(chain, TIES):
@@ -214,7 +214,7 @@ def _restore(changes: Changes, module: nn.Module, name: str, tensor: Tensor) -> 
 
 
 def _drop_hooks(changes: Changes, module: nn.Module) -> None:
-    """Drop the hooks of PyTorch's own constraints (weight_norm) for old checkpoints. They cannot be pickled."""
+    """Drop the load hooks of PyTorch's weight_norm, which convert old checkpoints and cannot be pickled."""
     for key, hook in load_hooks(module).items():
         if hook.hook.__module__ == torch.nn.utils.parametrizations.__name__:
             del changes.draft(load_hooks(module))[key]

@@ -1,4 +1,4 @@
-"""`Changes`: what `register`, `bake`, `remask` or ``reset_parameters`` changes, collected first and made at once."""
+"""`Changes`: the changes of one call, such as `register`, `bake` or `remask`, collected first and made at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Container = TypeVar("Container", dict[Any, Any], list[Any])
 class Changes:
     """The changes of one call.
 
-    A call first builds new objects, and checks may fail. It collects them here. `commit` consists of assignments that
-    cannot fail. So an error leaves the model and the optimizer unchanged.
+    A call first builds and checks new objects, which may fail. The new objects are collected here. `commit` only makes
+    assignments, which cannot fail. So an error leaves the model and the optimizer unchanged.
     """
 
     def __init__(self) -> None:
@@ -25,17 +25,17 @@ class Changes:
         self._attributes: list[tuple[object, str, object]] = []
 
     def draft(self, container: Container) -> Container:
-        """A copy of a dictionary or list, to edit. `commit` puts its contents into the container."""
+        """The one copy of a container, to edit. `commit` puts the contents of the copy into the container."""
         shallow: Any = dict(container) if isinstance(container, dict) else list(container)
         draft: Container = self._drafts.setdefault(id(container), (container, shallow))[1]
         return draft
 
     def data(self, tensor: Tensor, data: Tensor, gradient: Tensor | None = None) -> None:
-        """Record new data and a new gradient, or none, for a tensor. It stays the same object."""
+        """Record new data for a tensor, and a new gradient or none. The tensor stays the same object."""
         self._data[id(tensor)] = (tensor, data, gradient)
 
     def data_of(self, tensor: Tensor) -> Tensor:
-        """The data that a tensor will have."""
+        """The data that a tensor will have after `commit`."""
         return self._data[id(tensor)][1] if id(tensor) in self._data else tensor.data
 
     def attribute(self, owner: object, name: str, value: object) -> None:
@@ -51,7 +51,7 @@ class Changes:
             container.clear()
             container.extend(contents) if isinstance(container, list) else container.update(contents)
         for owner, name, value in self._attributes:
-            if name == "__class__":  # also if the class has a property of this name
+            if name == "__class__":  # works even if the class has a property of this name
                 vars(object)["__class__"].__set__(owner, value)
             else:
                 object.__setattr__(owner, name, value)

@@ -24,16 +24,16 @@ from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks.pattern import Pattern
 
 KINDS = "parametrizations"
-"""The entry of a module's metadata in a checkpoint: the classes of the parametrizations, with blocks and axes, for each
-tensor."""
+"""A key in the metadata of a module in a checkpoint. The value maps tensor names to the classes of their
+parametrizations, as text, with blocks and axes."""
 
 
 def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The checkpoint of the plain model, in its original order.
+    """The checkpoint of the plain model, in the plain model's order.
 
-    Tensors with parametrizations that `register` attached become plain. Other third-party parametrizations, such as a
-    ``weight_norm`` in the architecture, are kept with their stored tensors, and may not be on the same tensor. For a
-    checkpoint without any parametrization use ``bake(model).state_dict()``.
+    Tensors with constraints of this library, or parametrizations attached by `register`, become plain. Tensors with
+    only other parametrizations, such as a ``weight_norm`` in the architecture, keep their stored form; both kinds on
+    one tensor raise an error. For a checkpoint without any parametrization use ``bake(model).state_dict()``.
 
     Args:
         model: A model with parametrizations, of this library or third-party.
@@ -41,7 +41,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
             sharded ranks. Missing entries are left out, since after gathering only one rank has them.
 
     Returns:
-        Tensors without a graph. Tensors without constraints are those of the checkpoint, as in ``state_dict()``.
+        Tensors by name, without a graph. Unconstrained ones are not copied, as in ``state_dict()``.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -60,7 +60,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
     """
     if not isinstance(model, nn.Module) or not isinstance(state_dict, Mapping | None):
         raise TypeError(
-            "plain_state_dict needs a model, and a state dict or none. "
+            "plain_state_dict needs a model, and a state dict or None. "
             f"Got {type(model).__name__} and {type(state_dict).__name__}. Pass (model, checkpoint)."
         )
     entries: Mapping[str, Any] = model.state_dict() if state_dict is None else state_dict
@@ -80,7 +80,7 @@ def plain_state_dict(model: nn.Module, state_dict: Mapping[str, Any] | None = No
 
 
 def _plain(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain checkpoint for the entries of a constrained one."""
+    """The plain checkpoint for the entries of a constrained checkpoint."""
     ours = _ours(model)
     require_room(ours.values(), "plain_state_dict")
     known = {**entries, **_weights(ours, entries)}
@@ -100,12 +100,12 @@ def _plain(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
 def take_plain(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *arguments: Any
 ) -> None:
-    """Replace each plain weight in a state dict by its stored tensor, so that PyTorch can load it: a pre-hook.
+    """A load pre-hook: replace each plain weight in a state dict by its stored tensors, so that PyTorch can load them.
 
-    A weight outside the set follows ``on_infeasible``. If it is refused, the layer keeps its state, and
-    ``load_state_dict`` reports it. Entries of a constrained checkpoint do not change. If a weight has both forms, the
-    plain one counts if the other has the values of the model, as after ``model.state_dict() | plain``. The last of the
-    ``arguments`` of a pre-hook is the list of error messages.
+    A weight outside the set follows ``on_infeasible``. If it is refused, the tensor keeps its present values, and
+    ``load_state_dict`` reports the error. Entries of a constrained checkpoint are not changed. If a weight is given in
+    both forms, the plain form is loaded, but only if the constrained form equals the model's, as after
+    ``model.state_dict() | plain``. The last of the ``arguments`` of a pre-hook is the list of error messages.
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for slot in slots_of(module, prefix):
@@ -123,7 +123,7 @@ def take_plain(
         except (TypeError, ValueError, RuntimeError) as error:
             form, advice = "plain " if is_plain else "", ""
             if is_plain and isinstance(slot.steps[0], MaskedSparse):
-                advice = " To choose the mask from this checkpoint, load it into the plain model, and register then."
+                advice = " To choose the mask from this checkpoint, load it into the plain model, then register."
             errors.append(f"While loading the {form}{slot.name!r}: {error}{advice} The tensor stays as it was.")
             state = slot.chain.state_dict()
         state_dict |= {f"{slot.prefix}.{key}": value for key, value in state.items()}
@@ -137,12 +137,12 @@ def note_kinds(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> No
 
 
 def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None:
-    """Refuse values of other parametrizations, because here they would give another weight."""
+    """Refuse a checkpoint of other parametrizations, because its values would give another weight here."""
     saved = metadata.get(KINDS, {}).get(slot.tensor_name, slot.kinds)
     if saved != slot.kinds:
         raise ValueError(
             f"{caller} needs a checkpoint of {slot.kinds} for {slot.name!r}. Got one of {saved}. Load plain_state_dict "
-            "of its model. If only classes or entries have new names, pass dict(checkpoint), which is not checked."
+            "of its model. If only names of classes or entries changed, pass dict(checkpoint), which is not checked."
         )
 
 
@@ -162,7 +162,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, Any]:
-    """The state of a chain for a weight."""
+    """The state dict of a chain for a plain weight. With ``assigned``, the weight keeps its dtype."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
     if getattr(slot.chain, REFERS, False):
@@ -187,7 +187,7 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
 
 
 def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
-    """The values of a sparse weight, if its specified entries are those of the mask. None for the dense weight."""
+    """The values of a sparse weight if its specified entries are those of the mask; otherwise None."""
     first, *others = slot.steps
     if others or not isinstance(first, MaskedSparse) or weight.shape != slot.shape:
         return None
@@ -199,7 +199,7 @@ def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
 
 
 def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:
-    """The versions of the modules in the plain checkpoint, which some modules need to load it."""
+    """The version metadata for a plain checkpoint, which some modules need to load it."""
     holders = {prefix.rsplit(".", 2)[0] for prefix in ours}
     gone = {holder for holder in holders if not any(key.startswith(f"{holder}.") for key in plain)}
     return {
@@ -210,29 +210,29 @@ def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[s
 
 
 def _prefixes(key: str) -> list[str]:
-    """The names of the modules of an entry, outermost first, each with a dot."""
+    """The names of the modules around an entry, outermost first: '', 'a.' and 'a.b.' for 'a.b.weight'."""
     return ["", *itertools.accumulate(f"{part}." for part in key.split(".")[:-1])]
 
 
 def _ours(model: nn.Module) -> dict[str, Slot]:
-    """The tensors with a constraint of this library, under each of their names, by the prefix of their entries."""
+    """The slots of tensors that become plain, under each of their names, by the prefix of their entries."""
     found: dict[str, Slot] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         prefix = full_name(name, "")
-        if not found.keys().isdisjoint(_prefixes(prefix)):  # a part of such a parametrization
+        if not found.keys().isdisjoint(_prefixes(prefix)):  # a part of a parametrization found before
             continue
         for slot in [slot for slot in slots_of(module, prefix) if slot.is_ours]:
             found[f"{slot.prefix}."] = slot
             if slot.foreign:
                 raise ValueError(
                     "plain_state_dict needs third-party parametrizations and constraints on different tensors. Got "
-                    f"{slot.kinds} for {slot.name!r}. Take bake(model).state_dict(), which has neither."
+                    f"{slot.kinds} for {slot.name!r}. Use bake(model).state_dict(), which has neither."
                 )
     return found
 
 
 def _weights(ours: Mapping[str, Slot], entries: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The dense weights in a checkpoint, by name. Tied ones stay tied."""
+    """The dense weights for a constrained checkpoint, by name. Tied weights are one tensor."""
     states: dict[str, dict[str, Any]] = {prefix: {} for prefix in ours}
     for key, value in entries.items():
         for prefix in states.keys() & _prefixes(key):
@@ -252,7 +252,7 @@ def _weight(slot: Slot, state: dict[str, Any]) -> Tensor:
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"plain_state_dict needs a checkpoint of this model. Got one that does not fit at {slot.name!r}: {error} "
-            "Convert it with its own model."
+            "Convert it with the model that saved it."
         ) from error
 
 
@@ -260,7 +260,7 @@ def _require_no_references(model: nn.Module) -> None:
     for slot in constrained(model):
         if getattr(slot.chain, REFERS, False):
             raise ValueError(
-                f"plain_state_dict needs tensors that depend on their own entries. Got {slot.name!r} with "
+                f"plain_state_dict needs tensors that depend only on their own entries. Got {slot.name!r} with "
                 f"{slot.kinds}, which refers to other modules. Load the checkpoint into the model first, and call "
                 "plain_state_dict(model)."
             )
@@ -271,16 +271,16 @@ def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:
     if strange:
         raise ValueError(
             f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} unknown "
-            f"constrained entries, such as {min(strange)!r}. Register the same rules first; where a wrapper "
-            "puts something before the names, pass the model inside it, or strip that."
+            f"constrained entries, such as {min(strange)!r}. Register the same rules first; if a wrapper "
+            "adds a prefix to the names, pass the model inside it, or strip the prefix."
         )
 
 
 def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
-    """Check that the plain model can load the unconstrained entries.
+    """Require that the plain model can load the unconstrained entries.
 
-    Some modules save other objects than tensors, as extra state or in quantized modules. Some load buffers of another
-    shape, such as observers. Parameters have a fixed shape.
+    Entries other than tensors are allowed where the model saves such an object, as extra state or in quantized modules.
+    Buffers may have another shape, which observers accept. Parameters have a fixed shape.
     """
     own, parameters = model.state_dict(), dict(model.named_parameters(remove_duplicate=False))
     for key, value in passed_on.items():
@@ -292,7 +292,7 @@ def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
         if key in parameters and not is_lazy(own[key]) and value.shape != own[key].shape:
             raise ValueError(
                 f"plain_state_dict needs a checkpoint of this model. Got shape {tuple(value.shape)} for {key!r}, which "
-                f"has {tuple(own[key].shape)}. Convert it with its own model."
+                f"has {tuple(own[key].shape)} here. Convert it with the model that saved it."
             )
 
 

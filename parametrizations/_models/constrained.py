@@ -31,15 +31,15 @@ ORDER = "plain_order"
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A tensor of a module. Without parametrizations it is its own stored tensor.
+    """A tensor of a module, with or without parametrizations. A plain parameter is its own stored tensor.
 
     A slot describes the model at one moment. Calls create slots and discard them.
 
     Args:
-        names: Its full names in the plain model. A shared module and a tied tensor have several.
-        module: Its module.
-        tensor_name: Its name in the module.
-        parametrizations: PyTorch's list of its parametrizations, or None.
+        names: The tensor's full names in the plain model: several if it is tied, or if its module is shared.
+        module: The module that holds the tensor.
+        tensor_name: The tensor's name in the module.
+        parametrizations: PyTorch's list of the tensor's parametrizations, or None.
         others: The further modules of a tied tensor, each with the name of the tensor in it. A tied tensor is
             constrained once: the lists of its modules share the stored tensors and the parametrizations.
     """
@@ -82,17 +82,17 @@ class Slot:
 
     @property
     def first_stored(self) -> Tensor:
-        """The first stored tensor, which has the dtype and the device of the weight."""
+        """The first stored tensor. The weight has its dtype and device, unless a third-party step changes them."""
         return next(iter(self.stored.values()))
 
     @property
     def prefix(self) -> str:
-        """The start of the names of the stored tensors and of the steps in the constrained model."""
+        """The prefix, without the last dot, of the names of the stored tensors and steps in the constrained model."""
         return f"{self.name.removesuffix(self.tensor_name)}parametrizations.{self.tensor_name}"
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """The parameters of a constrained tensor, by their names in the constrained model."""
+        """All parameters of the chain, stored or of a step, by their names in the constrained model."""
         return dict(self.chain.named_parameters(self.prefix))
 
     @property
@@ -107,14 +107,14 @@ class Slot:
 
     @property
     def kinds(self) -> str:
-        """The classes of the parametrizations in order of application, for error messages and checkpoints."""
+        """The classes of the parametrizations as text, in order of application, for errors and checkpoints."""
         return ", then ".join(
             step._structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
         )
 
     @property
     def is_ours(self) -> bool:
-        """Whether a step is from this library, or attached by it."""
+        """Whether any step is a `Parametrization`, or was attached by `register`."""
         return len(self.foreign) < len(self.steps)
 
     @property
@@ -125,13 +125,13 @@ class Slot:
 
     @property
     def is_compact(self) -> bool:
-        """Whether fewer numbers are stored than the weight has."""
+        """Whether the first step is a `Parametrization` that stores fewer numbers than the weight has."""
         first = self.steps[0]
         return isinstance(first, Parametrization) and first.stored_shape.numel() < first._known_shape.numel()
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the weight. It is materialised only if the first step is third-party and has values."""
+        """The shape of the weight. A third-party first step materialises it, except on the meta device."""
         if self.steps and isinstance(self.steps[0], Parametrization):
             return self.steps[0]._known_shape
         return self.first_stored.shape if self.first_stored.is_meta else self.materialised().shape
@@ -156,13 +156,13 @@ class Slot:
         return 4 if isinstance(module, nn.LSTM | nn.LSTMCell) else 3 if isinstance(module, nn.GRU | nn.GRUCell) else 1
 
     def copied(self) -> Slot:
-        """A slot with copies of the steps. The stored tensors share memory, but can be replaced independently."""
+        """A slot with copies of the steps. Its stored tensors share memory with the originals, but can be replaced."""
         return replace(self, parametrizations=copied(self.chain))
 
     def materialised(self, state: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The dense weight, contiguous and without a graph.
+        """The dense weight, without a graph; contiguous if it is computed.
 
-        It is computed on a copy, so that parametrizations with statistics, such as spectral norm, do not change.
+        Copies of the parametrizations compute it, so that statistics, such as those of spectral norm, do not change.
 
         Args:
             state: A state dict of the chain, to use instead of the present values.
@@ -178,10 +178,10 @@ class Slot:
         return weight.detach().contiguous()
 
     def inverted_entries(self, entries: Tensor) -> Tensor | None:
-        """The stored tensor for these entries at the places of the first step, projected onto the later sets.
+        """The stored tensor for a weight with these entries, projected onto the sets of the later steps.
 
         Returns:
-            None if a step needs the dense weight: then call `inverted` with it.
+            None if a step needs the dense weight. In that case, call `inverted` with the dense weight.
         """
         first, *later = self.steps
         places = first.places(entries) if isinstance(first, Parametrization) and first.selects else None
@@ -199,12 +199,12 @@ class Slot:
 
 
 def entries_of(chain: nn.Module) -> Tensor | None:
-    """The entries of a weight after all parametrizations of its chain, without the dense weight.
+    """The input of the first parametrization's product, with all later parametrizations applied to the entries.
 
     Returns:
-        The input of the first parametrization's product: its stored tensor, after each later parametrization has
-        changed the entries. With later parametrizations, None if any is third-party, if the first does not store
-        entries of the weight, if a later one needs the whole weight, or in a trace.
+        The stored tensor, after each later parametrization has changed its entries; the dense weight is not computed.
+        With later parametrizations, None if any is third-party, if the first does not store entries of the weight, if
+        a later one needs the whole weight, or in a trace.
     """
     x = stored_in(chain)
     first, *others = children(chain).values()
@@ -224,7 +224,7 @@ def entries_of(chain: nn.Module) -> Tensor | None:
 
 
 def stored_in(chain: nn.Module) -> Tensor:
-    """The stored tensor of a chain, without the time of attribute lookup in modules."""
+    """The stored tensor ``original`` of a chain, read without the slow attribute lookup of modules."""
     x: Any = parameters(chain).get("original")
     x = chain.original if x is None else x  # it may be a buffer
     stored: Tensor = x
@@ -232,7 +232,7 @@ def stored_in(chain: nn.Module) -> Tensor:
 
 
 def slots(model: nn.Module) -> list[Slot]:
-    """Every parameter and every constrained tensor of a model, each one once."""
+    """One slot for each parameter or constrained tensor of a model; owners of a tied plain parameter have one each."""
     found: dict[object, Slot] = {}
     for prefix, module, lists in _plain_modules(model):
         names = [name for name, parameter in parameters(module).items() if parameter is not None]
@@ -254,19 +254,19 @@ def constrained(model: nn.Module) -> list[Slot]:
 
 
 def slots_of(module: nn.Module, prefix: str = "") -> list[Slot]:
-    """The constrained tensors of one module, without its children; ``prefix`` starts their names."""
+    """The constrained tensors of one module, without its children. Their names start with ``prefix``."""
     return [Slot([f"{prefix}{name}"], module, name, chain) for name, chain in chains(module).items()]
 
 
 def full_name(prefix: str, name: str) -> str:
-    """The name of a tensor or module inside a module with the given name."""
+    """The full name of a tensor or module ``name`` in the module with the full name ``prefix``."""
     return f"{prefix}.{name}" if prefix else name
 
 
 def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
-    """The names of the slots that share a stored tensor, by its `identity`, if there are several.
+    """For each stored tensor with several owners, by its `identity`: the names of these owners.
 
-    Layers outside the model are included if they share a parametrization with it.
+    Layers outside the model are owners, too, if they share a parametrization with the model.
     """
     owners = [(slot.parametrizations or slot.holders[0], slot.stored, slot.name) for slot in every]
     for slot in every:
@@ -280,7 +280,7 @@ def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
 
 
 def identity(tensor: Tensor) -> object:
-    """A key with one value for all tensors with the same memory, such as tied parameters."""
+    """A hashable key, equal for tensors at the same memory address, such as tied parameters."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
     return tensor.data_ptr() if plain and not tensor.is_meta and tensor.numel() > 0 else id(tensor)
 
@@ -301,7 +301,7 @@ def plain_order(module: nn.Module) -> list[str]:
 
 
 def _plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module, dict[str, ParametrizationList]]]:
-    """Every module of the plain model under each of its names, with its chains; not the parametrizations."""
+    """Every module of the plain model as (name, module, chains), once per name, without the parametrizations."""
     own = chains(model)
     yield name, model, own
     for child_name, child in children(model).items():

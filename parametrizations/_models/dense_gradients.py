@@ -23,16 +23,16 @@ from parametrizations._torch.transforms import uncompiled
 class _ByName(dict[str, "DenseGradient"]):
     def __missing__(self, name: str) -> NoReturn:
         raise KeyError(
-            f"dense_gradients needs the name of a constrained weight. Got {name!r}. It has {', '.join(map(repr, self))}"
-            ". Other parameters have grad."
+            f"dense_gradients needs the name of a constrained weight. Got {name!r}. The names are "
+            f"{', '.join(map(repr, self))}. Other parameters have grad."
         )
 
 
 class DenseGradient:
     """A gradient of `dense_gradients`, of ``shape`` ``(out, in)``: ``gradient[first:last]`` computes rows.
 
-    It is the gradient with respect to the full weight ``name``. It keeps the inputs of the layer and the gradients of
-    its outputs, or the sum of the dense gradients.
+    It is the gradient with respect to the full weight ``name``. The object keeps inputs of the layer and gradients of
+    its outputs; for passes with a dense weight, it keeps the sum of the dense gradients.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -43,18 +43,18 @@ class DenseGradient:
         self._factors: list[tuple[Tensor, object, Tensor]] = []
 
     def __getitem__(self, rows: slice) -> Tensor:
-        """Rows of the gradient, as a new tensor: the average over all ranks, which must ask for the same rows.
+        """Rows of the gradient, as a new tensor. Several ranks must all ask for the same rows, and get the average.
 
         Raises:
             TypeError: If ``rows`` is not a slice without a step.
-            RuntimeError: If the weight had no backward pass, or an input was changed in place after its use.
+            RuntimeError: If no backward pass reached the weight, or an input was changed in place after its use.
         """
         if not isinstance(rows, slice) or rows.step not in (None, 1):
-            raise TypeError(f"A dense gradient needs rows, as in gradient[0:64]. Got {rows!r}. Take [:] for all.")
+            raise TypeError(f"DenseGradient needs a slice of rows: gradient[0:64]. Got {rows!r}. Take [:] for all.")
         if self._whole is None and not self._factors:
             raise RuntimeError(
-                f"dense_gradients needs a forward pass with {self.name!r} and its backward pass inside of the block. "
-                "Got none. Move both there; leave out a weight that takes no part in the loss."
+                f"dense_gradients needs a forward pass with {self.name!r} and its backward pass inside the block. "
+                "Got none. Move both there; leave out a weight that does not affect the loss."
             )
         first, last, _ = rows.indices(self.shape[0])
         total = self._sum(first, max(first, last))
@@ -64,7 +64,7 @@ class DenseGradient:
         return total
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"DenseGradient has no attribute {name!r}. gradient[:] is a tensor.")
+        raise AttributeError(f"DenseGradient has no attribute {name!r}. Use the tensor gradient[:].")
 
     def add_whole(self, gradient: Tensor) -> None:
         """Add a gradient of the dense weight. It is copied, since it may be the ``grad`` of a parameter."""
@@ -83,7 +83,7 @@ class DenseGradient:
         for input, before, gradient in self._factors:
             if contents(input) != before:
                 raise RuntimeError(
-                    f"dense_gradients needs the inputs of {self.name!r} as they were. Got inputs changed in slot. "
+                    f"dense_gradients needs the inputs of {self.name!r} unchanged. Got inputs changed in place. "
                     "Change them after reading the gradient, or give the layer a copy."
                 )
             total.addmm_(gradient[:, first:last].mT.to(total), rows_of(input).to(total).conj())
@@ -99,16 +99,16 @@ def dense_gradients(
     A layer that stores a part of its weight has gradients for this part only. Inside the block, the gradient with
     respect to the full weight is summed over all uses and passes. Training does not change. A fused layer keeps its
     inputs and the gradients of its outputs, and computes rows on request; other layers keep the full gradient. Under
-    ``DistributedDataParallel`` it is averaged over the ranks, which must ask for the same rows. Compiled layers run
+    ``DistributedDataParallel`` rows are averaged over all ranks, which must ask for the same rows. Compiled layers run
     uncompiled. `torch.amp.GradScaler` scales this gradient, too.
 
     Args:
-        model: For forward and backward passes inside the block; unchanged afterwards.
+        model: The model of the passes inside the block; unchanged afterwards.
         patterns: One or several keys of the rules for `remask`: patterns of full plain names, or classes of layers;
             None for all. The gradient is with respect to the weight after all its parametrizations.
 
     Yields:
-        By name, the `DenseGradient` of each weight: ``gradients["0.weight"][:]`` is the full gradient.
+        A dictionary from names to `DenseGradient` objects: ``gradients["0.weight"][:]`` is the full gradient.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -154,7 +154,7 @@ class _Watch:
 
     def _see_start(self, layer: nn.Module, inputs: object) -> None:  # noqa: ARG002
         if self._stack is not None:
-            forget()  # a memoised weight would not be seen
+            forget()  # the hooks would not see a memoised weight
             self._is_materialised = False
 
     def _see_output(

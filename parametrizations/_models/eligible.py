@@ -23,13 +23,13 @@ from parametrizations._torch.shared_class import can_share
 UNTIE = "To untie them, write layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers."
 
 DEPTH = 2
-"""Levels of containers in an attribute that are searched."""
+"""The depth to which nested containers in an attribute are searched."""
 
 
 def require_eligible(
     model: nn.Module, plan: Sequence[tuple[Slot, Sequence[nn.Module]]], tied: Mapping[object, Sequence[str]]
 ) -> list[tuple[Slot, Sequence[nn.Module]]]:
-    """Refuse parameters that cannot be constrained, or that their module could not use.
+    """Refuse parameters that cannot be constrained, or that their module could not use once constrained.
 
     Returns:
         The plan, with one slot for all owners of a tied parameter.
@@ -55,10 +55,10 @@ def require_unpruned(model: nn.Module, key: str | type[nn.Module]) -> None:
         of_class = isinstance(key, type) and tensor_name == "weight" and isinstance(model.get_submodule(layer), key)
         if (of_class or (isinstance(key, str) and fnmatchcase(name, key))) and f"{name}_orig" in parameters:
             raise ValueError(
-                f"register needs a parameter for {shown(key)}. Got one computed by torch.nn.utils.prune. Make it a "
-                f"parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
-                "with model as given here. To constrain the parameter before pruning, use its own name, with _orig at "
-                "the end."
+                f"register needs a parameter for {shown(key)}. Got a tensor computed by torch.nn.utils.prune. Make "
+                f"it a parameter again first: prune.remove(model.get_submodule({layer!r}), {tensor_name!r}), "
+                "where model is the one passed here. To constrain the unpruned parameter instead, use its name, which "
+                "ends with _orig."
             )
 
 
@@ -75,8 +75,8 @@ def _tied_together(
         same = slot.parametrizations is None and slot.first_stored is first.first_stored and slot.axes == first.axes
         if not same or [*map(id, own)] != [*map(id, steps)]:
             raise ValueError(
-                f"register needs one parameter and one constraint for what is tied. Got two for {first.name!r} and "
-                f"{slot.name!r}. Pass one object under both keys, or under one pattern. {UNTIE}"
+                f"register needs one parameter and one constraint for tied weights. Got two for {first.name!r} "
+                f"and {slot.name!r}. Pass one object under both keys, or under one pattern. {UNTIE}"
             )
         found[key] = replace(first, names=[*first.names, *slot.names], others=[*first.others, *slot.holders]), own
     for key, (slot, _) in found.items():
@@ -103,12 +103,12 @@ def _require_plain_class(slot: Slot) -> None:
     kind = type(slot.module).__name__
     if isinstance(slot.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         raise ValueError(
-            f"register needs a module other than a container for {slot.name!r}. Got {kind}, with the "
-            "parametrizations as one more child. Move the parameter to another module."
+            f"register needs a module other than a container for {slot.name!r}. Got {kind}, where the "
+            "parametrizations would be one more child. Move the parameter to another module."
         )
     if isinstance(slot.module, torch.jit.ScriptModule):
         raise ValueError(
-            f"register needs a Python module for {slot.name!r}. Got a scripted or traced one. Register before, and "
+            f"register needs a Python module for {slot.name!r}. Got a scripted or traced one. Register first, and "
             "script or trace a baked copy."
         )
     if children(slot.module).get("parametrizations") is not None and not chains(slot.module):
@@ -118,18 +118,18 @@ def _require_plain_class(slot: Slot) -> None:
         )
     if not can_share(slot.module):
         raise ValueError(
-            f"register needs a module with the class that register_parametrization gives for {slot.name!r}. "
+            f"register needs the module of {slot.name!r} to have the class from register_parametrization. "
             f"Got {kind}. Register before fully_shard and other functions that change the class."
         )
 
 
 def _require_computed_tensors_work(slot: Slot) -> None:
-    """Refuse modules of PyTorch that write into their weight, or that make parameters of computed tensors."""
+    """Refuse modules of PyTorch that cannot use a computed tensor, since they write into it or lose its gradient."""
     module, kind = slot.module, type(slot.module).__name__
     if isinstance(module, nn.ParameterList | nn.ParameterDict):
         raise ValueError(
-            f"register needs a module that uses its parameters itself for {slot.name!r}. Got {kind}, whose slices and "
-            "copies make new parameters of computed tensors, without gradients. Give each parameter a module of its "
+            f"register needs a module that uses its parameters itself for {slot.name!r}. Got {kind}: its slices and "
+            "copies turn computed tensors into new parameters, without gradients. Give each parameter a module of its "
             "own, in an nn.ModuleList or nn.ModuleDict."
         )
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and slot.tensor_name == "weight":
@@ -156,7 +156,7 @@ def _require_no_cycle(slot: Slot, steps: Sequence[nn.Module]) -> None:
 
 
 def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[Slot]) -> None:
-    """Refuse plain parameters that a module or a parametrization refers to, too.
+    """Refuse plain parameters that a further attribute, of a module or of a parametrization, also holds.
 
     Registering changes the attribute of the owner alone. Code that reads the other attribute would use the stored
     tensor without the constraint. Parameters, buffers and other attributes are searched, with the dictionaries, lists,
@@ -178,7 +178,7 @@ def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[S
 
 
 def _warn_of_hidden_layers(model: nn.Module) -> None:
-    """Warn of layers in a plain list or dictionary. A list of one layer is the usual way to hide it on purpose."""
+    """Warn of layers in a plain list or dictionary. A single layer is not reported: it is usually hidden on purpose."""
     known = set(model.modules())
     for prefix, module in model.named_modules():
         for name, value in own_attributes(module).items():

@@ -1,4 +1,4 @@
-"""`fuse`: constrained layers take the products of their constraints."""
+"""`fuse`: let layers use the products of their constraints. `explain`: the product of a layer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def fuse(model: Model) -> Model:
-    """Fuse every `nn.Linear` in the model with a parametrized weight: the layer takes the product of its constraint.
+    """Fuse every `nn.Linear` with a parametrized weight: the layer then uses the product of its constraint.
 
-    `register` fuses layers itself. `fuse` is for layers that PyTorch's own function registered. Outputs and gradients
-    stay the same up to the rounding of sums. The first parametrization of the weight multiplies by its ``linear``,
-    which materialises the weight only if this is faster. Later ones act on the stored entries by ``on_entries``. If one
-    cannot, or if the first is not a `Parametrization`, the product is ``"dense"``. A subclass of `nn.Linear` with its
-    own ``forward`` keeps it. `remove_parametrizations` restores the plain layer. `parallelize_module` of
+    `register` fuses layers itself. `fuse` is for layers constrained by PyTorch's ``register_parametrization``. Outputs
+    and gradients stay the same up to the rounding of sums. The first parametrization multiplies in its ``linear``,
+    which materialises the weight only if this is faster. Later ones act on the stored entries by ``on_entries``. If a
+    later one cannot, or the first is not a `Parametrization`, the product is ``"dense"``. A subclass of `nn.Linear`
+    keeps its own ``forward``. `remove_parametrizations` restores the plain layer. `parallelize_module` of
     `torch.distributed.tensor.parallel` needs plain parameters: bake such layers first, or leave them out of its plan.
 
     An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"``
-    it reaches no others; with ``"strips"`` all outputs of each strip or block with its column; with ``"dense"`` and
+    it reaches only those; with ``"strips"`` all outputs of a strip or block that spans its column; with ``"dense"`` and
     ``"replaced-diagonal"`` all outputs of its row of the batch, since ``0 * inf`` is NaN. Gradients behave alike, from
     an output to the inputs. Other rows of the batch are not affected.
 
@@ -70,7 +70,7 @@ def fuse(model: Model) -> Model:
 
 
 def explain(layer: nn.Module) -> Explanation:
-    """The product that a layer takes, and why.
+    """The product that a layer uses, and the reason.
 
     =======================  ===========================================================================================
     product                  multiplies
@@ -83,13 +83,13 @@ def explain(layer: nn.Module) -> Explanation:
     ``"own"``                with the method ``linear`` of your own constraint
     =======================  ===========================================================================================
 
-    Inside `torch.nn.utils.parametrize.cached`, the dense weight is memoised instead of ``"replaced-diagonal"``.
+    Inside `torch.nn.utils.parametrize.cached`, the layer uses a memoised dense weight, not ``"replaced-diagonal"``.
 
     Args:
         layer: A layer of any kind, constrained or not.
 
     Returns:
-        ``(product, why)``.
+        A named tuple ``(product, why)``.
 
     Raises:
         TypeError: If ``layer`` is not a module.
@@ -114,9 +114,9 @@ def explain(layer: nn.Module) -> Explanation:
     if not has_fused_forward(layer):
         return Explanation("dense", "the layer is not fused")
     if isinstance(layer, NonDynamicallyQuantizableLinear):
-        return Explanation("dense", "nn.MultiheadAttention multiplies with the weight of this layer by itself")
+        return Explanation("dense", "nn.MultiheadAttention reads the dense weight of this layer directly")
     if is_claimed(chain):
-        return Explanation("dense", "a hook, or another forward, takes part when the weight is computed")
+        return Explanation("dense", "a hook, or a replaced forward, runs when the weight is computed")
     if not isinstance(first, Parametrization):
         return Explanation("dense", "the constraint is third-party")
     if entries_of(chain) is None:

@@ -26,14 +26,14 @@ ADVICE = "Initialise the stored tensor itself: layer.parametrizations.weight.ori
 def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None]) -> None:
     """Initialise a constrained module as its plain class does.
 
-    The distribution is that of initialising a plain layer and then registering. Other tensors are kept. If the stored
-    tensor holds entries of the weight, only these are initialised, and the dense weight is not materialised, unless the
-    initialisation needs the whole matrix.
+    The distribution is that of initialising a plain layer and then registering. A constrained tensor stays as stored if
+    ``reset`` does not change it. If the stored tensor holds entries of the weight, only these are initialised,
+    without the dense weight, unless the initialisation needs the whole matrix.
 
     Args:
         module: The constrained module.
-        plain: Its class without constraints.
-        reset: The initialisation of the plain class.
+        plain: The module's class without constraints.
+        reset: The initialisation method of the plain class.
     """
     slots, caller = slots_of(module), f"{plain.__name__}.reset_parameters"
     require_present(slots, caller)
@@ -42,7 +42,7 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
     with torch.inference_mode(False):  # the values outlive the block
         try:
             _initialize(module, plain, reset, {slot: _room(slot) for slot in slots})
-        except NotImplementedError:  # not entry-wise
+        except NotImplementedError:  # `reset` needs the whole matrix
             require_room(slots, caller, ADVICE)
             for set_state, state in states:
                 set_state(state)
@@ -74,7 +74,7 @@ def _initialize(
 
 @contextmanager
 def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[Slot, nn.Parameter]) -> Iterator[None]:
-    """Make a module plain inside the block, with the given tensors. After an error everything else is restored, too."""
+    """Make a module plain inside the block, with the given tensors. After an error all attributes are restored, too."""
     constrained, held = type(module), children(module)
     order, lists = list(held), held["parametrizations"]
     stores: list[dict[str, Any]] = [vars(module), parameters(module), buffers(module), held]
@@ -101,7 +101,7 @@ def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[Slot, nn.Par
 
 
 def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], Tensor]]:
-    """The states of PyTorch's generators for the stored tensors, with the functions that set them."""
+    """For the CPU, and each GPU with stored tensors: the function that sets the generator's state, and the state."""
     devices = {slot.first_stored.device for slot in slots if slot.first_stored.is_cuda}
     states: list[tuple[Callable[[Tensor], Any], Tensor]] = [(torch.set_rng_state, torch.get_rng_state())]
     for device in devices:
@@ -110,13 +110,13 @@ def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], 
 
 
 def _room(slot: Slot) -> Tensor:
-    """The tensor to initialise: the entries in the stored tensor, if this is enough."""
+    """The tensor to initialise: the stored entries as a `Selection` if possible, otherwise the dense weight."""
     entries = entries_of(slot.chain) if _is_selected(slot) else None
     return _dense_room(slot) if entries is None else Selection(entries.detach(), slot.shape)
 
 
 def _is_selected(slot: Slot) -> bool:
-    """Whether the entries of the weight give the stored tensor, without the dense weight."""
+    """Whether the stored tensor can be computed from entries of the weight, without the dense weight."""
     return slot.inverted_entries(slot.first_stored.detach()) is not None
 
 

@@ -18,7 +18,7 @@ TOLERANCE = 1e-3
 
 
 class Unreachable(ValueError):
-    """A third-party parametrization cannot produce a weight. The message does not say what to do."""
+    """A third-party parametrization cannot produce a weight. The caller adds advice to the message."""
 
     def __init__(self, step: nn.Module, reason: str) -> None:
         super().__init__(f"{type(step).__name__} {reason}")
@@ -26,17 +26,17 @@ class Unreachable(ValueError):
 
 
 def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: bool) -> Any:
-    """The input of a sequence of parametrizations for which the output is ``weight``.
+    """The stored tensors from which a sequence of parametrizations computes ``weight``.
 
     Args:
         parametrizations: In order of application. Third-party ones may write into their buffers, as the
             inverse of ``orthogonal`` does.
         weight: The weight, ``(out, in)``, in the dtype of the stored tensor.
-        project: If true, project onto the set, and skip steps without an inverse, as registering does. If false,
+        project: If true, project onto each set, and skip steps without an inverse, as registering does. If false,
             follow ``on_infeasible``, and refuse steps without an inverse or with an inexact one.
 
     Returns:
-        A tensor, or a sequence of tensors.
+        A tensor, or a sequence of tensors if the first step stores several.
 
     Raises:
         Unreachable: If a third-party parametrization refuses the weight, or lacks an exact inverse.
@@ -71,14 +71,14 @@ def _missing(value: Tensor) -> Tensor:
 
 
 def require_round_trip(step: nn.Module, stored: Any, weight: Tensor) -> None:
-    """Check the inverse of a third-party parametrization, since for instance spectral_norm estimates the norm."""
+    """Require that a third-party step maps ``stored`` back to the weight; spectral_norm, for instance, may fail."""
     if weight.is_meta or weight.numel() == 0:
         return
     twin = copy.deepcopy(step)  # a forward pass may change its state
     try:
         output = twin(stored) if isinstance(stored, Tensor) else twin(*stored)
     except TypeError as error:
-        raise Unreachable(step, f"needs to take what its inverse gives. Got {error}.") from error
+        raise Unreachable(step, f"needs to accept the result of its right_inverse. Got {error}.") from error
     distance = (output - weight).abs().max().item()
     if not distance <= allowed_error(weight):
         raise Unreachable(step, f"needs an exact inverse. Got an error of {distance:.2g} after a round trip.")

@@ -1,7 +1,7 @@
-"""The members that constrained layers have in common.
+"""The methods that all constrained layers of a class share.
 
-A constrained layer takes the product of its constraint, loads plain checkpoints, and initialises the stored tensor if
-its class has a method ``reset_parameters``.
+A constrained layer loads plain checkpoints, and its ``reset_parameters`` initialises the stored tensor. A fused layer
+also uses the product of its constraint.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ BUILT = ("dense", "replaced-diagonal")
 
 
 def constrained_class(module: nn.Module, names: Iterable[str], *, fused: bool) -> type[nn.Module]:
-    """The class of a module with constrained tensors of these names, which all modules of its kind share.
+    """The class of a module with constrained tensors of these names. Modules with the same class and names share it.
 
-    With ``fused``, an `nn.Linear` uses the product of its constraint. A subclass that overrides ``forward`` keeps it.
+    With ``fused``, an `nn.Linear` uses the product of its constraint. A subclass keeps its own ``forward``.
     """
     plain, names = plain_class(module), frozenset(names)
     is_linear = getattr(plain, "forward", None) is nn.Linear.forward and "weight" in names
@@ -45,12 +45,12 @@ def constrained_class(module: nn.Module, names: Iterable[str], *, fused: bool) -
 
 
 def has_fused_forward(module: nn.Module) -> bool:
-    """Whether the module takes the product of its constraint."""
+    """Whether the module is fused: it uses the product of its constraint."""
     return type(module).forward is _fused_forward
 
 
 def fused_holders(slot: Slot) -> list[nn.Module]:
-    """The modules with a tensor that take the product of its constraint."""
+    """The fused modules that hold the tensor of a slot as their ``weight``."""
     return [module for module, name in slot.holders if name == "weight" and has_fused_forward(module)]
 
 
@@ -59,7 +59,7 @@ def _fused_members(base: type[nn.Module]) -> dict[str, object]:
 
 
 def _members(base: type[nn.Module]) -> dict[str, object]:
-    # The second initialisation is nn.MultiheadAttention's.
+    # nn.MultiheadAttention calls its method _reset_parameters.
     resets = [name for name in ("reset_parameters", "_reset_parameters") if hasattr(base, name)]
     members: dict[str, object] = {name: _initializer(base, getattr(base, name)) for name in resets}
     return members | {
@@ -98,12 +98,12 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _operand(chain: nn.Module) -> Tensor | None:
-    """The `entries_of` a chain for its product. None if the weight has to be computed by a call of the chain."""
+    """The `entries_of` a chain for its product. None if only a call of the chain may compute the weight."""
     return None if is_claimed(chain) else entries_of(chain)
 
 
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:
-    """The operand of the product in a loop: the entries, or the dense weight, since one copy serves all steps."""
+    """Operands inside ``cached()``: (entries, None), or (None, dense weight), since one serves all calls."""
     x = _operand(owner)
     return (None, weight_of(owner)) if x is None or first.explain(x).product in BUILT else (x, None)
 
@@ -121,13 +121,13 @@ def _loader(load: Callable[..., None]) -> Callable[..., None]:
 
 
 def _loads_by_torch(load: Any) -> bool:
-    """Whether a loader is, or calls, the loader of `nn.Module`. Others may need the entries that their class saves."""
+    """Whether a loader is, or calls, the loader of `nn.Module`. Other loaders may need all entries of their class."""
     code = getattr(load, "__code__", None)
     return load is nn.Module._load_from_state_dict or (code is not None and "_load_from_state_dict" in code.co_names)
 
 
 def _saver(save: Callable[..., None], drops: bool) -> Callable[..., None]:
-    """Saves the classes of the parametrizations, too. ``drops`` leaves out computed tensors that a class saves."""
+    """A method that also saves the classes of the parametrizations. With ``drops``, it removes computed tensors."""
 
     def save_with_kinds(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         save(self, destination, prefix, keep_vars)

@@ -31,7 +31,7 @@ def matches(key: Key, slots: Iterable[Slot]) -> list[Slot]:
         weights = [slot for slot in every if any(isinstance(one, key) and n == "weight" for one, n in slot.holders)]
         return [slot for slot in weights if has_dims(slot, None)]
     exact = [slot for slot in every if key in slot.names]
-    # An exact name may contain wildcards, too.
+    # A parameter's name may contain wildcard characters, so an exact match comes first.
     return exact or [slot for slot in every if any(fnmatchcase(name, key) for name in slot.names)]
 
 
@@ -52,10 +52,10 @@ def with_values(
     no_match: Callable[[Key], NoReturn],
     advice: str,
 ) -> list[tuple[Slot, Value]]:
-    """The slots that the keys match, with the value of the key. A value of None excludes a slot.
+    """Pairs of a matching slot and the value of its key. Slots with the value None are left out.
 
-    An exact name counts more than a pattern, and a pattern more than a class. ``no_match`` raises the error for a key
-    without a match. ``advice`` ends the error for two keys of the same kind.
+    An exact name takes precedence over a pattern, and a pattern over a class. ``no_match`` raises the error for a key
+    without a match. ``advice`` ends the error for two keys of the same kind that match one slot.
     """
     chosen: dict[Slot, tuple[int, Key]] = {}
     for key in rules:
@@ -74,7 +74,7 @@ def with_values(
 
 
 def require_key(caller: str, key: object) -> None:
-    """Check a key of the rules."""
+    """Require that a key of the rules is a string or a class of modules."""
     if not _is_key(key):
         raise TypeError(
             f"{caller} needs names, patterns of them, or classes of layers, as keys. Got {kind_of(key)}. Pass e.g. "
@@ -87,13 +87,13 @@ def _is_key(key: object) -> bool:
 
 
 def shown(key: Key) -> str:
-    """A key in an error message."""
+    """A key as text for an error message."""
     return key.__name__ if isinstance(key, type) else repr(key)
 
 
 @contextmanager
 def naming(caller: str, action: str) -> Iterator[None]:
-    """Say in errors what the call was about to do."""
+    """Name the caller and its action in errors that the block raises."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -109,10 +109,10 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
     every = list(slots)
     if isinstance(key, type):
         names = [slot.name for slot in every if isinstance(slot.module, key)]
-        advice = "Pass the class of layers that have one themselves, such as nn.Linear."
+        advice = "Pass a class of layers with one of their own, such as nn.Linear."
         if names:
             advice = f"Name its parameters, such as {names[0]!r}."
-        got = "no matrix with the name 'weight' in it" if names else "none in modules of this class"
+        got = "no matrix with the name 'weight' in its layers" if names else "none in modules of this class"
         raise ValueError(f"{caller} needs a {wanted} for {key.__name__}. Got {got}. {advice}")
     names = [name for slot in every for name in slot.names]
     close = get_close_matches(key, names, n=3, cutoff=0.3) or names[:3]
@@ -132,7 +132,7 @@ def refuse_no_match(caller: str, wanted: str, key: Key, slots: Iterable[Slot]) -
 
 
 def constrained_by(caller: str, model: nn.Module, patterns: object = None) -> list[Slot]:
-    """The constrained tensors that match one of the patterns, in the order of the model; all of them for None."""
+    """The constrained tensors that match one of the patterns, in the order of the model; without patterns, all."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"{caller} needs a model. Got {type(model).__name__}. Pass a torch.nn.Module.")
     every = constrained(model)
@@ -148,7 +148,7 @@ def _listed(caller: str, patterns: object) -> list[Key]:
     whole = isinstance(patterns, str | type) or not isinstance(patterns, Iterable)
     listed: list[Any] = [patterns] if whole else list(patterns)  # type: ignore[call-overload]
     if not listed:
-        raise ValueError(f"{caller} needs a pattern of names. Got none. Pass None for every constrained tensor.")
+        raise ValueError(f"{caller} needs one or more patterns. Got none. Pass None for every constrained tensor.")
     for key in listed:
         if not _is_key(key):
             raise TypeError(

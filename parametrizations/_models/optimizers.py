@@ -1,4 +1,4 @@
-"""The replacement of parameters in an optimizer, and its state when their entries move."""
+"""Replaces parameters in an optimizer, and moves optimizer state along with the entries of parameters."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from parametrizations.masks.kept import Move
 
 
 def require_optimizer(optimizer: object, caller: str, tensors: Mapping[str, Tensor]) -> None:
-    """Check that an argument is None or the optimizer of the parameters that a call changes."""
+    """Require None, or an optimizer with at least one of the ``tensors``, the parameters that the caller changes."""
     if optimizer is None:
         return
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"{caller} needs a torch.optim.Optimizer. Got {type(optimizer).__name__}. Pass the optimizer of "
-            "the model. If there are several, create them again afterwards."
+            "the model. If there are several, pass None, and create them again afterwards."
         )
     known = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
     if tensors and not any(id(tensor) in known for tensor in tensors.values()):
@@ -39,9 +39,9 @@ def renew(
     new: Mapping[str, Tensor],
     shared: Iterable[Tensor] = (),
 ) -> None:
-    """Drop the state of old parameters, and replace them in their group by new ones, given by name.
+    """Drop the state of ``old`` parameters, and replace them in their group by ``new`` ones, given by name.
 
-    The two may overlap. Other layers use the ``shared`` parameters, so these keep their state and their place.
+    A parameter may be old and new. Other layers use the ``shared`` parameters, so these keep their state and place.
     """
     if optimizer is None:
         return
@@ -66,14 +66,14 @@ def renew(
 def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor], moved: bool) -> None:
     """Give new parameters the state that the optimizer requires before a step."""
     state, members = changes.draft(optimizer.state), changes.draft(group["params"])
-    if isinstance(optimizer, Adagrad) and new:  # older releases create its state in the constructor
-        known = Adagrad([torch.zeros(1)]).defaults  # a subclass may have more
+    if isinstance(optimizer, Adagrad) and new:  # its constructor creates the state in older releases
+        known = Adagrad([torch.zeros(1)]).defaults  # a subclass may have more options
         options = {name: group[name] for name in known if name in group}
         twins: dict[Tensor, Tensor] = {nn.Parameter(changes.data_of(one)): one for one in new}
         state.update({twins[twin]: own for twin, own in Adagrad(list(twins), **options).state.items()})
     if not (group.get("fused") and moved):
         return
-    # Fused SGD needs momentum for all parameters or for none. Zeros have the effect of none, unless it is dampened.
+    # Fused SGD needs momentum buffers for all parameters or none. Without dampening, zeros act like no buffer.
     if not group.get("dampening"):
         state.update({tensor: {"momentum_buffer": torch.zeros_like(changes.data_of(tensor))} for tensor in new})
     elif any("momentum_buffer" in state.get(tensor, {}) for tensor in members):
@@ -82,7 +82,7 @@ def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: S
 
 
 def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[int], new: list[Any]) -> None:
-    """Replace the first old member by the new ones, or insert them after the first shared member."""
+    """Remove the old members. Insert the new ones where the first old one was, or after an earlier shared one."""
     old = members[:]
     first = next(index for index, key in enumerate(keys) if key in gone | staying)
     if old:
@@ -96,8 +96,8 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
 def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | None) -> dict[int, Tensor]:
     """Replace the tensors created in inference mode by trainable copies.
 
-    The model outlives the block of inference mode. A mixture of both kinds would run, and fail at the first backward
-    pass.
+    The model outlives the block of inference mode. A mixture with inference tensors would run, and fail at the first
+    backward pass.
 
     Returns:
         The copies, by the ``id`` of the tensor that each replaces.
@@ -121,11 +121,11 @@ def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | N
 
 
 def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
-    """Require state with one number for each stored entry, or with a single number."""
+    """Require each state of the parameter to have one number for each stored entry, or a single number."""
     if isinstance(optimizer, LBFGS):
         raise ValueError(
             f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, which has one "
-            "history for all parameters. Pass optimizer=None, and create a new one afterwards."
+            "history for all parameters. Pass optimizer=None, and create a new optimizer afterwards."
         )
     for key, value in optimizer.state.get(tensor, {}).items():
         by_entry = type(value) in (Tensor, nn.Parameter) and value.shape == tensor.shape
@@ -150,7 +150,7 @@ def moved_state(optimizer: Optimizer, tensor: Tensor, move: Move) -> dict[str, A
 
 
 def _fresh(optimizer: Optimizer, group: dict[str, Any], key: str, dtype: torch.dtype) -> float | complex:
-    """The initial value of a state: 0, except in two of PyTorch's optimizers."""
+    """The initial value of the entries of a state: 0, except in Adagrad and Rprop."""
     start: float = 0
     if isinstance(optimizer, Adagrad) and key == "sum":
         start = float(group["initial_accumulator_value"])

@@ -1,4 +1,4 @@
-"""`register`: constrain tensors of a whole model by their names."""
+"""`register`: constrain parameters of a whole model, by name or by the class of their layer."""
 
 from __future__ import annotations
 
@@ -32,45 +32,45 @@ __all__ = ["Rules", "register"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Rules = Mapping[Any, nn.Module | Sequence[nn.Module] | None]
-"""Keys are strings and classes. A union as the type of the keys would refuse dictionaries with one kind of keys."""
+"""Keys are strings and classes, typed as Any: for a union, type checkers would refuse a dict with keys of one kind."""
 Plan = Sequence[tuple[Slot, Sequence[nn.Module]]]
 
 
 @by_signature
 def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) -> Model:
-    """Constrain every parameter with a matching name, or of a layer of a class.
+    """Constrain every parameter with a matching name, and the ``weight`` of every layer of a given class.
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
-    The present weight is projected onto the set. Its gradient is dropped, because the stored tensor may have another
-    shape and meaning. An `nn.Linear` then uses the product that `explain` reports. Plain checkpoints of the model still
-    load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a layer initialises the stored
-    tensor. Call ``backward`` on earlier losses first: their graphs refer to the old parameters.
+    The present weight is projected onto the constraint's set. Its gradient is dropped, because the stored tensor may
+    have another shape and meaning. An `nn.Linear` then uses the product that `explain` reports. Plain checkpoints of
+    the model still load (`load_state_dict`), deep copies are independent, and ``reset_parameters`` of a layer
+    initialises the stored tensor. Call ``backward`` on earlier losses first: their graphs refer to old parameters.
 
-    Each match gets its own copy of the parametrization, which refers to the same modules and tensors of the model.
-    Copies share mask rules and the generators in them, and a rule such as `masks.erdos_renyi` sees all of its weights
-    together. A third-party parametrization for a single tensor is attached itself. A tied parameter, such as the weight
-    of an embedding and of the head of a language model, is constrained once, if one constraint matches all its owners.
+    Each match gets its own copy of the parametrization. References to modules and tensors of the model are kept. Copies
+    share mask rules and the generators in them, and a rule such as `masks.erdos_renyi` sees all of its weights
+    together. A third-party parametrization with a single match is attached without a copy. A tied parameter, such as
+    one shared by an embedding and an output layer, is constrained once; one constraint must match all its owners.
 
     Args:
         model: Changed in place. Tensors created in inference mode cannot be trained, so they are replaced.
         rules: Maps each key to a parametrization, or to a sequence of them, applied left to right, or to None, which
-            excludes. A key is the full name of a parameter in the plain model, with the wildcards of `fnmatch`, such as
-            ``encoder.*.weight``; ``*`` crosses dots. Or it is a class, such as ``nn.Conv2d``, for the ``weight`` of
-            every instance. An exact name counts more than a pattern, and a pattern more than a class. A class does not
-            reach vectors, such as the scale of a normalisation, and a pattern only if it matches nothing else. New
-            parametrizations of a constrained tensor are applied on top of the old ones.
+            excludes the match. A key is the full name of a parameter in the plain model, or a pattern with the
+            wildcards of `fnmatch`, such as ``encoder.*.weight``; ``*`` crosses dots. Or it is a class, such as
+            ``nn.Conv2d``, for the ``weight`` of every instance. An exact name takes precedence over a pattern, and a
+            pattern over a class. A class skips vectors, such as the scale of a normalisation; a pattern that matches
+            vectors and matrices is refused. On a constrained tensor, new parametrizations follow the old ones.
         optimizer: The optimizer of the model, if it exists. Its state is dropped for exactly the matching parameters.
-            If it is not given, make a new optimizer: a fused one would write out of bounds (see the README). Fused SGD
-            with dampening continues unfused, because it cannot restart the momentum of only some parameters.
+            Without this argument, create a new optimizer: an old fused one would write out of bounds (see the README).
+            Fused SGD with dampening continues unfused, because it cannot restart the momentum of some parameters only.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a key matches nothing, or two of the same kind match one parameter; if only some owners of a tied
-            parameter match, or with different constraints; if a parameter is also held by another attribute of a
+        ValueError: If a key matches nothing, or two keys of the same kind match one parameter; if only some owners of a
+            tied parameter match, or their constraints differ; if a parameter is also held by another attribute of a
             module, pruned, sharded over processes, offloaded, or not initialised yet; if its module cannot use a
             computed tensor; if the parametrization refuses the weight; if a tensor would have two constraints of the
             same class, or constraints that undo one another; or if the optimizer has none of the parameters.
@@ -100,7 +100,7 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
 
 def _plan(model: nn.Module, rules: Rules) -> Plan:
-    """The steps to attach to each slot, after all checks that need no weight."""
+    """Pairs of a slot and the steps to attach to it, after all checks that do not need the weight."""
     if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
         raise TypeError(
             "register needs a model and a mapping from names to parametrizations. "
@@ -116,7 +116,7 @@ def _plan(model: nn.Module, rules: Rules) -> Plan:
         every,
         {key: None if value is None else _chain(key, value) for key, value in rules.items()},
         partial(_no_match, model, every),
-        "Narrow one of them, or give a sequence of parametrizations.",
+        "Narrow one key, or pass a list of both parametrizations under one key.",
     )
     for slot, steps in plan:
         _require_different_classes(slot, steps)
@@ -154,14 +154,14 @@ def _no_match(model: nn.Module, every: Sequence[Slot], key: Key) -> NoReturn:
     if f"{key}_v" in own or f"{key}_orig" in own:
         function = "weight_norm" if f"{key}_v" in own else "spectral_norm"
         raise ValueError(
-            f"register needs a parameter for {key!r}. Got one computed by torch.nn.utils.{function}. Remove it first: "
-            f"torch.nn.utils.remove_{function}(layer)."
+            f"register needs a parameter for {key!r}. Got a tensor computed by torch.nn.utils.{function}. Remove "
+            f"that first: torch.nn.utils.remove_{function}(layer)."
         )
     refuse_no_match("register", "parameter", key, every)
 
 
 def _require_dims(rules: Rules, plan: Plan) -> None:
-    """Refuse a pattern that also matches weights with other numbers of dimensions, and list those that fit."""
+    """Refuse a key if some of its matches have an unsuitable number of dimensions. The error names matches that fit."""
     dims = {slot: _dims(steps) for slot, steps in plan if any(isinstance(step, Parametrization) for step in steps)}
     for key in rules:
         found = [slot for slot in matches(key, dims) if key not in slot.names]
@@ -171,9 +171,7 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
             needed = "two or more dimensions" if dims[others[0]] is None else f"{dims[others[0]]} dimensions"
             names = ", ".join(map(repr, [slot.name for slot in fitting[:4]])) + ", ..." * (len(fitting) > 4)
             advice = (
-                f"Narrow the pattern to the others among its matches: {names}"
-                if names
-                else "Take MaskedSparse, or pass axes"
+                f"Narrow the pattern to the matches that fit: {names}" if names else "Use MaskedSparse, or pass axes"
             )
             raise ValueError(
                 f"register needs weights with {needed} for {shown(key)}. Got {others[0].name!r} of shape "
@@ -182,12 +180,12 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
 
 
 def _dims(steps: Sequence[nn.Module]) -> int | None:
-    """The number of dimensions that the constraints need, or None."""
+    """The number of dimensions that the constraints need; None if they accept any number."""
     return next((step.dims for step in steps if isinstance(step, Parametrization) and step.dims is not None), None)
 
 
 def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
-    """Refuse a second constraint of a class, whatever its options; third-party parametrizations may be stacked."""
+    """Refuse two constraints of the same class on a tensor, even with other options. Third-party classes may repeat."""
     kinds = [type(step) for step in slot.steps if isinstance(step, Parametrization)]
     for kind in (type(step) for step in new if isinstance(step, Parametrization)):
         if kind in kinds:
@@ -200,18 +198,18 @@ def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
 
 
 def _contents(model: nn.Module) -> dict[int, object]:
-    """The modules and tensors of a model by their ``id``."""
+    """A dictionary from ``id`` to the modules, parameters and buffers of a model."""
     return {id(one): one for one in (*model.modules(), *model.parameters(), *model.buffers())}
 
 
 def _unshared(plan: Plan) -> set[int]:
-    """The third-party parametrizations for a single tensor that no other tensor has, by their ``id``."""
+    """The ids of the third-party parametrizations for one tensor only, and not attached to any tensor yet."""
     uses = Counter(step for _, steps in plan for step in steps if not isinstance(step, Parametrization))
     return {id(step) for step, count in uses.items() if count == 1 and not is_attached(step)}
 
 
 def _with_individual_rules(plan: Plan) -> Plan:
-    """The same plan. A mask rule that looks at several weights together is replaced by a rule for each of them."""
+    """The same plan, with each mask rule that looks at several weights together replaced by one rule per weight."""
     own = [(slot, list(steps)) for slot, steps in plan]
     together = [
         (slot, steps, index, step, step.rule)
@@ -222,7 +220,7 @@ def _with_individual_rules(plan: Plan) -> Plan:
     weights = [Kept.whole(slot.materialised(), slot.name, slot.axes) for slot, *_ in together]
     given = dict.fromkeys(rule for *_, rule in together)
     if len({repr(rule) for rule in given}) < len(given):
-        text = f"{next(iter(given))} is there {len(given)} times, each for its own weights. Share one object for all."
+        text = f"register got equal rules ({next(iter(given))}) in {len(given)} objects. Share one for all weights."
         warnings.warn(text, stacklevel=2)
     rules = individual([rule for *_, rule in together], weights)
     for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
@@ -231,12 +229,12 @@ def _with_individual_rules(plan: Plan) -> Plan:
 
 
 def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
-    """The step, or a copy with the axes of a convolution."""
+    """The step, or a copy of it with the axes of the slot's convolution."""
     groups = getattr(slot.module, "groups", 1)
     if isinstance(step, OnDiagonals) and slot.axes is not None and step.axes is None and groups > 1:
         raise ValueError(
             f"register needs a convolution with groups=1 for {type(step).__name__} on {slot.name!r}. Got "
-            f"groups={groups}, with own inputs. Use MaskedSparse, or pass axes=(0, 1) and blocks={groups}."
+            f"groups={groups}, each with its own inputs. Use MaskedSparse, or pass axes=(0, 1) and blocks={groups}."
         )
     return step.with_axes(slot.axes) if isinstance(step, Parametrization) else step
 

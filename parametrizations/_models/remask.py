@@ -1,4 +1,4 @@
-"""`remask`: new masks during training, with the optimizer state of the entries that stay."""
+"""`remask`: change masks during training. Entries in both masks keep their optimizer state."""
 
 from __future__ import annotations
 
@@ -45,35 +45,35 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
 
     On an error, the model and the optimizer do not change; random generators may have advanced.
 
-    An entry of both masks keeps its value, its gradient and its optimizer state, bit for bit. A new entry starts at 0,
-    or with further constraints at the member nearest to 0, with gradient 0 and fresh optimizer state. The number of
-    entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer. State of
-    all entries together, such as Adam's step count, stays. No dense tensor is allocated, unless a rule or a further
-    constraint needs one. Of the rules of `parametrizations.masks` that look at values, only `masks.n_of_m` needs one.
+    An entry in both the old and the new mask keeps its value, gradient and optimizer state, bit for bit. A new entry
+    starts at 0, or at the nearest value that further constraints allow, with gradient 0 and fresh optimizer state. The
+    number of entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer.
+    State for all entries together, such as Adam's step count, does not change. No dense tensor is allocated, unless a
+    rule or a further constraint needs one. Of the rules in `masks` that look at values, only `masks.n_of_m` needs one.
 
-    Call ``backward`` on earlier losses first: their graphs refer to the old entries. On several machines every rank
-    must call it, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its module: the masks
-    of all ranks are then compared before anything changes.
+    Call ``backward`` on earlier losses first: their graphs refer to the old entries. In distributed training, every
+    rank must call `remask`, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its
+    module: the masks of all ranks are then compared before anything changes.
 
     Args:
         model: Changed in place.
-        rules: Maps each key to the new mask: a rule of `parametrizations.masks`, a function that takes the weight,
-            ``(out, in)``, and returns a boolean or a sparse tensor of its shape, or such a tensor. Keys are those of
-            `register`, and match only tensors with a mask. Rules see the final weight, after other parametrizations.
-        optimizer: The optimizer of these parameters; its state moves with the entries. With None no state moves: then
+        rules: Maps each key to the new mask: a rule of `parametrizations.masks`; a boolean or sparse tensor of the
+            weight's shape, ``(out, in)``; or a function from the weight to such a tensor. None excludes. Keys are those
+            of `register`, and match only tensors with a mask. Rules see the weight after all its parametrizations.
+        optimizer: The optimizer of these parameters; its state moves with the entries. With None, no state moves: then
             make a new optimizer, because the old one would apply its state to other entries, and a fused one would
-            write out of bounds. With several optimizers, call once for each, with the patterns of its parameters.
+            write out of bounds. If there are several, call `remask` once for each, with patterns of its parameters.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a pattern matches no tensor with a mask, or two match one; if a parameter is tied by other
-            means than `register`, sharded over processes, or not finite; if a rule refuses the weight, or returns an
-            invalid mask; if the parametrizations on top cannot hold with the new mask; if the optimizer has none of the
-            parameters, or state other than one number for each entry or one for all; if ranks have different masks, or
-            a model wrapped by ``DistributedDataParallel`` would have another number of entries than before.
+        ValueError: If a key matches no tensor with a mask, or two keys match one tensor; if separately constrained
+            tensors share a parameter; if a parameter is sharded over processes, or not finite; if a rule refuses the
+            weight, or returns an invalid mask; if later parametrizations cannot hold with the new mask; if the
+            optimizer has none of the parameters, or state other than one number for each entry or one for all; if ranks
+            have different masks, or a model in ``DistributedDataParallel`` would get another number of entries.
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
@@ -108,7 +108,7 @@ def _mask_of(slot: Slot) -> MaskedSparse:
 
 
 def _plan(model: nn.Module, rules: MaskRules) -> Plan:
-    """The mask rule for each tensor, after all checks that need no mask."""
+    """Pairs of a slot and its mask rule, after all checks that do not need the new mask."""
     if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
         raise TypeError(
             "remask needs a model and a mapping from names to mask rules. "
@@ -133,7 +133,7 @@ def _plan(model: nn.Module, rules: MaskRules) -> Plan:
 
 def _rule(key: Key, value: object) -> MaskRule | None:
     require_key("remask", key)
-    if value is None:  # excludes
+    if value is None:  # the key excludes its matches
         return None
     if isinstance(value, nn.Module | type):
         got = type(value).__name__ if isinstance(value, nn.Module) else f"the class {value.__name__}"
@@ -154,7 +154,7 @@ def _no_match(masked: Sequence[Slot], every: Sequence[Slot], key: Key) -> NoRetu
     others = matches(key, every)
     if others:
         got, advice = (
-            ("with another first parametrization", "Bake it, and register")
+            ("constrained, but without a mask", "Bake it, and register")
             if others[0].steps
             else ("which has no mask yet", "Register")
         )
@@ -176,12 +176,12 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
     if any(isinstance(step, Signed) and step.is_per_entry for step in slot.steps):
         raise ValueError(
             f"remask needs signs for all entries of {slot.name!r}. Got {slot.kinds}, with a sign for each entry of the "
-            "old mask. Bake it, and register with Signed(torch.where(weight < 0, -1, 1)), for a full weight."
+            "old mask. Bake it, and register it again with a sign for each: Signed(torch.where(weight < 0, -1, 1))."
         )
     if is_sharded(stored):
         raise ValueError(
             f"remask needs an unsharded stored tensor for {slot.name!r}. Got a {type(stored).__name__}. {GATHER}, load "
-            "it into an unsharded model, move the masks there, and shard that model."
+            "it into an unsharded model, call remask there, and shard that model."
         )
     if not stored.is_meta and not bool(stored.detach().isfinite().all()):
         raise ValueError(
@@ -192,7 +192,7 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
 
 
 def _chosen(plan: Plan) -> Iterator[tuple[Slot, MaskRule, Tensor, Move]]:
-    """For each tensor its own rule, the sorted positions of the new mask, and the move to them."""
+    """For each tensor: its slot, its own rule, the sorted positions of the new mask, and the move to them."""
     before = [_mask_of(slot).positions for slot, _ in plan]
     kept = [_kept(slot, positions) for (slot, _), positions in zip(plan, before, strict=True)]
     rules = individual([rule for _, rule in plan], kept)
@@ -216,7 +216,7 @@ def _weight(slot: Slot) -> Tensor:
 
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The sorted positions of the new mask, and the move to them. A rule without ``move`` sees the whole weight."""
+    """The sorted positions of the new mask, and the move to them. Rules without ``move`` get the weight or shape."""
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:
@@ -228,7 +228,7 @@ def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor,
 def _collect(
     changes: Changes, slot: Slot, rule: MaskRule, positions: Tensor, move: Move, optimizer: Optimizer | None
 ) -> None:
-    """Collect the new mask of a tensor, its values, its gradient and its optimizer state."""
+    """Collect the changes of one tensor: new mask, stored values, gradient and optimizer state."""
     stored, sparse = slot.first_stored, _mask_of(slot)
     with naming("remask", f"change the mask of {slot.name!r}"):
         values = _started(slot, positions, move.of(stored), move.stays.to(stored.device))
@@ -240,9 +240,9 @@ def _collect(
 
 
 def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Tensor:
-    """The stored values for a new mask. New entries start at the member nearest to zero, as far as it can be computed.
+    """The stored values for a new mask. New entries start at the member of the later sets nearest to 0, else at 0.
 
-    On a copy it is checked whether later parametrizations can hold together with the new mask.
+    A copy of the chain is checked: the later parametrizations must be able to hold together with the new mask.
     """
     if len(slot.steps) == 1:
         return values
@@ -267,7 +267,7 @@ def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Te
 
 
 def _require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
-    """Require equal masks on all ranks, with as many entries as before, if the model or a part of it is wrapped.
+    """Under ``DistributedDataParallel``, require equal masks on all ranks, with as many entries as before.
 
     Every rank raises the error if any two masks differ.
     """
@@ -289,8 +289,8 @@ def _require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], befor
         if places.numel() != before[name]:
             raise ValueError(
                 "remask needs as many entries as before while DistributedDataParallel wraps the model, since its "
-                f"buckets have the old sizes. Got {places.numel()} in place of {before[name]} for {name!r}. Remask its "
-                "`module`, and wrap that again."
+                f"buckets have the old sizes. Got {places.numel()} instead of {before[name]} for {name!r}. Remask the "
+                "wrapped `module`, and wrap it again."
             )
 
 

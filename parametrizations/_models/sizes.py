@@ -1,4 +1,4 @@
-"""Whether the values of weights are there, and whether the dense weights fit into the memory."""
+"""Checks that weights are not offloaded, and that dense weights fit into the memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None 
 
 
 def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:
-    """Require that the dense weights fit into the memory of their device. Only compactly stored ones count."""
+    """Require that the dense weights fit into the memory of their device. Weights stored in full do not count."""
     sizes: dict[torch.device, dict[str, int]] = {}
     for slot in slots:
         if slot.is_compact:

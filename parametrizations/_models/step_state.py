@@ -14,11 +14,11 @@ from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
 STORES = ("_parameters", "_buffers", "_modules")
-"""Attributes of a module that `_stores` gives separately."""
+"""Attributes of a module that `_stores` returns as separate dictionaries."""
 
 
 class StepState:
-    """The state of copied parametrizations before their inverses run."""
+    """A snapshot of third-party steps and their copies, taken before the inverses of the copies run."""
 
     def __init__(self, steps: Sequence[nn.Module], copies: Sequence[nn.Module]) -> None:
         self._before = [
@@ -30,7 +30,7 @@ class StepState:
         ]
 
     def collect(self, changes: Changes) -> None:
-        """Collect for the model what the inverses have changed in the copies."""
+        """Collect, for the original steps, every change that the inverses have made in the copies."""
         for own, other, old, marks in self._before:
             for name, value in other.items():
                 if name in STORES:
@@ -47,7 +47,7 @@ class StepState:
 
 
 def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
-    """`Slot.inverted`, which leaves the parametrizations unchanged and collects the changes of their state."""
+    """Like `Slot.inverted`, but with copies of the steps: their state changes are collected, not made."""
     if all(isinstance(step, Parametrization) for step in slot.steps):
         return slot.inverted(weight, project=project)
     twin = slot.copied()
@@ -58,12 +58,12 @@ def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bo
 
 
 def _stores(part: nn.Module, twin: nn.Module) -> list[tuple[Any, Any]]:
-    """The dictionaries of a module and of its copy."""
+    """Pairs of corresponding dictionaries of a module and its copy: attributes, parameters, buffers, children."""
     return [(vars(part), vars(twin))] + [(held(part), held(twin)) for held in (parameters, buffers, children)]
 
 
 def _mark(value: object) -> object:
-    """A value that differs after a list or dictionary was changed in place."""
+    """A value that differs after a change in place of a list or dictionary; None for other objects."""
     if isinstance(value, list):
         return [id(one) for one in value]
     return [(key, id(one)) for key, one in value.items()] if isinstance(value, dict) else None

@@ -23,7 +23,7 @@ class Table:
 
     head: ClassVar[tuple[str, ...]]
     empty: ClassVar[str]
-    """The text without rows."""
+    """The text that is printed if there are no rows."""
     rows: tuple[tuple[Any, ...], ...]
 
     @override
@@ -53,7 +53,7 @@ def _text(value: object) -> str:
 
 
 class Row(NamedTuple):
-    """A constrained tensor, with the columns of `summary`, which describes them; ``holds`` is None if unknown."""
+    """A row of `summary`, with its columns as fields; ``holds`` is None if unknown."""
 
     name: str
     constraint: str
@@ -74,7 +74,7 @@ class Summary(Table):
 
 
 def summary(model: nn.Module) -> Summary:
-    """A table of every parametrized tensor of a model, with a row for each.
+    """A table with one row for each parametrized tensor of a model.
 
     ==============  ====================================================================================================
     column          meaning
@@ -85,17 +85,17 @@ def summary(model: nn.Module) -> Summary:
     ``stored``      the number of stored entries, the free parameters
     ``dense``       the number of entries of the weight
     ``holds``       whether the weight is in its set now: ``yes``, ``NO`` (for example after NaN), or ``unknown``
-    ``product``     the product of the layer, as in `explain`; ``dense`` for tensors other than weights of layers
+    ``product``     the product of the layer, as in `explain`; ``dense`` for biases and unfused layers
     ==============  ====================================================================================================
 
-    To save memory, the weight of a `Diagonal` or a `MaskedSparse` is not materialised, alone or with a second
-    constraint on its entries: both hold if the entries are finite. After a third-party step ``holds`` is unknown.
+    To save memory, the weight of a `Diagonal` or a `MaskedSparse`, alone or with a second constraint on its entries, is
+    not materialised; ``holds`` then means finite entries. If the last step is third-party, ``holds`` is unknown.
 
     Args:
         model: Not changed.
 
     Returns:
-        Its ``rows``, printed as a table in terminals and notebooks.
+        A `Summary` with ``rows``, printed as a table in terminals and notebooks.
 
     Raises:
         TypeError: If ``model`` is not a module.

@@ -27,15 +27,15 @@ from parametrizations._torch.private import answered_from_cache, are_transforms_
 from parametrizations._torch.transforms import uncompiled
 from parametrizations.parametrization import Parametrization
 
-ROUNDS = 5  # the smallest number of times for each product
-SECONDS = 0.3  # for all products of one layer together, if `ROUNDS` takes less
+ROUNDS = 5  # the least number of measurements for each product
+SECONDS = 0.3  # the least time for all products of one layer together
 CALLS = 16  # the largest number of calls of a layer in one timed loop
 
 
 class Tuned(NamedTuple):
     """A row of `tune`: the ``name`` of a weight, the median ``milliseconds`` of each product, and the ``chosen`` one.
 
-    There are no times if the layer has one product, or if the model called it only in `torch.func`, or never.
+    ``milliseconds`` is empty if the layer has a single product, or was not called, or called only in `torch.func`.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Tuning(Table):
 def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     """Measure every product of each fused layer, and select the fastest.
 
-    The default ``"auto"`` uses fixed costs, but the fastest product depends on the machine, the batch and the dtype.
+    The default ``"auto"`` assumes fixed costs, but the fastest product depends on the machine, the batch and the dtype.
     `tune` calls the model once. Then it times each layer on its first input, without hooks: forward and backward, or
     only forward under ``torch.no_grad()``, with the autocast state of that call. A layer called inside
-    `torch.nn.utils.parametrize.cached` is timed in such a loop. Compiled layers are timed without the compiler.
+    `torch.nn.utils.parametrize.cached` is timed in a loop inside it. Compiled layers are timed without the compiler.
 
-    The selected product becomes the ``product`` of the constraint, in the model and its copies, not in checkpoints. All
-    else is unchanged: values, gradients, buffers, modes, and the generators of torch.
+    The selected product becomes the ``product`` of the constraint. Later copies keep it; checkpoints do not. All else
+    is unchanged: values, gradients, buffers, modes, and the generators of torch.
 
     Args:
         model: A model with fused layers, or a fused layer.
@@ -69,7 +69,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
         named: Inputs by name.
 
     Returns:
-        A row for each fused layer, printed as a table.
+        A `Tuning` with a row for each fused layer, printed as a table.
 
     Raises:
         TypeError: If ``model`` is not a module.
@@ -97,7 +97,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
 
 @dataclass
 class _Call:
-    """The input and the context of the first call of a layer, and the number of all calls."""
+    """The input and the context of the first call of a layer, and the number of its calls."""
 
     input: Tensor
     is_cached: bool
@@ -107,7 +107,7 @@ class _Call:
 
 
 def _calls(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: Any) -> dict[str, _Call]:
-    """Call the model with copies of its buffers. The gradients of its parameters are restored afterwards."""
+    """Call the model once, and return a `_Call` by layer name. Buffers and gradients are restored afterwards."""
     calls: dict[str, _Call] = {}
     with ExitStack() as stack:
         for name, layer in layers.items():
@@ -139,7 +139,7 @@ def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any,
             f"tune needs the inputs of the model, as one call takes them. Got {type(x).__name__} as the input of "
             f"{name!r}. Pass tune(model, batch); for several inputs tune(model, *inputs)."
         )
-    if x is None or are_transforms_active():  # the layer raises; tensors of a transform are invalid outside it
+    if x is None or are_transforms_active():  # without x the layer raises; a transform's tensors are invalid outside it
         return
     if name not in calls:
         kind = x.device.type if x.device.type in AUTOCAST else "cpu"  # autocast rejects the meta device
@@ -150,14 +150,14 @@ def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any,
 
 
 def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, Any]]:
-    """Milliseconds of each product, and the attributes of the first parametrization with the fastest one."""
+    """Milliseconds by product, and the attributes that select the fastest one in the first parametrization."""
     first: Any = chains(layer)["weight"][0]
     with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
         states: dict[str, dict[str, Any]] = {}
         for product in ("dense", *first.products) if isinstance(first, Parametrization) else ():
             if product == "dense" and not fits(first._known_shape.numel(), call.input):
                 continue
-            first.product = product  # can take longer than a step, so each form is made once
+            first.product = product  # may rearrange the weight, which is slow, so once for each product
             if explain(layer).product == product:
                 states[product] = dict(vars(first))
         leaves = [x for x in (call.input, *layer.parameters()) if x.requires_grad]  # products may not use all of them
@@ -169,7 +169,7 @@ def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, A
 @contextmanager
 def _stand_ins(layer: nn.Module) -> Iterator[None]:
     """Remove hooks and replace tensors by detached ones inside the block. Restore all attributes at the end."""
-    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]  # has other stores
+    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]  # has tensors elsewhere
     held = [own for part in parts for own in (vars(part), parameters(part), buffers(part), *hooks_of(part))]
     before = [dict(own) for own in held]
     try:
@@ -188,10 +188,10 @@ def _stand_ins(layer: nn.Module) -> Iterator[None]:
 
 
 def _step(layer: nn.Module, first: dict[str, Any], state: dict[str, Any], call: _Call, leaves: list[Tensor]) -> None:
-    """A forward pass, or a loop of several; and the backward pass if gradients are needed."""
+    """One forward pass, or several inside ``cached()``; then a backward pass if gradients are needed."""
     first.update(state)
     with nn.utils.parametrize.cached() if call.is_cached else nullcontext():
-        forget()  # of an outer block
+        forget()  # results from an outer block
         calls = min(call.count, CALLS) if call.is_cached else 1
         outputs = [type(layer).forward(layer, call.input) for _ in range(calls)]
         if outputs[0].requires_grad:
@@ -199,7 +199,7 @@ def _step(layer: nn.Module, first: dict[str, Any], state: dict[str, Any], call: 
 
 
 def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
-    """Milliseconds of each step. Their order is random in each round: each step leaves its data in the CPU cache."""
+    """Median milliseconds of each step. Steps run in random order: each finds the last one's data in the CPU cache."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for step in ways.values():
         step()  # warm-up, which allocates

@@ -21,7 +21,7 @@ Product = Literal["auto", "dense", "elementwise", "replaced-diagonal", "strips",
 
 
 class Explanation(NamedTuple):
-    """The ``product`` that a layer takes, such as ``"dense"``, and ``why``, the reason, from `explain`."""
+    """The result of `explain`: the ``product`` that a layer takes, such as ``"dense"``, and the reason, ``why``."""
 
     product: str
     why: str
@@ -30,7 +30,7 @@ class Explanation(NamedTuple):
 ASKED = Explanation("dense", "product='dense' is set")
 PLAIN = Explanation("dense", "the constraint has no product of its own")
 UNREGISTERED = Explanation("dense", "nothing is registered yet")
-OWN = Explanation("own", "the constraint has a method linear")
+OWN = Explanation("own", "the constraint overrides linear")
 EXPORTED = Explanation("dense", "exported files must not depend on this library")
 OTHER_DTYPE = Explanation("dense", "csr and replaced-diagonal are for float32 and float64")
 OTHER_DEVICE = Explanation("dense", "the other products are for the CPU")
@@ -44,14 +44,14 @@ PRECISE = (torch.float32, torch.float64)
 
 
 def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[MaskForm, Explanation]:
-    """The form of a mask: the one asked for, or the cheapest.
+    """The form of a mask for ``product``, or the cheapest for ``"auto"``; and the `Explanation`.
 
-    The costs are nanoseconds for 64 rows on one thread; two threads take half of each.
+    The costs are nanoseconds for a batch of 64 rows on one thread; with two threads they are half as large.
 
     Args:
         shape: The shape of the weight. All products but ``"dense"`` are for ``(out, in)``.
-        positions: The sorted row-major positions of the mask, on the device of the layer.
-        product: The option.
+        positions: The sorted row-major positions of the kept entries, on the device of the layer.
+        product: The option ``product`` of `MaskedSparse`.
     """
     if len(shape) != 2:
         return Dense.of(shape, positions), NOT_A_MATRIX
@@ -89,10 +89,10 @@ def _count(number: int, what: str) -> str:
 
 
 def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explanation:
-    """The product for a matrix with a replaced main diagonal. ``"auto"`` replaces it from ``large`` entries on."""
+    """The product for a matrix with a replaced main diagonal. With ``"auto"``, dense below ``large`` entries."""
     if product == "dense":
         return ASKED
-    if is_traced_for_a_file():  # first, since sizes are tensors under a tracer
+    if is_traced_for_a_file():  # before numel(), since sizes are tensors under a tracer
         return EXPORTED
     if x.numel() < large and product == "auto":
         return Explanation("dense", f"{' x '.join(map(str, x.shape))}: too small for replaced-diagonal")
@@ -102,7 +102,7 @@ def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explan
 
 
 def explain_form(chosen: Explanation, x: Tensor) -> Explanation:
-    """The product for the form of a mask and a stored tensor with the device and dtype of ``x``."""
+    """The ``chosen`` product of a mask. Dense in an export, and for CSR in a dtype other than float32 and float64."""
     if chosen.product == "dense":
         return chosen
     if is_traced_for_a_file():

@@ -24,11 +24,11 @@ from parametrizations._torch.transforms import is_recorded
 HAS_MKL = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 SHORT = 2**15
-"""Up to this number of columns a column index has two bytes, which are sorted faster, byte by byte."""
+"""Up to this number of columns, the column indices are sorted as int16, which is faster."""
 
 
 class Rows(NamedTuple):
-    """Compressed rows: the number of entries before each row, the total number, and the column of each entry."""
+    """``starts``: the number of entries before each row, then their total. ``columns``: the column of each entry."""
 
     starts: Tensor
     columns: Tensor
@@ -36,15 +36,15 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CSR(MaskForm, Kernel):
-    """The entries of a matrix ``(out, in)``, by rows and by columns.
+    """The positions of the kept entries of a matrix ``(out, in)``, by rows and by columns.
 
-    An entry takes 12 bytes (24 from 2^31 entries on): its column, its row, and its place in the order by columns.
+    A position takes 12 bytes (24 from 2^31 entries, rows or columns on): column, row, and place in the order by rows.
 
     Args:
         shape: ``(out, in)``.
         by_rows: The compressed rows.
         by_columns: The compressed rows of the transposed matrix.
-        order: The place in the order by rows, for each entry of the transposed matrix: ``(entries,)``.
+        order: For each entry in the order by columns, its place in the order by rows: ``(entries,)``.
     """
 
     shape: torch.Size
@@ -108,7 +108,7 @@ def csr_tensor(shape: torch.Size, positions: Tensor, values: Tensor) -> Tensor:
 
 
 def _starts(rows: Tensor, count: int) -> Tensor:
-    """For each number from 0 to ``count``: how many of the sorted numbers are smaller."""
+    """For each number from 0 to ``count``: how many of the sorted ``rows`` are smaller."""
     every = torch.arange(count + 1, device=rows.device, dtype=rows.dtype)
     return torch.searchsorted(rows, every, out_int32=rows.dtype is torch.int32)
 
@@ -123,7 +123,7 @@ def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor,
 
 
 def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
-    # Zeros, not the values: sampled_addmm multiplies them by beta = 0, which keeps NaN.
+    # Zeros, not uninitialised values: sampled_addmm multiplies the values by beta = 0, which keeps NaN.
     zeros = left.new_zeros(columns.shape)
     pattern = _csr(starts, columns, zeros, (left.shape[1], right.shape[1]))
     sampled: Tensor = torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0)
@@ -132,9 +132,9 @@ def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -
 
 @functools.cache
 def _prepare() -> None:
-    """Make the first compressed tensor of the process, without PyTorch's warning about its beta state.
+    """Create the first CSR tensor of the process, and hide PyTorch's warning that CSR is in beta.
 
-    A form calls this when it is made, not in a product, because `warnings.catch_warnings` is not thread-safe.
+    Call this when a form is made, not in a product, because `warnings.catch_warnings` is not thread-safe.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")

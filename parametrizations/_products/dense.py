@@ -20,7 +20,7 @@ MANY = 2**12
 def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
     """Zeros with values at the given positions: ``(size,)``.
 
-    ``index_copy_`` does not copy the zeros, and has a faster gradient. `torch.func.vmap` supports only ``index_copy``.
+    Unlike ``scatter``, ``index_copy_`` does not copy the zeros. `torch.func.vmap` supports only ``index_copy``.
 
     Args:
         values: ``(n,)``.
@@ -40,10 +40,10 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
 
 
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
-    """A copy of matrices ``(*batch, out, in)`` with other main diagonals, of shape ``(*batch, min(out, in))``.
+    """A copy of matrices ``(*batch, out, in)`` with ``diagonal``, ``(*batch, min(out, in))``, as main diagonals.
 
-    Exported and traced programs use ``where`` instead of ``diagonal_scatter``, because ONNX exporters reject that.
-    The exporter of torch 2.13 decomposes it into an in-place copy and refuses that; the older one lacks the operator.
+    Exported and traced programs use ``where``, because ONNX exporters reject ``diagonal_scatter``: the one of torch
+    2.13 decomposes it into an in-place copy, which it then refuses; the older one lacks the operator.
     """
     if not (torch.compiler.is_exporting() or is_traced()):
         return matrix.diagonal_scatter(diagonal, 0, -2, -1)
@@ -53,23 +53,23 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def fits(entries: int, like: Tensor) -> bool:
-    """Whether a tensor with this number of entries, and the dtype and device of ``like``, fits into the memory."""
+    """Whether ``entries`` numbers of ``like``'s dtype fit into the memory of its device; up to `LARGE`, always True."""
     room = memory_of(like.device) if entries > LARGE else None
     return room is None or entries * like.element_size() <= room
 
 
 def require_memory(name: str, entries: int, like: Tensor) -> None:
-    """Refuse to allocate the dense weight of a constraint of this name if it does not fit; arguments as in `fits`."""
+    """Refuse a dense weight that does not fit. ``name`` is the constraint's; other arguments are those of `fits`."""
     if not fits(entries, like):
         raise ValueError(
             f"{name} needs {shown(entries * like.element_size())} for the dense weight, with {entries} entries. Got a "
-            f"machine with {shown(memory_of(like.device) or 0)}. Call the layer, which needs no dense weight unless "
-            "product='dense' is set, instead of reading its weight."
+            f"machine with {shown(memory_of(like.device) or 0)}. Call the layer instead of reading its weight. If the "
+            "layer needs the dense weight, too, fuse it, or set another product than 'dense'."
         )
 
 
 def memory_of(device: torch.device) -> int | None:
-    """The memory of a device in bytes; None if it is unknown."""
+    """The total memory of a device in bytes; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type != "cpu" or not hasattr(os, "sysconf"):
@@ -78,7 +78,7 @@ def memory_of(device: torch.device) -> int | None:
 
 
 def shown(size: float) -> str:
-    """A number of bytes as text."""
+    """A number of bytes as text, such as ``"1.5 GB"``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -13,14 +13,14 @@ from parametrizations._torch.transforms import may_look_at_values
 
 # Measured 2026-11-22, torch 2.13.0, two threads of a shared x86-64 machine.
 WIDE = 512
-"""From this number of features on, two operations train faster: the gradient of ``addcmul`` has one more pass."""
+"""From this number of outputs on, ``mul`` and ``add_`` train faster: the gradient of ``addcmul`` has one more pass."""
 
 
 def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size, blocks: int) -> Tensor:
     """``F.linear(input, weight, bias)`` with ``x`` on the main diagonals of the blocks of rows of ``weight``.
 
-    The dtype is that of `torch.nn.functional.linear`, also under autocast. Half precision is computed in float32 and
-    rounded once, as in a matrix product.
+    The result has the dtype that `torch.nn.functional.linear` gives, also under autocast. Half precision is computed in
+    float32 and rounded once, as in a matrix product.
 
     Args:
         input: ``(*, in)``.
@@ -31,7 +31,7 @@ def diagonal_linear(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.
     """
     dtype = product_dtype(x)
     wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    if not input.is_contiguous():  # the output of a matrix product is contiguous, too
+    if not input.is_contiguous():  # so that the output is contiguous, as in F.linear
         input = input.contiguous()
     rows = shape[0] // blocks
     input = input if shape[1] <= rows else input.narrow(-1, 0, rows)

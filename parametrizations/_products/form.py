@@ -1,8 +1,8 @@
 """`Form`: the layout of the stored entries of a weight, and the product with it.
 
-Most forms are a `Kernel`, with three methods: the dense weight, the product with it, and the product of two batches
-sampled at the stored entries. The last two are derivatives of each other, so one pair of autograd functions gives the
-derivatives of every kernel, to any order.
+Most forms are a `Kernel`, with three methods: the dense weight, the product with the weight, and the product of two
+batches, sampled at the stored entries. The last two are derivatives of each other, so one pair of autograd functions
+gives the derivatives of every kernel, to any order.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Form(ABC):
         """The stored values of a dense weight: the inverse of `dense`."""
 
     def multiply(self, input: Tensor, values: Tensor) -> Tensor:
-        """``input @ weight.mT``, differentiable. Most forms do it without the dense weight."""
+        """``input @ weight.mT``, differentiable. Most forms compute this without the dense weight."""
         return input @ self.dense(values).mT
 
     def laid_out(self, rows: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Kernel(Form):
 
     @abstractmethod
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
-        """``left.mT @ right`` at the stored entries, shaped as the values, from ``(batch, out)``, ``(batch, in)``."""
+        """``left.mT @ right`` at the stored entries, for ``(batch, out)`` and ``(batch, in)``; shaped as ``values``."""
 
     @override
     def multiply(self, input: Tensor, values: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class MaskForm(Form):
 
     @property
     def device(self) -> torch.device:
-        """The device of the mask. It is read at every step, so computing the positions for it would be slow."""
+        """The device of the mask. Every step reads it, so forms that compute their positions override this property."""
         return self.positions.device
 
     @override
@@ -105,7 +105,7 @@ class Dense(MaskForm):
 
     @classmethod
     def of(cls, shape: torch.Size, positions: Tensor) -> Self:
-        """The form of a weight with any number of dimensions."""
+        """The form of a mask with these sorted row-major positions, for a weight with any number of dimensions."""
         return cls(tuple(shape), shape.numel(), positions.long())
 
     @property
@@ -126,7 +126,7 @@ class Dense(MaskForm):
 
 
 def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Tensor:
-    """``F.linear(input, form.dense(x), bias)``, without the dense weight, in the same dtype, also under autocast.
+    """``F.linear(input, form.dense(x), bias)``, by the product of the form.
 
     Returns:
         ``(*, out)``, in the dtype that `torch.nn.functional.linear` gives, also under autocast.
@@ -159,13 +159,13 @@ def sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
 
 
 def sum_of_products(parts: Iterable[tuple[int, int, Tensor]], input: Tensor, features: int, transposed: bool) -> Tensor:
-    """The product with a matrix in parts.
+    """``input @ matrix.mT``, or ``input @ matrix`` if transposed, for a matrix given in parts.
 
     Half precision is summed in float32 and rounded once.
 
     Args:
-        parts: The first row, the first column and the entries of each part. Parts do not overlap; all other entries
-            of the matrix are 0.
+        parts: For each part its first row, its first column, and its entries as a matrix. Parts do not overlap; all
+            other entries of the whole matrix are 0.
         input: ``(batch, in)``, or ``(batch, out)`` if transposed.
         features: The number of columns of the result.
         transposed: As in `Kernel.product`.
@@ -259,8 +259,8 @@ class _TransformedSampled(_Sampled):
 def _one_by_one(
     call: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *batched: Tensor
 ) -> tuple[Tensor, int]:
-    """One call for each element of a batch, because the weights differ, and one large product would be dense."""
-    if not info.batch_size:  # one call gives the shape
+    """The stacked results of one call for each element of the vmapped axis: one call for all would be dense."""
+    if not info.batch_size:  # a call with zeros gives the shape
         one = call(
             *(
                 x if at is None else x.new_zeros(x.movedim(at, 0).shape[1:])

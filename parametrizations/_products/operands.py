@@ -10,7 +10,7 @@ from parametrizations._torch.private import is_autocast_anywhere, is_traced
 AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind))
 """Device types with autocast; the meta device does not support it."""
 SHARED = 2**15
-"""PyTorch copies fewer entries on one thread in any case."""
+"""PyTorch copies tensors with fewer entries on one thread in any case, batched or not."""
 
 
 def index_dtype(largest: int) -> torch.dtype:
@@ -19,7 +19,7 @@ def index_dtype(largest: int) -> torch.dtype:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of a product with ``x``: the dtype of ``x``, or under autocast the autocast dtype."""
+    """The dtype of a product with ``x``: the autocast dtype if autocast converts ``x``, otherwise that of ``x``."""
     if not is_autocast_anywhere():
         return x.dtype
     kind = x.device.type
@@ -43,8 +43,8 @@ def rows_of(input: Tensor) -> Tensor:
 def transposed_copy(matrix: Tensor) -> Tensor:
     """``matrix.mT``, contiguous.
 
-    PyTorch copies a transposed matrix on one thread, but a batch of matrices, even of one, on all threads. This takes
-    half the time for 128 x 4096 on two threads (measured 2026-11-21, torch 2.13.0, CPU).
+    PyTorch copies a transposed matrix on one thread, but a batch of matrices, even of one, on all threads. The batch
+    takes half the time for 128 x 4096 on two threads (measured 2026-11-21, torch 2.13.0, CPU).
     """
     if matrix.numel() < SHARED:
         return matrix.mT.contiguous()
@@ -86,6 +86,6 @@ def _require_kind(what: str, tensor: Tensor, x: Tensor) -> None:
     fits = tensor.dtype == x.dtype or product_dtype(tensor) == product_dtype(x)
     if tensor.device != x.device or not fits:
         raise RuntimeError(
-            f"A layer needs {what} with its dtype and device, {x.dtype} on {x.device}. "
+            f"A layer needs {what} with the dtype and device of its weight, {x.dtype} on {x.device}. "
             f"Got {tensor.dtype} on {tensor.device}. Convert one of them with .to()."
         )

@@ -14,10 +14,10 @@ class Places(NamedTuple):
 
     Args:
         shape: The shape of the weight, ``(out, in)``.
-        diagonal: Indices of the stored entries on the main diagonal, in order; None if all of them are.
-        positions: Returns the row-major positions of the entries, ``(entries,)``.
-        blocks: The number of equal blocks of rows, if ``diagonal`` refers to the main diagonals of blocks.
-        key: An object that is replaced whenever the positions or their device change; None if there is none.
+        diagonal: Sorted indices of the stored entries on the main diagonal; None if all stored entries lie on it.
+        positions: A function that returns the row-major positions of the stored entries, ``(entries,)``.
+        blocks: The number of equal blocks of rows, each with a main diagonal that ``diagonal`` refers to.
+        key: An object for memoisation, replaced whenever the positions or their device change; or None.
 
     Example:
         Dale's law: the connections from one neuron all excite, or all inhibit. The map acts on each entry separately
@@ -70,7 +70,7 @@ class Places(NamedTuple):
 
 
 def on_diagonal(positions: Tensor, shape: torch.Size) -> Tensor:
-    """Indices of the sorted positions on the main diagonal."""
+    """The indices, in the sorted row-major ``positions``, of the entries on the main diagonal."""
     wanted = torch.arange(min(shape), device=positions.device, dtype=positions.dtype) * (shape[1] + 1)
     places = torch.searchsorted(positions, wanted).clamp(max=max(positions.numel() - 1, 0))
     return places[positions[places] == wanted] if positions.numel() else places[:0]

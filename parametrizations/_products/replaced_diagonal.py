@@ -1,8 +1,8 @@
 """The product with a stored matrix and a replaced main diagonal, without a copy of the matrix.
 
-A copy of the full matrix costs several passes over it. A correction of the product with the stored matrix would lose
-digits if the stored diagonal is much larger than the true one. So only the blocks on the diagonal are copied, with a
-zero diagonal; the rest of the stored matrix is multiplied in place.
+A copy of the full matrix costs several passes over it. To correct the product with the stored matrix would lose digits
+if the stored diagonal is much larger than that of the weight. So only the blocks on the diagonal are copied, with a
+zero diagonal; the rest of the stored matrix is multiplied without a copy.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded, may_look_at_values
 
 BLOCK = 512
-"""Rows and columns of a block on the diagonal."""
+"""The largest number of rows, and of columns, of a copied block on the diagonal."""
 MEDIUM = 2**18
-"""With fewer entries a second matrix takes less time than an autograd function."""
+"""With fewer entries, plain autograd with its second matrix takes less time than an autograd function."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class ZeroedDiagonal(Kernel):
     Args:
         shape: ``(out, in)``.
         blocks: The number of equal blocks of rows.
-        zeroed: A stored matrix with a zero diagonal, which needs no copy. Tangents and gradients, which take its place
-            in derivatives, lie elsewhere in memory.
+        zeroed: The stored matrix if its diagonals are zero; the product then needs no copies. Tangents and gradients,
+            which take its place in derivatives, are recognised by their other address in memory.
     """
 
     shape: torch.Size
@@ -76,7 +76,7 @@ class ZeroedDiagonal(Kernel):
         return self._by_blocks(matrix).diagonal(0, -2, -1)
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """Copies of the blocks on the diagonal, and views to their left and right."""
+        """The parts for `sum_of_products`: zeroed copies of the blocks on the diagonal, and views of the rest."""
         height = max(x.shape[0] // self.blocks, 1)
         for row in (first + row for first in range(0, x.shape[0], height) for row in range(0, height, BLOCK)):
             strip = x.narrow(0, row, min(BLOCK, height - row % height))
@@ -94,10 +94,10 @@ class ZeroedDiagonal(Kernel):
 def with_own_diagonal(
     x: Tensor, diagonals: Callable[[Tensor], Tensor], with_diagonals: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The matrix and its diagonals. The gradient of the diagonals is written into the gradient of the matrix.
+    """The matrix and its diagonals. In the gradient of ``x``, the gradient of the diagonals replaces the diagonals.
 
-    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it. The functions are those
-    of `OnDiagonals`: a view of the diagonals of a matrix, and a copy of a matrix with other diagonals.
+    Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it. The functions are
+    methods of `OnDiagonals`: a view of the diagonals of a matrix, and a copy of a matrix with other diagonals.
     """
     if is_traced() or x.numel() < MEDIUM or are_transforms_active() or is_recorded() or has_tangent(x):
         return x, diagonals(x)

@@ -26,11 +26,11 @@ from parametrizations._torch.loops import once
 from parametrizations._torch.transforms import is_recorded
 
 CALL = 6_000
-"""The fixed cost of a strip, in entries."""
+"""The fixed cost of a strip, as a number of entries with the same cost."""
 GROUPS = 128
 """Strips consist of whole groups of rows. This is the largest number of groups, which bounds the time of the search."""
 LARGEST = 2**21
-"""Largest number of entries in one buffer: glibc maps buffers of 32 MB and more again at each step."""
+"""Largest number of entries in a buffer of several strips: from 32 MB on, glibc maps new pages at each step."""
 
 
 class Window(NamedTuple):
@@ -52,7 +52,7 @@ def windows(shape: torch.Size, positions: Tensor, most: float = inf) -> list[Win
     Args:
         shape: ``(out, in)``.
         positions: The sorted row-major positions of the mask, on the CPU.
-        most: If strips cannot have fewer entries than this, none are returned, because the search takes milliseconds.
+        most: If every cover has more entries than this, the list is empty: the search would take milliseconds.
     """
     if not positions.numel():
         return [Window(0, shape[0], 0, 0)]
@@ -86,7 +86,7 @@ class Piece(Kernel):
     """Consecutive strips of rows, multiplied from one buffer.
 
     The buffer, ``(entries of all strips,)``, holds one strip after another, each in row-major order, with zeros at
-    entries that are not kept. The methods take it as ``values``; `filled` makes it from the kept entries.
+    entries outside the mask. The methods take it as ``values``; `filled` makes it from the kept entries.
 
     Args:
         shape: ``(rows, in)``, with the rows of all strips.
@@ -101,7 +101,7 @@ class Piece(Kernel):
     places: Tensor | None
 
     def filled(self, values: Tensor) -> Tensor:
-        """The buffer, from the values of these strips."""
+        """The buffer, from the kept entries of these strips in row-major order."""
         return values if self.places is None else scattered(values, self.places, area_of(self.windows))
 
     @override
@@ -145,11 +145,11 @@ class Piece(Kernel):
 
 @dataclass(frozen=True, eq=False)
 class Strips(MaskForm):
-    """The entries of a matrix ``(out, in)``, by strips of rows. An entry takes at most 12 bytes.
+    """The positions of the kept entries of a matrix, by strips: at most 12 bytes each, or 16 if ``out * in >= 2^31``.
 
     Args:
         shape: ``(out, in)``.
-        positions: The sorted row-major positions, ``(entries,)``.
+        positions: The sorted row-major positions of the kept entries, ``(entries,)``.
         pieces: The strips in order of rows, grouped into pieces.
     """
 
@@ -173,8 +173,8 @@ class Strips(MaskForm):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
     def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
-        """The values of each piece, with one gradient for all of them."""
-        if len(self.pieces) == 1:  # `torch.func.vmap` over no entries cannot split
+        """The values of each piece, by one split, so that the backward pass makes one gradient for all pieces."""
+        if len(self.pieces) == 1:  # nothing to split
             return (values,)
         parts: tuple[Tensor, ...] = torch.split(values, [piece.count for piece in self.pieces])
         return parts
@@ -209,7 +209,7 @@ class Blocks(MaskForm, Kernel):
         if not blocks or shape[0] % blocks or shape[1] % blocks:
             return None
         width = shape[1] // blocks
-        if int(positions[width - 1]) != width - 1:  # without the memory of the comparison
+        if int(positions[width - 1]) != width - 1:  # a quick check that needs no memory
             return None
         made = cls(shape, blocks, positions.device)
         return made if torch.equal(made.positions, positions.to(made.positions)) else None
@@ -228,7 +228,7 @@ class Blocks(MaskForm, Kernel):
         blocks = values.view(self.blocks, *self._size)
         output = torch.bmm(self._split(input), blocks if transposed else blocks.mT)
         together = output.transpose(0, 1).reshape(input.shape[0], self.shape[int(transposed)])
-        return together.contiguous()  # blocks of one row give a view with a layout that tangents lack
+        return together.contiguous()  # a view, from blocks with one output, has strides that tangents lack
 
     @override
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class Blocks(MaskForm, Kernel):
 
 
 def _pieces(shape: torch.Size, positions: Tensor, strips: list[Window]) -> Iterator[Piece]:
-    """Consecutive strips in pieces of at most `LARGEST` entries."""
+    """Pieces of consecutive strips. A piece has at most `LARGEST` entries, or one larger strip."""
     first = 0
     for group in _grouped(strips):
         top, rows = group[0].row, sum(strip.rows for strip in group)
@@ -274,9 +274,9 @@ def _grouped(strips: list[Window]) -> list[list[Window]]:
 
 
 def _groups(shape: torch.Size, positions: Tensor) -> tuple[list[int], list[int], list[int]]:
-    """Row boundaries of the groups, from 0 on; for each group its first kept column, and one past its last.
+    """Three lists: the row boundaries of the groups, from 0 on; the first kept column of each; one past its last.
 
-    For a group without entries these are the number of columns, and 0.
+    For a group without entries, the first kept column is ``shape[1]``, and one past the last is 0.
     """
     starts = torch.searchsorted(positions, torch.arange(shape[0] + 1, dtype=positions.dtype) * shape[1])
     kept = starts.diff() > 0

@@ -1,11 +1,11 @@
 """Detection of the reason for a call of ``right_inverse``: a registration or an assignment.
 
-PyTorch calls ``right_inverse(weight)`` in both cases with the same argument, which names neither the case nor the
-tensor. Three promises depend on them:
+PyTorch calls ``right_inverse(weight)`` in both cases. The argument shows neither the case nor the tensor. Three
+promises depend on the case and the tensor:
 
 - One object belongs to one tensor, except after `transfer_parametrizations_and_params`, which lets two modules share
   an object and its values.
-- A weight outside the set is projected by a registration, and refused by an assignment.
+- A weight outside the set is projected by a registration. An assignment follows ``on_infeasible``.
 - A mask is loaded together with its values, by a hook on the list that owns the values.
 
 PyTorch's own `register_parametrization` leaves this information only on the call stack, so this file reads it there.
@@ -41,7 +41,7 @@ def is_assignment() -> bool:
 
 
 def is_transfer() -> bool:
-    """Whether PyTorch is registering the parametrizations of another module, which then shares its values."""
+    """Whether `transfer_parametrizations_and_params` is registering, after which two modules share the values."""
     frame = _innermost_frame()
     while frame is not None and frame.f_code in (_BUILD, _APPEND):
         frame = frame.f_back
@@ -49,7 +49,7 @@ def is_transfer() -> bool:
 
 
 def asking_list() -> ParametrizationList | None:
-    """The list for which PyTorch calls ``right_inverse``, on registering or assigning; None for a direct call."""
+    """The chain for which PyTorch calls ``right_inverse``, on registering or assigning; None for a direct call."""
     frame = _innermost_frame()
     if frame is None:
         return None

@@ -1,6 +1,6 @@
 """PyTorch's `ParametrizationList`, here called a chain: the parametrizations of one tensor and its stored tensors.
 
-A parametrization belongs to a tensor while one of its `Owners`, the lists that got it, is alive and contains it.
+A parametrization belongs to a tensor while a chain in its `Owners` is alive and contains the parametrization.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing_extensions import override
 from parametrizations._torch.private import children, is_placeholder, parameters
 
 TIES = "chains_of_all_owners"
-"""Attribute of the chains of a tied tensor: the list of them."""
+"""Attribute of each chain of a tied tensor: the list of all chains of the tensor."""
 
 
 def chains(module: nn.Module) -> dict[str, ParametrizationList]:
     """The chains of a module by tensor name."""
     held = children(module)  # not by attribute: a wrapper may forward attributes to the wrapped module
-    holder = held["parametrizations"] if "parametrizations" in held else None  # noqa: SIM401 (no get where scripted)
+    holder = held["parametrizations"] if "parametrizations" in held else None  # noqa: SIM401 (scripts lack get)
     if not isinstance(holder, nn.ModuleDict):
         return {}
     return {name: chain for name, chain in children(holder).items() if isinstance(chain, ParametrizationList)}
@@ -37,10 +37,10 @@ def steps(chain: ParametrizationList) -> list[nn.Module]:
 
 
 def tie(chain: ParametrizationList, count: int) -> list[ParametrizationList]:
-    """The chain, and further ones that share its stored tensors and its steps: one for each owner of a tied tensor.
+    """The chain, and copies that share its stored tensors and its steps: one for each owner of a tied tensor.
 
-    With one list for all owners, `torch.func.functional_call` would not restore the model, since it swaps a tensor that
-    it finds under two names.
+    With one chain for all owners, `torch.func.functional_call` would swap a stored tensor once under each name, and
+    then not restore the model.
     """
     every = [chain, *(copy.copy(chain) for _ in range(count - 1))]
     for one in every if count > 1 else ():
@@ -49,14 +49,14 @@ def tie(chain: ParametrizationList, count: int) -> list[ParametrizationList]:
 
 
 def ties(chain: ParametrizationList) -> list[ParametrizationList]:
-    """The chains of all owners of a tied tensor, in one order for all of them; the chain alone if it is untied."""
+    """The chains of all owners of a tied tensor, in the same order for each owner; the chain alone if it is untied."""
     own = list(originals(chain).values())
     every: Iterable[ParametrizationList] = getattr(chain, TIES, ())
     return [one for one in every if all(map(operator.is_, originals(one).values(), own))] or [chain]
 
 
 def retie(chain: nn.Module, *_: object) -> None:
-    """Give the chains of all owners the stored tensors of this one, which may be new; also a hook after loading."""
+    """Give all chains of a tied tensor the stored tensors of ``chain``, which may be new. Also a hook after loading."""
     for other in getattr(chain, TIES, ()):
         parameters(other).update(parameters(chain))
 
@@ -68,7 +68,7 @@ def originals(chain: ParametrizationList) -> dict[str, Tensor]:
 
 
 def copied(chain: ParametrizationList) -> ParametrizationList:
-    """A copy with stored tensors that share memory with the originals, but can be replaced independently."""
+    """A copy of a chain. Its stored tensors share memory with the originals, but can be replaced independently."""
     stored = originals(chain).values()
     memo: dict[int, object] = {id(tensor): nn.Parameter(tensor.data, requires_grad=False) for tensor in stored}
     for part in chain.modules():
@@ -77,10 +77,10 @@ def copied(chain: ParametrizationList) -> ParametrizationList:
 
 
 def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: str) -> dict[str, Any]:
-    """The entries for a chain in a checkpoint, before it is loaded. Their keys start with the prefix.
+    """The entries of a checkpoint for a chain, by key. Their keys start with ``prefix``.
 
     `set_model_state_dict` replaces missing entries by the model's own tensors, and missing extra state by placeholders.
-    Both are left out.
+    The result leaves out both.
     """
     own = {id(tensor) for tensor in (*chain.parameters(), *chain.buffers())}
     found = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
@@ -101,10 +101,10 @@ def spare_graphs(memo: dict[int, Any], attributes: Iterable[object]) -> None:
 
 
 class Owners(WeakSet[ParametrizationList]):
-    """A set of lists with weak references. A deep copy contains only lists copied along with it."""
+    """A set of weak references to chains. A deep copy contains only chains copied in the same call."""
 
     def lists(self, step: nn.Module) -> list[ParametrizationList]:
-        """The lists in the set that still contain the parametrization."""
+        """The chains in the set that still contain the parametrization."""
         return [owner for owner in self if any(part is step for part in owner.children())]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -116,23 +116,23 @@ class Owners(WeakSet[ParametrizationList]):
 
 
 def others_with(chain: ParametrizationList) -> list[ParametrizationList]:
-    """Other lists that share a parametrization with this one, if the parametrization has `Owners`.
+    """Other chains that share a parametrization with this chain, if the parametrization has `Owners`.
 
-    PyTorch's `transfer_parametrizations_and_params` creates such lists. They share the stored tensors, too.
+    PyTorch's `transfer_parametrizations_and_params` creates such chains. They share the stored tensors, too.
     """
     found = [(step, owners) for step in steps(chain) for owners in _owners_of(step)]
     return list({other for step, owners in found for other in owners.lists(step)} - {chain})
 
 
 def set_owner(step: nn.Module, chain: ParametrizationList) -> None:
-    """Add a list, before it contains the parametrization, to the owners of the parametrization and of its parts."""
+    """Add a chain, even before it contains the step, to the `Owners` of the step and of the step's submodules."""
     for part in step.modules():
         for owners in _owners_of(part):
             owners.add(chain)
 
 
 def is_attached(step: nn.Module) -> bool:
-    """Whether any list of this process contains a third-party parametrization, which has no `Owners`."""
+    """Whether any chain of this process contains ``step``, a third-party parametrization, which has no `Owners`."""
     stores = [one for one in gc.get_referrers(step) if isinstance(one, dict)]
     holders = gc.get_referrers(*stores) if stores else []
     lists = [one for one in holders if isinstance(one, ParametrizationList)]

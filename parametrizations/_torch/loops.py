@@ -20,19 +20,19 @@ _NOTHING = (None, None, (), ())
 def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Computed], *kind: object) -> Computed:
     """The result of ``compute``, memoised inside ``cached()`` as PyTorch memoises the weight.
 
-    It is computed again if the grad mode differs, or if a stored tensor was replaced, frozen, unfrozen or changed in
-    place. PyTorch's version counter shows changes in place, except the step of a fused optimizer, which is not noticed.
-    Under a compiler or a tracer nothing is memoised, since a recorded value must not be used outside; nor in code that
-    activation checkpointing runs twice.
+    It is computed again if ``kind`` or the grad mode differs, or if a stored tensor was replaced, frozen, unfrozen or
+    changed in place. A step of a fused optimizer does not raise PyTorch's version counter, and remains unnoticed.
+    Nothing is memoised in code that activation checkpointing runs twice. Under a compiler or a tracer nothing is
+    memoised either, since a recorded value must not be used outside.
 
     Args:
         owner: The key. Each key has one result.
         x: The stored tensors that the result depends on.
-        compute: Returns a tensor, a tuple of tensors and None, or None. Other results, such as the proxies of
+        compute: Returns a tensor, None, or a tuple of tensors and None values. Other results, such as the proxies of
             `torch.fx`, are not memoised.
         kind: Further values that the result depends on, such as the dtype under autocast.
     """
-    cache: Any = answered_from_cache()  # PyTorch's own keys are pairs of a number and a name
+    cache: Any = answered_from_cache()  # no key collides: PyTorch's are pairs of a number and a name
     if cache is None or is_recorded() or is_traced():
         return compute()
     stored = (x,) if isinstance(x, Tensor) else x
@@ -42,7 +42,7 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
         return cast(Computed, memoised)
     result = compute()
     if result is None or isinstance(result, Tensor | tuple):
-        memory = [tensor.detach() for tensor in stored]  # kept alive, so that new tensors cannot reuse it
+        memory = [tensor.detach() for tensor in stored]  # kept, so that new tensors cannot get this memory
         cache[owner] = state, result, stored, memory
     return result
 

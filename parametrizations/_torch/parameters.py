@@ -1,4 +1,4 @@
-"""Parameters: whether one is sharded over processes, and the replacement of its data, which keeps its identity."""
+"""Detects parameters sharded over processes, and replaces the data of a parameter without replacing the object."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def is_sharded(tensor: Tensor) -> bool:
 def replace_data(tensor: Tensor, data: Tensor) -> None:
     """Replace the data of a tensor by data of any shape, and clear its gradient.
 
-    Autograd keeps a node with the old shape while the graph of an earlier pass exists, even if only the last loss holds
-    it. The next backward pass would then fail. PyTorch renews the node if the dtype changes. A backward pass through an
-    older graph raises an error if it needs the old values.
+    Autograd keeps a node with the old shape while a graph of an earlier pass exists, even if only the last loss holds
+    the graph. The next backward pass would then fail. PyTorch renews the node if the dtype changes in between.
+    A backward pass through an older graph raises an error if it needs the old values.
 
     Args:
         tensor: A parameter or buffer. It keeps its identity and ``requires_grad``.
@@ -35,6 +35,6 @@ def replace_data(tensor: Tensor, data: Tensor) -> None:
         return
     other = torch.float32 if tensor.dtype is torch.float64 else torch.float64
     torch.autograd.graph.increment_version(tensor)
-    if tensor.requires_grad and tensor.shape != data.shape:  # not always: DistributedDataParallel has hooks on the node
+    if tensor.requires_grad and tensor.shape != data.shape:  # only then: a new node loses the hooks of DDP
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data

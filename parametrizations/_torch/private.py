@@ -19,24 +19,24 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 
 def children(module: nn.Module) -> dict[str, nn.Module | None]:
-    """The children of a module, read without ``__getattr__``. They can be reordered in place."""
+    """The dictionary of a module's children, read without ``__getattr__``. It can be reordered in place."""
     return module._modules
 
 
 def parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """The parameters of a module itself, including None entries. They can be reordered in place."""
+    """The dictionary of a module's own parameters, including None entries. It can be reordered in place."""
     return module._parameters
 
 
 CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""The attributes of a module with the hooks that a call runs."""
+"""The names of the attributes of a module that hold the hooks of a call."""
 GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
     modules._global_forward_pre_hooks,
     modules._global_forward_hooks,
     modules._global_backward_pre_hooks,
     modules._global_backward_hooks,
 )
-"""The hooks of all modules."""
+"""The hooks that every call of any module runs."""
 
 
 def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
@@ -62,8 +62,8 @@ def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor 
 def is_claimed(chain: nn.Module) -> bool:
     """Whether a call of a `ParametrizationList` would run more than the ``forward`` of its parametrizations.
 
-    That is a hook, or a ``forward`` that was replaced, as accelerate does to offload tensors. A product that only reads
-    the stored tensor would skip it. Hooks of this library, and PyTorch's own hooks on all modules, do not count, since
+    Such code is a hook, or a replaced ``forward``, as accelerate sets to offload tensors. A product that only reads
+    the stored tensor skips both. Hooks of this library, and PyTorch's own hooks on all modules, do not count, since
     they only observe.
     """
     if type(chain) is not ParametrizationList:
@@ -80,18 +80,18 @@ def _is_from(package: str, hook: object) -> bool:
 
 
 def buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """The buffers of a module itself."""
+    """The dictionary of a module's own buffers."""
     return module._buffers
 
 
 def own_attributes(module: nn.Module) -> dict[str, object]:
-    """The attributes of a module besides those that PyTorch keeps: parameters, buffers, children, recurrent weights."""
+    """The attributes of a module, without its stores of parameters, buffers, children and recurrent weights."""
     kept = {"_parameters", "_buffers", "_modules"} | ({"_flat_weights"} if isinstance(module, nn.RNNBase) else set())
     return {name: value for name, value in vars(module).items() if name not in kept}
 
 
 def load_hooks(module: nn.Module) -> dict[Any, Any]:
-    """The hooks before loading, to add a last one, or to remove one without its handle."""
+    """The dictionary of a module's hooks before loading, to add a last hook, or remove one without its handle."""
     return module._load_state_dict_pre_hooks
 
 
@@ -132,7 +132,7 @@ def answered_from_cache() -> dict[Any, Tensor | None] | None:
     """The cache of `parametrize.cached`, or None outside of such a block. The caller chooses the keys.
 
     Activation checkpointing runs a part of the forward pass again during the backward pass, which is usually outside of
-    the block. Both runs must save the same tensors, so neither uses the cache. Nor does compiled code.
+    the block. Both runs must save the same tensors, so the result is None in both, and in compiled code.
     """
     if not parametrize._cache_enabled or torch.compiler.is_compiling() or _is_run_twice():
         return None
@@ -158,7 +158,7 @@ def is_placeholder(entry: object) -> bool:
 
 
 def contents(tensor: Tensor) -> tuple[int, int, bool]:
-    """A value that differs after a change of the tensor's numbers, its memory or its ``requires_grad``.
+    """A tuple that differs after a change of the tensor's numbers, its memory or its ``requires_grad``.
 
     PyTorch does not count in-place changes of inference-mode tensors, so they are not noticed.
     """
@@ -185,9 +185,9 @@ def share_memory(one: Tensor, other: Tensor) -> bool:
 
 
 def as_own(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The tensor in another shape, not marked as a view. It must own its memory before.
+    """The tensor in another shape, not marked as a view. No other tensor may use its memory.
 
-    A view returned by an autograd function cannot be changed in place, and FSDP2 does not notice such a change.
+    A view that an autograd function returns cannot be changed in place, and FSDP2 loses track of the view.
     """
     own: Tensor = torch.ops.aten._unsafe_view(tensor, shape)
     return own
@@ -200,15 +200,15 @@ def forward_levels() -> int:
 
 
 def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:
-    """A tensor of a subclass, with a shape, a dtype and a device, but without memory."""
+    """A tensor of the subclass ``kind``, with the dtype and the device of ``like``, but without memory."""
     return Tensor._make_wrapper_subclass(kind, shape, dtype=like.dtype, device=like.device)
 
 
-# Direct aliases: every step of a small layer calls them, and a Python function around each would dominate its time.
+# Direct aliases: every step of a small layer calls them, and Python functions around them would dominate the time.
 are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Whether a transform of `torch.func` is active."""
 is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-"""Whether autograd runs one backward pass for many gradients, by the predecessor of `torch.func.vmap`."""
+"""Whether a tensor holds many gradients, which autograd maps by the predecessor of `torch.func.vmap`."""
 is_autocast_anywhere: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether autocast is on for any device. A query for a single device is ten times slower."""
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack

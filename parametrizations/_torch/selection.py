@@ -51,7 +51,7 @@ class Selection(Tensor):
 
     @property
     def data(self) -> Selection:
-        """The same entries. They cannot be replaced by a matrix."""
+        """A new selection of the same entries. Assigning a matrix raises an error."""
         return Selection(self.entries, self.shape)
 
     @data.setter

@@ -11,8 +11,8 @@ metaclass ignores this, since other modules need the property. It sets a new pro
 tensor; the metaclass replaces it by a property for every module of the class.
 
 Inside `parametrize.cached()` a tensor is computed once. It is computed again after the module is assigned to, loaded,
-initialised or moved, and after a stored tensor changes, as in a step of an optimizer. Other changes inside a
-parametrization, such as a mask loaded into the parametrization alone, are not noticed, as in plain PyTorch.
+initialised or moved, and after a stored tensor changes, as in a step of an unfused optimizer. Other changes
+inside a parametrization, such as a mask loaded into the parametrization alone, are not noticed, as in plain PyTorch.
 
 All code that depends on the classes of `register_parametrization` is in this file. Its tests fail if a release of
 PyTorch changes them.
@@ -35,7 +35,7 @@ from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
-"""Returns further members of the shared class for a layer's class."""
+"""A function of a layer's class that returns further members of the shared class, by name."""
 
 _CHANGES = ("_apply", "_load_from_state_dict", "reset_parameters", "_reset_parameters")
 """Methods that change the stored tensors of a module."""
@@ -52,7 +52,7 @@ def can_share(module: nn.Module) -> bool:
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module without parametrizations."""
+    """The class that a module has without its parametrizations."""
     plain: type[nn.Module] = type(module).__bases__[0] if chains(module) else type(module)
     return plain
 
@@ -83,7 +83,7 @@ class _Shared(ABCMeta):
 
 
 def _tensor_property(name: str) -> property:
-    """The tensor of a name: computed if the module has parametrized it, otherwise the plain tensor."""
+    """A property: the computed tensor if the module has parametrized this name, otherwise the plain tensor."""
     return property(lambda module: _get(module, name), lambda module, value: _set(module, name, value))
 
 
@@ -114,8 +114,8 @@ def weight_of(chain: Any) -> Any:
     """The tensor that a `ParametrizationList` computes, memoised inside `cached()`; or the proxy of a tracer."""
     if answered_from_cache() is None:
         return _computed(chain)
-    # PyTorch's own key is the id of the registered module. With this key a deep copy would get the weight of the
-    # original. A new module could get the weight of a deleted one. A compiler would compile again for each id.
+    # PyTorch's own key has the id of the registered module. With PyTorch's key a deep copy would get the weight of the
+    # original, a new module could get the weight of a deleted one, and a compiler would compile again for each id.
     return once((getattr(chain, TIES, (chain,))[0], _get), tuple(_stored(chain)), lambda: _computed(chain))
 
 
@@ -141,7 +141,7 @@ def _get_plain(module: nn.Module, name: str) -> Any:
 
 
 def _stored(chain: nn.Module) -> Iterator[Tensor]:
-    """The stored tensors, without the tensors of the parametrizations, since some change at every call."""
+    """The stored tensors, without the tensors of the parametrizations, since those may change at every call."""
     return (tensor for store in (parameters(chain), buffers(chain)) for tensor in store.values() if tensor is not None)
 
 
@@ -165,7 +165,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _parameter_setter(base: type[nn.Module]) -> Callable[..., None]:
-    """A method that `nn.Module` calls for an assigned `nn.Parameter`, before it looks for a property."""
+    """The method that `nn.Module` calls for an assigned `nn.Parameter`, before it looks for a property."""
 
     def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if name.endswith("_orig") and name.removesuffix("_orig") in chains(self):
@@ -182,7 +182,7 @@ def _parameter_setter(base: type[nn.Module]) -> Callable[..., None]:
 
 
 def _forgetting(change: Any) -> Callable[..., Any]:
-    """A method that changes stored tensors, after which memoised tensors are computed again."""
+    """The method ``change``, which changes stored tensors; afterwards, memoised tensors are computed again."""
 
     def changed(self: nn.Module, *arguments: Any, **named: Any) -> Any:
         try:
@@ -197,7 +197,7 @@ def _forgetting(change: Any) -> Callable[..., Any]:
 
 def _refuse_to_pickle(self: nn.Module) -> None:
     raise RuntimeError(
-        f"{type(self).__name__} cannot be pickled, as PyTorch refuses for every parametrized module. "
+        f"{type(self).__name__} cannot be pickled: PyTorch refuses to pickle parametrized modules. "
         "Save its state_dict(), or pickle a plain copy: torch.save(bake(model), file)."
     )
 
@@ -211,7 +211,7 @@ def refuse_to_script(self: nn.Module) -> None:
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """The default of `copy.deepcopy` for a class that can be pickled, but without graphs."""
+    """Copy as `copy.deepcopy` does for a class that can be pickled, but computed tensors without their graphs."""
     twin = type(self).__new__(type(self))
     memo[id(self)] = twin
     plain: Any = plain_class(self)

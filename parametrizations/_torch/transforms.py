@@ -21,7 +21,7 @@ from parametrizations._torch.private import (
 
 
 def may_look_at_values(x: Tensor) -> bool:
-    """Whether a shortcut may read the values of ``x``: a plain CPU tensor, without compiler, transform or mode."""
+    """Whether a shortcut may read the values of ``x``: a plain CPU tensor, outside compilers, transforms and modes."""
     if type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or torch.compiler.is_compiling():
         return False
     return not (dispatch_modes() or is_traced() or are_transforms_active() or is_legacy_batched(x))
@@ -34,7 +34,7 @@ def has_tangent(*tensors: Tensor) -> bool:
 
 
 def needs_plain_autograd(*tensors: Tensor) -> bool:
-    """Whether the autograd functions of this library would give wrong derivatives. The dense weight is then needed.
+    """Whether the autograd functions of this library would fail or be wrong, so that the dense weight is needed.
 
     PyTorch drops the outer tangent of nested ``jvp`` transforms. `torch.compile` does not trace autograd functions with
     ``jvp`` and ``vmap``. Backward passes with ``is_grads_batched`` or ``jacobian(vectorize=True)`` use the predecessor
@@ -46,7 +46,7 @@ def needs_plain_autograd(*tensors: Tensor) -> bool:
 
 
 def is_differentiated(*tensors: Tensor) -> bool:
-    """Whether the running backward pass is differentiated or transformed, and must be differentiable."""
+    """Whether the running backward pass must be differentiable: it is differentiated, compiled or transformed."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or are_transforms_active():
         return True
     return has_tangent(*tensors) or any(map(is_legacy_batched, tensors))
@@ -90,7 +90,7 @@ def is_traced_for_a_file() -> bool:
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """A context manager: compiled code, which ignores hooks registered after its compilation, runs eagerly inside."""
+    """A context manager that runs compiled code eagerly: compiled code ignores hooks added after its compilation."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the compiler takes seconds to import
         return nullcontext()
     eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")

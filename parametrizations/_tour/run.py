@@ -27,7 +27,7 @@ from parametrizations import bake, register, summary
 from parametrizations.typing import Rules
 
 NOISE = 0.2
-"""The standard deviation. Pixels are between 0 and 1."""
+"""The standard deviation of the noise. Pixels are between 0 and 1."""
 
 
 class Digits(NamedTuple):
@@ -39,7 +39,7 @@ class Digits(NamedTuple):
 
 
 def run(constraints: Mapping[str, Rules], epochs: int, device: torch.device, out: Path | None) -> None:
-    """Train, constrain, train again and bake. Print a table, and write the picture and the weights to ``out``."""
+    """Train, constrain, train again and bake. Print a table; write the picture and the weights to ``out``, if given."""
     torch.manual_seed(0)
     torch.set_num_threads(1)  # layers this small gain nothing from more, and waiting threads slow a busy machine down
     console, table, baked = Console(), _new_table(), nn.ModuleDict()
@@ -87,7 +87,7 @@ def _load(device: torch.device) -> tuple[tuple[Tensor, Tensor], Digits]:
 
 
 def _batches(images: Tensor, labels: Tensor, epochs: int, size: int = 64) -> list[Digits]:
-    """Shuffled batches with new noise in each epoch, the same in every call."""
+    """Shuffled batches with new noise in each epoch. Every call returns the same batches."""
     generator = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(epochs):

@@ -120,7 +120,7 @@ def _from_scipy(mask: Any) -> Tensor:
     coords = getattr(coo, "coords", None) or (coo.row, coo.col)
     indices = [torch.as_tensor(each, dtype=torch.int64, device="cpu") for each in coords]
     values = torch.ones(coo.nnz, dtype=torch.bool, device="cpu")
-    return torch.sparse_coo_tensor(torch.stack(indices), values, coo.shape, check_invariants=True)
+    return torch.sparse_coo_tensor(torch.stack(indices), values, coo.shape, device="cpu", check_invariants=True)
 
 
 def _specified(mask: Tensor) -> Tensor:

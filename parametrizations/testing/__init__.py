@@ -1,4 +1,4 @@
-"""`check_parametrization` runs every promise of the contract against any parametrization."""
+"""`check_parametrization` tests any parametrization against every promise of the contract."""
 
 from parametrizations.testing.check import check_parametrization
 

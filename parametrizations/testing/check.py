@@ -1,7 +1,7 @@
-"""`check_parametrization` runs every law of the contract against a parametrization.
+"""`check_parametrization` tests a parametrization against every law of the contract.
 
-A law is a public function in another file of this folder. It takes a `Subject`. If a promise is broken, it raises
-`Broken` with figures, or any error of the called code. If it does not apply, it raises `Skipped`.
+A law is a public function of the modules in `LAWS`. It takes a `Subject`. If the promise is broken, the law raises
+`Broken` with figures, or any error of the called code. If the law does not apply, it raises `Skipped`.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
 
     Args:
         parametrization: An unregistered object. Each law gets a copy.
-        weight: A matrix, ``(out, in)``, or a tensor of another shape that the constraint takes. It is registered on, in
-            this dtype alone; it may be outside the set, but must be finite and not empty. Small rectangular matrices
-            find most errors. Entries must not exceed 1e6, or 100 in half precision, because the laws square them.
+        weight: A matrix, ``(out, in)``, or a tensor of another shape that the constraint takes. The laws register on
+            copies, mostly in its dtype. It may be outside the set, but must be finite and not empty. Small rectangular
+            matrices find most errors. Entries must not exceed 1e6, or 100 in half precision: the laws square them.
 
     Returns:
         The outcome of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.
 
     Raises:
-        TypeError: If ``parametrization`` is not a module, or ``weight`` not a dense tensor of real or complex numbers.
+        TypeError: If ``parametrization`` is not a module, or ``weight`` not a dense floating or complex tensor.
         ValueError: If ``weight`` has no values, or if ``parametrization`` is registered.
         AssertionError: If a promise is broken. The message lists every broken promise, with figures.
 
@@ -57,7 +57,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     """
     if not isinstance(parametrization, nn.Module):
         got = kind_of(parametrization)
-        raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass (Diagonal(), weight).")
+        raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass Diagonal(), then the weight.")
     require_kind("check_parametrization", weight, FLOATING + COMPLEX)
     if not weight.numel() or weight.is_meta:
         raise ValueError(

@@ -35,7 +35,7 @@ PROBES = 4
 
 
 def linear_is_the_dense_product(subject: Subject) -> None:
-    """``linear`` equals ``F.linear`` with the weight, in value and every gradient, for every input shape."""
+    """Up to rounding, ``linear`` is ``F.linear`` with the weight, in value and gradients, for every batch shape."""
     subject.skip_unless_matrix()
     parametrization = parametrization_of(layer := subject.layer())
     for batch, bias in itertools.product([(), (5,), (2, 3), (0,), (2, 0)], [layer.bias.detach(), None]):
@@ -87,7 +87,7 @@ def fused_layers_are_the_layers(subject: Subject) -> None:
 
 
 def autocast_works(subject: Subject) -> None:
-    """Under bfloat16 autocast a layer, fused or not, has a plain one's output, and its weight stays float32."""
+    """Under bfloat16 autocast, a layer, fused or not, has the output of a plain layer. Its weight stays float32."""
     if subject.weight.dtype is not torch.float32:
         raise Skipped("autocast is for float32 layers")
     layer, inputs = subject.layer(), subject.inputs(3)
@@ -99,7 +99,7 @@ def autocast_works(subject: Subject) -> None:
 
 
 def compiles(subject: Subject) -> None:
-    """A layer, fused or not, compiles as one graph, forward and backward, for every size of the batch."""
+    """A layer, fused or not, compiles without graph breaks, forward and backward, for every batch size."""
     layer = subject.layer()
     for one in (layer, fuse(copy.deepcopy(layer))):
         torch.compiler.reset()
@@ -137,19 +137,19 @@ def stored_entries_are_at_their_places(subject: Subject) -> None:
     height = max(places.shape[0] // places.blocks, 1)
     on_diagonal = (places.rows % height == places.columns).nonzero().flatten()
     named = torch.arange(x.numel(), device=x.device) if places.diagonal is None else places.diagonal
-    require(named.tolist() == on_diagonal.tolist(), "The places name other entries as diagonal.")
+    require(named.tolist() == on_diagonal.tolist(), "places(x).diagonal names other entries than the diagonal ones.")
     whole = on_diagonal.numel() == places.blocks * min(height, places.shape[1])
-    require(places.has_whole_diagonal == whole, "The places are wrong about whether the whole diagonal is stored.")
+    require(places.has_whole_diagonal == whole, "places(x).has_whole_diagonal is wrong.")
 
 
 def steps_on_entries_are_the_steps(subject: Subject) -> None:
-    """``on_entries`` and ``invert_entries`` are None, or agree with the methods for a weight with zeros elsewhere."""
+    """``on_entries`` and ``invert_entries`` return None, or agree with ``forward`` and ``invert`` of a whole weight."""
     subject.skip_unless_matrix()
     parametrization = parametrization_of(subject.layer())
     for what, mask in _patterns(subject.weight).items():
         x, places = subject.weight.detach()[mask], _places_of(mask)
         changed = [parametrization.on_entries(entries, places) for entries in (x, 2 * x + 1)]
-        require((changed[0] is None) == (changed[1] is None), f"For {what}, on_entries depends on the values.")
+        require((changed[0] is None) == (changed[1] is None), f"For {what}, on_entries returns None for some x only.")
         if changed[0] is None:
             continue
         outside = parametrization(_put(x, places))[~mask]
@@ -165,7 +165,7 @@ def steps_on_entries_are_the_steps(subject: Subject) -> None:
 
 
 def _patterns(weight: Tensor) -> dict[str, Tensor]:
-    """Masks with and without the whole diagonal."""
+    """Masks with and without the whole diagonal, by description."""
     rows, columns = (torch.arange(size, device=weight.device) for size in weight.shape)
     diagonal = rows[:, None] == columns
     scattered = (3 * rows[:, None] + columns) % 4 == 1
@@ -191,7 +191,7 @@ def _put(x: Tensor, places: Places) -> Tensor:
 
 
 def _require_same(other: Any, layer: Any, inputs: Tensor, what: str) -> None:
-    """Require another layer's output and gradient to be those of this one up to rounding."""
+    """Require the output and the gradient of ``other`` to be those of ``layer``, up to rounding."""
     of_output, _, of_x, _ = _allowed(layer, inputs)
     require_within(other(inputs), layer(inputs), of_output, f"The {what} output")
     require_within(gradient_of(other, inputs), gradient_of(layer, inputs), of_x, f"The {what} gradient")
@@ -222,7 +222,7 @@ def _rounding_of(weight: Callable[[Tensor], Tensor], input: Tensor, x: Tensor, b
 def _through(weight: Callable[[Tensor], Tensor], x: Tensor, of_weight: Tensor) -> Tensor:
     """The sizes of the weight's gradient as they reach ``x``: the root mean square over random signs.
 
-    This is exact if an entry of ``x`` acts on one of the weight, and does not cancel if it acts on several.
+    This is exact if an entry of ``x`` acts on one entry of the weight. If it acts on several, terms do not cancel.
     """
     x, largest = x.detach().clone().requires_grad_(), of_weight.max() if of_weight.numel() else of_weight.sum()
     generator, total = torch.Generator().manual_seed(0), torch.zeros_like(x.detach().abs().double())

@@ -18,7 +18,7 @@ def registering_enters_the_set(subject: Subject) -> None:
     layer = subject.layer()
     weight, x, contains = dense(layer), stored(layer), parametrization_of(layer).contains
     require(bool(x.isfinite().all()), f"{int((~x.isfinite()).sum())} stored numbers are not finite.")
-    require(bool(weight.isfinite().all()), f"{int((~weight.isfinite()).sum())} entries are not finite.")
+    require(bool(weight.isfinite().all()), f"{int((~weight.isfinite()).sum())} entries of the weight are not finite.")
     require(contains(weight), "The registered weight is not in the set.")
     if project := getattr(parametrization_of(layer), "project", None):
         inside = contains(project(subject.weight.detach()))
@@ -26,7 +26,7 @@ def registering_enters_the_set(subject: Subject) -> None:
 
 
 def registering_keeps_a_member(subject: Subject) -> None:
-    """Registering does not move a member of the set (beyond `rounding`, zero by default)."""
+    """Registering does not change a member of the set (beyond `rounding`, zero by default)."""
     for member in subject.members():
         layer = subject.layer(member)
         if not parametrization_of(layer).contains(member):
@@ -47,7 +47,7 @@ def assigning_keeps_a_member(subject: Subject) -> None:
 
 
 def assigning_an_outsider_follows_the_policy(subject: Subject) -> None:
-    """Assigning a weight outside the set raises a ValueError and changes nothing, or projects if asked to."""
+    """Assigning a weight outside the set raises a ValueError and changes nothing; or, if asked to, projects it."""
     outsider, layer = subject.outsider(), subject.layer()
     if getattr(parametrization_of(layer), "on_infeasible", "raise") == "project":
         copied = outsider.clone()
@@ -74,7 +74,7 @@ def assigning_shares_no_memory(subject: Subject) -> None:
 
 
 def bad_input_changes_nothing(subject: Subject) -> None:
-    """Integers, other dimensions, another shape, NaN and infinity raise TypeError or ValueError before any change."""
+    """Integers, NaN, infinity and a weight of another shape raise a TypeError or ValueError before any change."""
     layer = subject.layer()
     before, member = stored(layer).detach().clone(), dense(layer)
     poisoned = {"NaN": member.clone().fill_(torch.nan), "infinity": member.clone().fill_(torch.inf)}
@@ -113,14 +113,14 @@ def _require_unmoved(layer: Any, member: Tensor, what: str) -> None:
     require(
         not bool(beyond.any()),
         f"{what} moved in {int(beyond.sum())} of {member.numel()} entries, by at most {most(moved):.3g}. "
-        "Define invert(member), the inverse of forward. If the map rounds, rounding(weight) has to say by how much.",
+        "Define invert(member), the inverse of forward. If the map rounds, rounding(weight) must return by how much.",
     )
     claimed, limit = most(allowed), _most_rounding(member)
-    require(claimed <= limit, f"It claims to round by {claimed:.3g}, where {limit:.3g} is rounding.")
+    require(claimed <= limit, f"rounding(weight) returns up to {claimed:.3g}. At most {limit:.3g} is accepted.")
 
 
 def _most_rounding(member: Tensor) -> float:
-    """8 n (1 + |log w|) machine epsilons of the largest w, for the longer side n."""
+    """8 n (1 + max |log w|) max w machine epsilons, over the non-zero sizes w of the entries; n is the longer side."""
     size = member.abs().double()
     logarithms = 1 + most(size[size > 0].log())
     return 8 * max(member.shape, default=1) * logarithms * torch.finfo(member.dtype).eps * most(size)

@@ -31,7 +31,7 @@ def require_equal(got: Tensor, expected: Tensor, what: str) -> None:
 def require_close(got: Tensor, expected: Tensor, what: str) -> None:
     """Require equality up to the rounding that `torch.testing.assert_close` allows for the dtype.
 
-    In half precision an entry may be off by the rounding of the largest one, since sums may round once or twice.
+    In half precision an entry may be off by two roundings of the largest entry, since sums may round once or twice.
     """
     rtol = atol = None
     if expected.dtype in (torch.float16, torch.bfloat16) and expected.numel():
@@ -45,12 +45,12 @@ def require_close(got: Tensor, expected: Tensor, what: str) -> None:
 def require_within(got: Tensor, expected: Tensor, bound: Tensor, what: str) -> None:
     """Require equality up to a bound for each entry."""
     same = got.shape == expected.shape and got.dtype == expected.dtype
-    near = same and bool(((got == expected) | ((got - expected).abs() <= bound)).all())  # infinity is infinity
+    near = same and bool(((got == expected) | ((got - expected).abs() <= bound)).all())  # equal infinities pass
     require(near, f"{what} {_difference(got, expected)}")
 
 
 def require_raises(action: Callable[[], object], what: str, *kinds: type[Exception]) -> None:
-    """Require one of these errors: a TypeError or a ValueError if none are given."""
+    """Require that the action raises an error of these ``kinds``; by default a TypeError or a ValueError."""
     kinds = kinds or (TypeError, ValueError)
     try:
         action()

@@ -29,7 +29,7 @@ from parametrizations.testing.subject import (
 
 
 def state_dict_reloads(subject: Subject) -> None:
-    """A strict state dict restores the weight in a layer with another weight, also from a file.
+    """Strict loading of a state dict restores the weight in a layer with another weight, also from a file.
 
     The files are those of torch.save, read with weights_only=True, and of safetensors if it is installed.
     """
@@ -51,7 +51,7 @@ def checkpoint_is_compact(subject: Subject) -> None:
 
 
 def saved_structure_is_a_copy_and_checked(subject: Subject) -> None:
-    """Saved structure, such as a mask, is a copy, and loading one of another length raises an error."""
+    """Saved structure, such as a mask, is a copy. Loading structure of another length raises an error."""
     layer = subject.layer()
     weight, state = dense(layer), layer.state_dict()
     kept = [key for key, entry in state.items() if key.endswith("_extra_state") and isinstance(entry, Tensor)]
@@ -65,7 +65,7 @@ def saved_structure_is_a_copy_and_checked(subject: Subject) -> None:
 
 
 def dtype_moves(subject: Subject) -> None:
-    """The layer moves through every dtype; the weight follows, stays in the set, and moves by rounding.
+    """The layer converts to every dtype; the weight follows, stays in the set, and changes only by rounding.
 
     A move between two dtypes is not checked if squares of the entries overflow in one of them, since nothing trains
     there. Entries below the smallest normal number may become that number.
@@ -87,7 +87,7 @@ def dtype_moves(subject: Subject) -> None:
 
 
 def device_moves(subject: Subject) -> None:
-    """Buffers and other state survive a move to the meta device and back, and to a GPU if there is one."""
+    """The weight survives a move to a GPU, and to the meta device and back with the stored values restored."""
     layer = subject.layer()
     weight, x = dense(layer), stored(layer).detach().clone()
     if torch.cuda.is_available():
@@ -100,7 +100,7 @@ def device_moves(subject: Subject) -> None:
 
 
 def meta_registration(subject: Subject) -> None:
-    """Registered on the meta device, a layer loads a checkpoint and has its weight."""
+    """A layer registered on the meta device loads a checkpoint, and then has the saved weight."""
     saved = subject.layer()
     try:
         layer: Any = register_parametrization(subject.plain().to("meta"), "weight", subject.fresh())
@@ -124,7 +124,7 @@ def func_transforms_work(subject: Subject) -> None:
 
 
 def deterministic_algorithms_do(subject: Subject) -> None:
-    """Under `torch.use_deterministic_algorithms`, layers register, and compute the same."""
+    """Under `torch.use_deterministic_algorithms`, registering works, and layers compute the same."""
     layer, inputs = fuse(subject.layer()), subject.inputs(3)
     weight, output, gradient = dense(layer), layer(inputs).detach(), gradient_of(layer, inputs)
     with _deterministic():

@@ -11,7 +11,7 @@ from parametrizations.testing.subject import Subject, dense, parametrization_of,
 
 
 def has_the_contract(subject: Subject) -> None:
-    """It has the methods of `Parametrization`, and its own ``needs``."""
+    """The object has the methods of `Parametrization`, and defines its own text ``needs``."""
     kind, base = type(subject.parametrization), Parametrization
     names = ("forward", "right_inverse", "contains", "linear", "extra_repr")
     missing = ["needs"] if getattr(kind, "needs", None) is base.needs else []
@@ -21,7 +21,7 @@ def has_the_contract(subject: Subject) -> None:
 
 
 def repr_is_complete(subject: Subject) -> None:
-    """Printed, it shows the weight's shape and how many numbers are stored."""
+    """``extra_repr`` shows the weight's shape and how many numbers are stored."""
     layer = subject.layer()
     text = parametrization_of(layer).extra_repr()
     for number in (*subject.weight.shape, stored(layer).numel()):
@@ -40,7 +40,7 @@ def forward_gives_a_plain_tensor(subject: Subject) -> None:
 
 
 def right_inverse_is_fresh(subject: Subject) -> None:
-    """The stored tensor is contiguous, holds no more memory than its numbers, and shares none."""
+    """The stored tensor is contiguous, holds only the memory of its numbers, and shares none with the weight."""
     weight = subject.weight.detach().clone()
     x = subject.fresh().right_inverse(weight)
     require(x.is_contiguous(), f"The stored tensor has strides {x.stride()}.")
@@ -51,7 +51,7 @@ def right_inverse_is_fresh(subject: Subject) -> None:
 
 
 def every_stored_value_is_in_the_set(subject: Subject) -> None:
-    """For every finite stored value, however extreme, the weight is in the set and its gradient finite."""
+    """For every finite stored value, however extreme, the weight is in the set and the gradient is finite."""
     layer = subject.layer()
     contains, limits = parametrization_of(layer).contains, torch.finfo(subject.weight.dtype)
     sizes = [0.0, limits.tiny, limits.eps, 1e-3, 1.0, 11.5, 90.0, 710.0, limits.max**0.5, limits.max]
@@ -66,7 +66,7 @@ def every_stored_value_is_in_the_set(subject: Subject) -> None:
 
 
 def contains_tells_members(subject: Subject) -> None:
-    """`contains` is a bool, and False for a weight with a NaN."""
+    """`contains` returns a bool, and False for a weight of NaN."""
     layer = subject.layer()
     contains, inside = parametrization_of(layer).contains, dense(layer)
     answer = contains(inside)
@@ -75,9 +75,9 @@ def contains_tells_members(subject: Subject) -> None:
 
 
 def contains_takes_a_tolerance(subject: Subject) -> None:
-    """``contains(weight, atol)`` grows with ``atol``, which is 0 if it is not given."""
+    """``contains(weight, atol)`` is True for a weight outside the set if ``atol`` is large, False for ``atol=0``."""
     layer, outsider = subject.layer(), subject.outsider()
     contains = parametrization_of(layer).contains
-    far = 4 * (most(outsider) + most(dense(layer)))  # farther than a member
-    require(contains(outsider, atol=far), f"contains is False at atol={far:.3g} for a weight that is not that far off.")
+    far = 4 * (most(outsider) + most(dense(layer)))  # more than the distance to a member
+    require(contains(outsider, atol=far), f"contains is False at atol={far:.3g} for a weight that is less far outside.")
     require(not contains(outsider, atol=0.0), "contains is True at atol=0 for a weight that is outside.")

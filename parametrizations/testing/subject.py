@@ -18,7 +18,7 @@ from parametrizations.testing.requirements import Skipped
 
 STORED = "parametrizations.weight.original"
 MARGIN = 0.01
-"""The distance from kinks, far above the step of finite differences."""
+"""The smallest distance from kinks, far above the step of finite differences."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Subject:
         return copy.deepcopy(self.parametrization)
 
     def plain(self, weight: Tensor | None = None) -> Any:
-        """An unconstrained layer with the weight, and a bias of small different numbers."""
+        """A layer without constraints, with this or the subject's weight, and a bias of small different numbers."""
         weight = self.weight if weight is None else weight
         out_features, in_features = matrix(weight).shape
         kind = nn.Linear if weight.dim() == 2 else _Flat
@@ -54,14 +54,14 @@ class Subject:
     def precise_layers(self) -> Iterator[Any]:
         """Layers in double precision with this weight, and with a large one that has entries of both signs.
 
-        Many projections move a large weight onto a kink of the map. So the verdict does not depend on this weight.
+        Many projections move a large weight onto a kink of the map. So one layer alone would not test every weight.
         """
         yield self.precise_layer()
-        with contextlib.suppress(ValueError):  # the set may not contain such a weight
+        with contextlib.suppress(ValueError):  # registering may refuse such a weight
             yield self.precise_layer(30 * self._random(self.weight.shape, seed=5))
 
     def away_from_kinks(self, x: Tensor) -> Tensor:
-        """A copy of a stored tensor with a distance from the declared kinks, for finite differences."""
+        """A copy of a stored tensor, with entries near declared kinks moved away, for finite differences."""
         x = x.detach().clone()
         for kink in getattr(self.parametrization, "kinks", ()):
             near = (x - kink).abs() < MARGIN
@@ -147,7 +147,7 @@ def gradient_of(layer: Any, inputs: Tensor) -> Tensor:
 
 
 def outcome_of(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """The value of a function, and its gradient for every leaf."""
+    """The value of a function, then the gradient of its `loss` with respect to every leaf."""
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     output = function(*leaves)
     return [output, *torch.autograd.grad(loss(output), leaves, materialize_grads=True)]

@@ -26,14 +26,14 @@ OPTIMIZERS: tuple[Callable[[list[nn.Parameter]], torch.optim.Optimizer], ...] = 
 
 
 def gradients_are_right(subject: Subject) -> None:
-    """Gradcheck and gradgradcheck pass: reverse, forward and batched."""
+    """Gradcheck and gradgradcheck of ``forward`` pass; gradcheck also in forward mode and batched."""
     for layer in subject.precise_layers():
         x = subject.away_from_kinks(stored(layer)).requires_grad_()
         _require_right_gradients(parametrization_of(layer), [x], fast=subject.weight.numel() > 100)
 
 
 def linear_is_differentiable_to_any_order(subject: Subject) -> None:
-    """Gradcheck and gradgradcheck of ``linear`` pass for every argument; also forward and batched."""
+    """Gradcheck and gradgradcheck of ``linear`` pass for every argument; gradcheck also in forward mode and batched."""
     subject.skip_unless_matrix()
     layer = subject.precise_layer()
     arguments = (subject.inputs(2).to(layer.bias), subject.away_from_kinks(stored(layer)), layer.bias)
@@ -57,13 +57,13 @@ def linear_works_for_only_some_gradients(subject: Subject) -> None:
         if not all(frozen):
             loss(parametrization.linear(*taken)).backward()  # type: ignore[no-untyped-call]
         for leaf, gradient, stays in zip(taken, every, frozen, strict=True):
-            require((leaf.grad is None) == stays, "A gradient is missing, or was computed for nothing.")
+            require((leaf.grad is None) == stays, "A gradient is missing, or a frozen argument has one.")
             if leaf.grad is not None:
-                require_close(leaf.grad, gradient, f"With {frozen} frozen, a gradient")
+                require_close(leaf.grad, gradient, f"With {frozen} of (input, x, bias) frozen, a gradient")
 
 
 def optimizers_stay_in_the_set(subject: Subject) -> None:
-    """Steps of every optimizer, with weight decay, momentum and an absurdly large rate, stay in the set."""
+    """Steps of common optimizers, with weight decay, momentum and an absurdly large rate, stay in the set."""
     for optimizer_of in OPTIMIZERS:
         layer = subject.layer()
         optimizer = optimizer_of(list(layer.parameters()))

@@ -162,7 +162,7 @@ def chained(*steps: nn.Module) -> Any:
         (chained(Diagonal(), NegExpDiagonal()), "elementwise", "one multiplication for each output"),
         (chained(ZeroDiagonal(), NegExpDiagonal()), "dense", "a later constraint needs the whole weight"),
         (chained(Diagonal(), Doubled()), "dense", "a later constraint needs the whole weight"),
-        (fused(Unconstrained), "own", "the constraint has a method linear"),
+        (fused(Unconstrained), "own", "the constraint overrides linear"),
         (fused(Doubled), "dense", "the constraint is third-party"),
     ],
 )

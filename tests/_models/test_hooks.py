@@ -68,7 +68,7 @@ def test_a_claim_on_the_weight_replaces_it_in_the_layer(
     handle = claim(layer.parametrizations.weight)
     with block(), handle if hasattr(handle, "__exit__") else nullcontext():
         torch.testing.assert_close(layer(INPUTS), layer.bias.expand(2, 4), rtol=0, atol=0)
-        assert explain(layer) == ("dense", "a hook, or another forward, takes part when the weight is computed")
+        assert explain(layer) == ("dense", "a hook, or a replaced forward, runs when the weight is computed")
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from typing_extensions import override
 
-from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, masks, register
+from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, Signed, ZeroDiagonal, masks, register
 
 RULES: dict[str, Callable[[], Any]] = {
     "Diagonal": Diagonal,
@@ -19,6 +19,10 @@ RULES: dict[str, Callable[[], Any]] = {
     "NegExpDiagonal": NegExpDiagonal,
     "MaskedSparse": lambda: MaskedSparse(masks.banded(2, 1)),
     "chain": lambda: [MaskedSparse(masks.lower_triangular()), NegExpDiagonal()],
+    "diagonals": lambda: [Diagonal(), NegExpDiagonal()],
+    "signs": lambda: [MaskedSparse(masks.lower_triangular()), Signed(-1)],
+    "softplus": lambda: [MaskedSparse(masks.banded(2, 1)), Signed(1, map="softplus")],
+    "three": lambda: [MaskedSparse(masks.lower_triangular()), ZeroDiagonal(), Signed(1)],
 }
 every = pytest.mark.parametrize("make", RULES.values(), ids=RULES)
 

@@ -75,5 +75,5 @@ def test_an_inverse_of_another_number_of_tensors_is_refused() -> None:
     several.load_state_dict({"weight": 4 * torch.eye(3)})
     assert several.parametrizations.weight.original0.trace() == several.parametrizations.weight.original1.trace() == 6
     several.parametrizations.weight[0].count = 3
-    with pytest.raises(RuntimeError, match="ThreeForTwo needs to take what its inverse gives"):
+    with pytest.raises(RuntimeError, match="ThreeForTwo needs to accept the result of its right_inverse"):
         several.load_state_dict({"weight": torch.eye(3)})

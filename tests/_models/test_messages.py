@@ -218,7 +218,7 @@ WARNED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a projection that leaves the set": (
         lambda: register(nn.Linear(4, 4), {"weight": type("Mine", (Positive,), {"excess": below_zero})()}),
-        r"Mine needs project\(weight\) in its set. Got .* Correct project, or excess's sign",
+        r"Mine needs project\(weight\) in its set. Got .* Fix project or the sign of excess",
     ),
     "a map that is cut off": (
         lambda: register(nn.Linear(4, 4), {"weight": type("Mine", (Own,), {"forward": cut_off})()}),
@@ -251,7 +251,7 @@ WARNED: dict[str, tuple[Callable[[], object], str]] = {
             nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)),
             {f"{index}.weight": MaskedSparse(masks.global_magnitude(density=0.5)) for index in range(2)},
         ),
-        r"global_magnitude\(0.5\) is there 2 times, each for its own weights. Share one object",
+        r"register got equal rules \(global_magnitude\(0.5\)\) in 2 objects. Share one for all weights",
     ),
     "a rule by position on gates": (
         lambda: register(nn.GRU(4, 4), {"weight_hh_l0": MaskedSparse(masks.lower_triangular())}),
@@ -344,7 +344,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "remask of another constraint": (
         lambda: remask(model_with(ZeroDiagonal()), {"0.weight": RANDOM}, optimizer=None),
-        "another first parametrization. Bake it, and register a mask",
+        "constrained, but without a mask. Bake it, and register a mask",
     ),
     "a density without a rule": (lambda: sparse_(density=0.1), r"MaskedSparse\(masks.magnitude\(density=0.1\)\)"),
     "a size": (lambda: zero_(64), "Pass no shape: it is that of the weight"),
@@ -359,15 +359,15 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no parameters": (lambda: register(nn.ReLU(), {"weight": Diagonal()}), "Register before quantizing"),
     "the old weight_norm": (
         lambda: register(nn.utils.weight_norm(nn.Linear(4, 4)), {"weight": Diagonal()}),
-        r"computed by torch.nn.utils.weight_norm. Remove it first: torch.nn.utils.remove_weight_norm",
+        r"computed by torch.nn.utils.weight_norm. Remove that first: torch.nn.utils.remove_weight_norm",
     ),
     "the old spectral_norm": (
         lambda: register(nn.utils.spectral_norm(nn.Linear(4, 4)), {"weight": Diagonal()}),
-        r"Remove it first: torch.nn.utils.remove_spectral_norm",
+        r"Remove that first: torch.nn.utils.remove_spectral_norm",
     ),
     "a mask without the diagonal": (
         lambda: register(nn.Linear(4, 4), {"weight": [MaskedSparse(torch.eye(4) < 1), NegExpDiagonal()]}),
-        "A mask has to keep the entries that others change, such as the diagonal",
+        "A mask has to keep the entries that other constraints change, such as the diagonal",
     ),
     "a call": (lambda: Diagonal()(torch.ones(4, 4)), "Attach the parametrization with register, first in the list"),
     "another dtype": (
@@ -409,7 +409,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a class of pruned layers": (
         lambda: register(pruning.l1_unstructured(nn.Linear(4, 4), "weight", 0.5), {nn.Linear: Diagonal()}),
-        r"register needs a parameter for Linear. Got one computed by torch.nn.utils.prune",
+        r"register needs a parameter for Linear. Got a tensor computed by torch.nn.utils.prune",
     ),
     "baking a plain model": (lambda: bake(nn.Linear(4, 4), "weight"), "Constrain the model first, with register"),
     "a class by its name": (
@@ -418,7 +418,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a class of containers": (
         lambda: register(nn.Sequential(nn.Linear(4, 4)), {nn.Sequential: Diagonal()}),
-        "Got none in modules of this class. Pass the class of layers that have one themselves",
+        "Got none in modules of this class. Pass a class of layers with one of their own",
     ),
     "a diagonal instead of the weight": (
         lambda: setattr(model_with(Diagonal())[0], "weight", torch.ones(4)),
@@ -426,7 +426,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a pretrained checkpoint after registering": (
         lambda: masked().load_state_dict({"0.weight": torch.ones(4, 4), "0.bias": torch.ones(4)}),
-        "To choose the mask from this checkpoint, load it into the plain model, and register then",
+        "To choose the mask from this checkpoint, load it into the plain model, then register",
     ),
     "two patterns": (lambda: bake_(masked(), "0.weight", "1.weight"), r"Write bake\(model, patterns=None"),
     "own: project gives nothing": (own(project=lambda _, weight: None), "Got NoneType. Is a return missing"),  # noqa: ARG005
@@ -466,7 +466,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "blocks before the rule": (lambda: masks.per_block(4, RANDOM), r"needs a mask rule. Got int. Pass e.g. \(masks"),  # type: ignore[arg-type]
     "a name without a dense gradient": (
         other_gradient,
-        r"needs the name of a constrained weight. Got '0.bias'. It has '0.weight'. Other parameters have grad",
+        r"needs the name of a constrained weight. Got '0.bias'. The names are '0.weight'. Other parameters have grad",
     ),
     "signs before zeros": (
         lambda: model_with(Signed(1), ZeroDiagonal()),
@@ -478,7 +478,7 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "signs of a mask that moves": (
         lambda: remask(model_with(MaskedSparse(RANDOM), Signed(signs.as_is())), {"0.weight": RANDOM}, optimizer=None),
-        r"remask needs signs for all entries of '0.weight'.* Bake it, and register with Signed\(",
+        r"remask needs signs for all entries of '0.weight'.* register it again with a sign for each: Signed\(",
     ),
 }
 
@@ -572,7 +572,7 @@ def test_an_unknown_option_beside_the_density_is_not_called_a_missing_density(ru
 
 def test_a_matrix_constraint_on_a_stack_names_the_mask_and_the_axes() -> None:
     with pytest.raises(
-        ValueError, match=r"needs weights with 2 dimensions for Bilinear.*Take MaskedSparse, or pass axes\."
+        ValueError, match=r"needs weights with 2 dimensions for Bilinear.*Use MaskedSparse, or pass axes\."
     ):
         register(nn.Sequential(nn.Bilinear(3, 3, 3)), {nn.Bilinear: ZeroDiagonal()})
 
@@ -596,6 +596,6 @@ def test_a_registered_object_is_not_checked() -> None:
 
 def test_a_pattern_that_meets_a_vector_lists_the_matrices() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Bilinear(4, 4, 4), nn.Linear(4, 4))
-    with pytest.raises(ValueError, match=r"Got '1.weight' of shape \(4,\). Narrow .* matches: '0.weight', '3.weight'"):
+    with pytest.raises(ValueError, match=r"Got '1.weight' of shape \(4,\). Narrow .* fit: '0.weight', '3.weight'"):
         register(model, {"*.weight": ZeroDiagonal()})
     assert not summary(model).rows

@@ -156,6 +156,6 @@ CONTAINERS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_a_container_of_parameters_is_refused(kind: str) -> None:
     model = nn.ModuleDict({"all": CONTAINERS[kind]()})
-    with pytest.raises(ValueError, match=f"Got {kind}, whose slices and copies.*a module of its own"):
+    with pytest.raises(ValueError, match=f"Got {kind}: its slices and copies.*a module of its own"):
         register(model, {"all.*": ZeroDiagonal()})
     assert len(list(model.parameters())) == 2

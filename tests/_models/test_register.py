@@ -241,7 +241,7 @@ def test_a_buffer_a_lazy_module_and_a_container_are_refused() -> None:
 def test_a_class_that_something_else_changed_is_refused() -> None:
     made = register(model(), {"0.weight": Diagonal()})
     made[0].__class__ = type("Sharded", (type(made[0]),), {})
-    with pytest.raises(ValueError, match=r"class that register_parametrization gives for '0.weight'. Got Sharded"):
+    with pytest.raises(ValueError, match=r"'0.weight' to have the class from register_parametrization. Got Sharded"):
         register(made, {"0.weight": NegExpDiagonal()})
 
 

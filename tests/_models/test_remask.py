@@ -548,7 +548,7 @@ REFUSED: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "repeated": (
         lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([3, 3]))}, optimizer=None),
         ValueError,
-        r"mine needs a move that returns positions from 0 to 35, each once. Got some that are repeated or out of range",
+        r"mine needs a move that returns positions from 0 to 35, each once. Got some repeated, or out of range",
     ),
     "out of range": (
         lambda made: remask(made, {"0.*": moving(lambda _: torch.tensor([36]))}, optimizer=None),
@@ -771,7 +771,7 @@ def test_the_product_follows_the_number_of_entries() -> None:
 
 def test_a_diagonal_has_no_mask() -> None:
     made = register(nn.Sequential(nn.Linear(3, 3)), {"0.weight": Diagonal()})
-    with pytest.raises(ValueError, match=r"Got '0.weight', with another first parametrization"):
+    with pytest.raises(ValueError, match=r"Got '0.weight', constrained, but without a mask"):
         remask(made, {"*.weight": masks.random(density=0.5)}, optimizer=None)
 
 

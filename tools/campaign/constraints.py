@@ -141,7 +141,8 @@ def _where(rows: int, columns: int, kept: Callable[[int, int], bool]) -> Fits:
 def _tensor(random: Random, *shape: int) -> tuple[str, Fits]:
     seed, share = random.randrange(1000), random.choice([0.0, 0.1, 0.5, 1.1])
     text = f"torch.rand({shape}, generator=torch.Generator().manual_seed({seed})) < {share}"
-    return text, _same(eval(text, {"torch": torch}))
+    sparse = random.choice(["", "", ".to_sparse()", ".float().to_sparse()"])
+    return f"({text}){sparse}", _same(eval(text, {"torch": torch}))
 
 
 def _random(random: Random, *_: int) -> tuple[str, Fits]:
@@ -200,7 +201,8 @@ def _edges(random: Random, rows: int, columns: int) -> tuple[str, Fits]:
     kept = torch.zeros(rows, columns, dtype=torch.bool)
     for source, target in pairs:
         kept[target, source] = True
-    return f"masks.from_edges({pairs})", _same(kept)
+    as_index = f"masks.from_edge_index(torch.tensor({pairs}).T)"
+    return as_index if pairs and random.random() < 0.5 else f"masks.from_edges({pairs})", _same(kept)
 
 
 def _autoregressive(random: Random, rows: int, columns: int) -> tuple[str, Fits]:

@@ -172,11 +172,11 @@ class InvertsWithoutProjecting(ZeroDiagonal):
 BROKEN: Breakers = {
     "stored_entries_are_at_their_places": [
         (StoresNextToItsPlaces, "The weight with the stored entries at their places differs"),
-        (NamesNoDiagonal, "name other entries as diagonal"),
-        (lambda: TakesTwoForTheWholeDiagonal(two_of_the_diagonal), "whether the whole diagonal is stored"),
+        (NamesNoDiagonal, "names other entries than the diagonal ones"),
+        (lambda: TakesTwoForTheWholeDiagonal(two_of_the_diagonal), "has_whole_diagonal is wrong"),
     ],
     "steps_on_entries_are_the_steps": [
-        (OnEntriesLooksAtValues, "on_entries depends on the values"),
+        (OnEntriesLooksAtValues, "on_entries returns None for some x only"),
         (OnEntriesWhateverTheDiagonal, "forward gives entries that on_entries leaves out"),
         (OnEntriesTwice, "the result of on_entries differs"),
         (OnEntriesTwiceTheGradient, "the gradient of on_entries differs"),

@@ -156,7 +156,7 @@ class RoundsWhereNothingIsRecorded(KeepsItsProjection):
 BROKEN: Breakers = {
     "registering_enters_the_set": [
         (LogOfPositive, "4 stored numbers are not finite"),
-        (DividesByZero, "5 entries are not finite"),
+        (DividesByZero, "5 entries of the weight are not finite"),
         (ForgetsItsMap, "The registered weight is not in the set"),
         (ForgetsToProject, "project\\(weight\\) is not in the set. Correct project"),
     ],
