@@ -12,19 +12,6 @@ from torch import Tensor, nn
 
 from parametrizations._torch.caller import is_assignment
 
-__all__ = [
-    "asked",
-    "by_signature",
-    "is_finite",
-    "kind_of",
-    "options_of",
-    "outside",
-    "require_choice",
-    "require_finite",
-    "require_free",
-    "require_kind",
-]
-
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 

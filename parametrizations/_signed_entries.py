@@ -13,8 +13,6 @@ from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import has_tangent, is_differentiated, is_recorded
 from parametrizations.positive import bound_of, exp, is_plain, log, softplus, softplus_inverse
 
-__all__ = ["EXP", "FLOOR", "SOFTPLUS", "PositiveMap", "Signs"]
-
 FLOOR = 1e-4
 """The smallest absolute value that a projected entry with a wrong sign gets: a normal number in every dtype, small
 compared with usual weights, and large enough for a gradient to move it (``exp`` has the gradient ``|w|``)."""

@@ -189,7 +189,11 @@ def test_a_given_sparse_mask_is_copied() -> None:
         (lambda: torch.eye(3).to_mkldnn(), r"Got one of layout torch._mkldnn on cpu. Pass mask.to_dense\(\)"),
         (
             lambda: torch.sparse_csr_tensor([0, 1, 2], [0, 7], [1.0, 1.0], (2, 3), check_invariants=False),
-            r"needs indices from 0 to 2 in its mask of shape \(2, 3\). Got 0 to 7",
+            "needs a mask with valid indices. Got one of layout torch.sparse_csr",
+        ),
+        (
+            lambda: torch.sparse_csr_tensor([0, 2, 1, 2], [0, 1], [1.0, 1.0], (3, 3), check_invariants=False),
+            "needs a mask with valid indices. Got one of layout torch.sparse_csr",
         ),
     ],
 )

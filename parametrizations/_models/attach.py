@@ -26,8 +26,6 @@ from parametrizations._torch.parameters import replace_data
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Call", "attach"]
-
 
 @dataclass(frozen=True)
 class Call:

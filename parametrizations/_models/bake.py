@@ -154,11 +154,11 @@ def _require_sparse(chosen: Iterable[Slot], layout: torch.layout, optimizer: Opt
                 f"{first.dtype} on {first.device}, {'with' if HAS_MKL else 'without'} MKL. Leave layout out."
             )
         linear = all(isinstance(module, nn.Linear) and name == "weight" for module, name in slot.holders)
-        if not linear or not slot.is_compact or entries_of(slot.chain) is None:
+        if not linear or not slot.shape.numel() or not slot.is_compact or entries_of(slot.chain) is None:
             raise ValueError(
-                f"bake needs weights of nn.Linear that store only some entries, for layout=torch.sparse_csr. Got "
-                f"{slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. Bake this one without "
-                "layout, and pass patterns of the others."
+                f"bake needs non-empty weights of nn.Linear that store some entries, for layout=torch.sparse_csr. Got "
+                f"{slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. Bake this one first, without "
+                "layout, and then the others."
             )
 
 

@@ -13,12 +13,12 @@ from torch.nn.parameter import is_lazy
 
 from parametrizations._checks import require_finite
 from parametrizations._models.changes import Changes
-from parametrizations._models.constrained import REFERS, Slot, constrained, full_name, plain_order, slots_of
+from parametrizations._models.constrained import REFERS, Slot, constrained, entries_of, full_name, plain_order, slots_of
 from parametrizations._models.inverses import Unreachable
 from parametrizations._models.sizes import require_present, require_room
 from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.chains import given, ties
-from parametrizations._torch.parameters import GATHER, is_sharded
+from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations._torch.private import give_versions
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks.pattern import Pattern
@@ -187,15 +187,22 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
 
 
 def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
-    """The values of a sparse weight if its specified entries are those of the mask; otherwise None."""
+    """The stored tensor for a sparse weight in the set with the entries of the mask; otherwise None."""
     first, *others = slot.steps
-    if others or not isinstance(first, MaskedSparse) or weight.shape != slot.shape:
+    if not isinstance(first, MaskedSparse) or weight.shape != slot.shape:
         return None
     if not torch.equal(Pattern.of(weight).positions, first.positions.to(weight.device, torch.long)):
         return None
     values: Tensor = weight.to_sparse_coo().coalesce().values()  # type: ignore[no-untyped-call]
     require_finite("MaskedSparse", values)
-    return values
+    stored = slot.inverted_entries(values)
+    if stored is None or not others:
+        return stored
+    twin = slot.copied()
+    replace_data(twin.first_stored, stored)
+    with torch.no_grad():
+        entries = entries_of(twin.chain)  # they differ if the other constraints do not allow the values
+    return stored if entries is not None and torch.allclose(entries, values, rtol=1e-4, atol=0) else None
 
 
 def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from parametrizations._models.step_state import inverted_beside
 from parametrizations._torch.private import buffers, children, parameters
 from parametrizations._torch.selection import Selection
 
-__all__ = ["initialize"]
-
 ADVICE = "Initialise the stored tensor itself: layer.parametrizations.weight.original."
 
 
@@ -133,5 +131,6 @@ def _fresh(tensor: Tensor) -> nn.Parameter:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    same = (one == other) | (one.isnan() & other.isnan())
-    return one.shape == other.shape and bool(same.all())
+    if one.is_meta or one.shape != other.shape:
+        return False
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())

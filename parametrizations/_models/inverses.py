@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Unreachable", "allowed_error", "inverted", "require_round_trip"]
-
 TOLERANCE = 1e-3
 """Largest error of the round trip through a third-party parametrization, relative to the largest entry."""
 

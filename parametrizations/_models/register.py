@@ -28,8 +28,6 @@ from parametrizations.masks.arguments import is_array
 from parametrizations.masks.rule import individual
 from parametrizations.parametrization import Parametrization
 
-__all__ = ["Rules", "register"]
-
 Model = TypeVar("Model", bound=nn.Module)
 Rules = Mapping[Any, nn.Module | Sequence[nn.Module] | None]
 """Keys are strings and classes, typed as Any: for a union, type checkers would refuse a dict with keys of one kind."""
@@ -164,7 +162,7 @@ def _require_dims(rules: Rules, plan: Plan) -> None:
     """Refuse a key if some of its matches have an unsuitable number of dimensions. The error names matches that fit."""
     dims = {slot: _dims(steps) for slot, steps in plan if any(isinstance(step, Parametrization) for step in steps)}
     for key in rules:
-        found = [slot for slot in matches(key, dims) if key not in slot.names]
+        found = [slot for slot in matches(key, dims) if rules.keys().isdisjoint(slot.names)]
         fitting = [slot for slot in found if has_dims(slot, dims[slot])]
         others = [slot for slot in found if slot not in fitting]
         if others and (fitting or dims[others[0]] is not None):
@@ -218,10 +216,10 @@ def _with_individual_rules(plan: Plan) -> Plan:
         if isinstance(step, MaskedSparse) and step.rule is not None and step.rule.spread is not None
     ]
     weights = [Kept.whole(slot.materialised(), slot.name, slot.axes) for slot, *_ in together]
-    given = dict.fromkeys(rule for *_, rule in together)
-    if len({repr(rule) for rule in given}) < len(given):
-        text = f"register got equal rules ({next(iter(given))}) in {len(given)} objects. Share one for all weights."
-        warnings.warn(text, stacklevel=2)
+    for name, count in Counter(map(repr, dict.fromkeys(rule for *_, rule in together))).items():
+        if count > 1:
+            text = f"register got equal rules ({name}) in {count} objects. Share one for all weights."
+            warnings.warn(text, stacklevel=2)
     rules = individual([rule for *_, rule in together], weights)
     for (_, steps, index, step, _), rule in zip(together, rules, strict=True):
         steps[index] = step._with_rule(rule)

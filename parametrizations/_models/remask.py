@@ -22,6 +22,7 @@ from parametrizations._models.inverses import Unreachable
 from parametrizations._models.matching import Key, matches, naming, refuse_no_match, require_key, shown, with_values
 from parametrizations._models.optimizers import moved_state, require_optimizer, require_states_by_entry
 from parametrizations._models.sizes import require_present, require_room
+from parametrizations._products.dense import fits
 from parametrizations._torch.parameters import GATHER, is_sharded, replace_data
 from parametrizations.masked_sparse import MaskedSparse
 from parametrizations.masks import Kept, MaskRule
@@ -220,7 +221,8 @@ def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor,
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:
-        weight = torch.empty(kept.shape, device="meta") if rule.by_shape else _weight(slot)
+        by_shape = rule.by_shape or not fits(kept.shape.numel(), slot.first_stored)
+        weight = torch.empty(kept.shape, device="meta") if by_shape else _weight(slot)
         new = pattern_for(rule, weight).positions.to(old)
     return new, Move.between(old, new)
 

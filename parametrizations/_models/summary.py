@@ -15,6 +15,7 @@ from parametrizations._models.constrained import Slot, entries_of
 from parametrizations._models.fuse import explain
 from parametrizations._models.layer import fused_holders
 from parametrizations._models.matching import constrained_by
+from parametrizations._products.dense import fits
 from parametrizations.parametrization import Parametrization
 
 
@@ -132,5 +133,7 @@ def _holds(slot: Slot) -> bool | None:
             entries = entries_of(slot.chain)
         if entries is not None:
             return bool(entries.isfinite().all())
+    if slot.is_compact and not fits(slot.shape.numel(), slot.first_stored):
+        return None
     weight = slot.materialised()
     return all(step.contains(weight) for step in slot.binding)

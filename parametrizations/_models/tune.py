@@ -154,8 +154,10 @@ def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, A
     first: Any = chains(layer)["weight"][0]
     with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
         states: dict[str, dict[str, Any]] = {}
+        present = explain(layer).product
         for product in ("dense", *first.products) if isinstance(first, Parametrization) else ():
-            if product == "dense" and not fits(first._known_shape.numel(), call.input):
+            dense = product in ("dense", "strips") and product != present  # strips may cover nearly the whole weight
+            if dense and not fits(first._known_shape.numel(), call.input):
                 continue
             first.product = product  # may rearrange the weight, which is slow, so once for each product
             if explain(layer).product == product:

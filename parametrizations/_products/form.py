@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from parametrizations._products.dense import scattered
+from parametrizations._products.dense import require_memory, scattered
 from parametrizations._products.operands import product_dtype, rows_of, transposed_copy
 from parametrizations._torch.loops import once
 from parametrizations._torch.private import as_own, is_traced
@@ -154,6 +154,7 @@ def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = Fals
 def sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
     """`Kernel.sampled`, differentiable to every order."""
     if needs_plain_autograd(left, right):
+        require_memory("The derivative", form.shape.numel(), left)
         return form.entries(left.mT @ right)
     return function_for(*SAMPLES)(left, right, form)
 

@@ -13,8 +13,6 @@ from parametrizations.masks.arguments import check_density, count_of, require_ge
 from parametrizations.masks.pattern import Pattern, distinct
 from parametrizations.masks.rule import MaskRule
 
-__all__ = ["drawn", "merged", "random"]
-
 
 @by_signature
 def random(*, density: float, generator: Generator | None = None) -> MaskRule:

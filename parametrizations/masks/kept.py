@@ -10,8 +10,6 @@ from torch import Tensor
 
 from parametrizations.masks.arguments import Axes, home
 
-__all__ = ["Kept", "Move"]
-
 
 class Kept:
     """The kept entries of one weight, by values and positions: the argument of ``move`` and ``spread`` of a `MaskRule`.

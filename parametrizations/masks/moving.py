@@ -20,8 +20,6 @@ from parametrizations.masks.kept import Kept
 from parametrizations.masks.rule import MaskRule
 from parametrizations.masks.values import largest
 
-__all__ = ["Gradient", "evolutionary", "rigl"]
-
 ROOM = 2**20
 """The number of entries of a dense gradient in one strip of rows."""
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from parametrizations.masks.arguments import broadcasts, from_array, is_array
 
-__all__ = ["Pattern", "distinct", "in_ranges"]
-
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -53,7 +51,11 @@ class Pattern(NamedTuple):
             source = "" if rule is None else f" from the rule {rule}"
             raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool{source}. Got {got}. {advice}.")
         if mask.is_meta or mask.layout not in (torch.strided, *LAYOUTS):
-            advice = "Make the mask on the CPU" if mask.is_meta else "Pass mask.to_dense()"
+            advice = (
+                "Make the mask on the CPU; a weight on meta has a shape alone"
+                if mask.is_meta
+                else "Pass mask.to_dense()"
+            )
             raise ValueError(
                 f"MaskedSparse needs a dense or sparse mask with values. Got one of layout {mask.layout} on "
                 f"{mask.device}. {advice}."
@@ -123,9 +125,22 @@ def _from_scipy(mask: Any) -> Tensor:
     return torch.sparse_coo_tensor(torch.stack(indices), values, coo.shape, device="cpu", check_invariants=True)
 
 
+def _valid(mask: Tensor) -> Any:
+    """A compressed sparse tensor with checked indices: wrong ones would make PyTorch access memory out of bounds."""
+    by_columns = mask.layout in (torch.sparse_csc, torch.sparse_bsc)
+    indices = (mask.ccol_indices(), mask.row_indices()) if by_columns else (mask.crow_indices(), mask.col_indices())
+    layout, shape = mask.layout, mask.shape
+    try:
+        return torch.sparse_compressed_tensor(*indices, mask.values(), shape, layout=layout, check_invariants=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"MaskedSparse needs a mask with valid indices. Got one of layout {layout}: {error}. Rebuild the mask."
+        ) from error
+
+
 def _specified(mask: Tensor) -> Tensor:
     """The sorted positions of the specified entries of a sparse tensor, whatever their values."""
-    mask = (mask if mask.layout is torch.sparse_coo else mask.to_sparse_coo()).coalesce()  # type: ignore[no-untyped-call]
+    mask = (mask if mask.layout is torch.sparse_coo else _valid(mask).to_sparse_coo()).coalesce()
     if mask.dense_dim():
         raise ValueError(
             f"MaskedSparse needs a sparse mask without dense dimensions. Got {mask.dense_dim()}. Pass "

@@ -15,8 +15,6 @@ from parametrizations.masks.kept import Kept
 from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule
 
-__all__ = ["per_block"]
-
 
 @by_signature
 def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:

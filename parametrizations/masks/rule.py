@@ -14,9 +14,6 @@ from parametrizations.masks.arguments import Axes, as_axes, home
 from parametrizations.masks.kept import Kept
 from parametrizations.masks.pattern import Pattern
 
-__all__ = ["MaskRule", "axis_rule", "individual", "known_axes"]
-
-
 Build = Callable[[Tensor], Tensor | Pattern]
 
 
@@ -82,10 +79,17 @@ class MaskRule:
             first = known_axes(self.name, weight.shape, self.axes)
             axes = [*first, *(axis for axis in axes if axis not in first)]
         with torch.device("cpu") if self.by_shape else nullcontext():  # rules by shape ignore the default device
-            found = Pattern.of(self.build(weight.permute(axes)), self)
+            found = Pattern.of(self._built(weight.permute(axes)), self)
         axes = axes[:2] if self.has_axes and len(found.shape) == 2 else axes
         found.require_shape(torch.Size([weight.shape[axis] for axis in axes]))
         return found.placed(weight.shape, axes)
+
+    def _built(self, weight: Tensor) -> Tensor | Pattern:
+        try:
+            return self.build(weight)
+        except RuntimeError as error:  # PyTorch's errors, such as those of weights without values, and of memory
+            where = f"{' on the meta device' * weight.is_meta} of shape {tuple(weight.shape)}"
+            raise ValueError(f"{self} cannot make a mask for a weight{where}: {error}") from error
 
     def with_axes(self, axes: Axes) -> MaskRule:
         """This rule with the given axes; the rule itself if it already has axes, or needs none."""

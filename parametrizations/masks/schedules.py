@@ -11,8 +11,6 @@ from torch import Tensor
 from parametrizations._checks import by_signature
 from parametrizations.masks.arguments import check_density, check_fraction, integers
 
-__all__ = ["cosine", "gradual"]
-
 
 @by_signature
 def cosine(start: float, *, steps: int) -> Callable[[int], float]:

@@ -13,8 +13,6 @@ from parametrizations.masks.arguments import Axes, integers, numbers
 from parametrizations.masks.pattern import Pattern, distinct, in_ranges
 from parametrizations.masks.rule import MaskRule, axis_rule
 
-__all__ = ["autoregressive", "banded", "block_diagonal", "from_edge_index", "from_edges", "lower_triangular"]
-
 
 @by_signature
 def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:

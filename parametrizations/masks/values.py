@@ -15,8 +15,6 @@ from parametrizations.masks.kept import Kept
 from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule
 
-__all__ = ["largest", "magnitude", "n_of_m", "nonzero"]
-
 CHUNK = 2**20
 """The number of entries that are compared at a time, so that the search needs little memory beyond the weight."""
 
@@ -28,8 +26,8 @@ DIGIT = 16
 def magnitude(*, density: float) -> MaskRule:
     """Keep the entries of largest absolute value, exactly ``round(density * entries)`` of them.
 
-    The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections
-    for Efficient Neural Networks*, 2015, arXiv 1506.02626. In `remask`, this rule chooses among the kept entries.
+    The usual criterion for pruning a trained weight: Han et al., *Learning both Weights and Connections for Efficient
+    Neural Networks*, 2015, arXiv 1506.02626. Of equal entries the first are kept. `remask` chooses among kept entries.
 
     Args:
         density: The share of entries to keep, above 0 and at most 1. (`torch.nn.utils.prune` takes the share to drop.)

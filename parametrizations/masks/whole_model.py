@@ -106,7 +106,7 @@ def global_magnitude(*, density: float) -> MaskRule:
 
 
 def _spread(name: str, counts: Counts, rule: RuleOfDensity) -> MaskRule:
-    spread = partial(_rules, counts, rule)
+    spread = partial(_rules, name, counts, rule)
     return MaskRule(name, partial(_alone, spread), spread=spread)
 
 
@@ -115,9 +115,9 @@ def _alone(spread: Callable[[Sequence[Kept]], Sequence[MaskRule]], weight: Tenso
     return rule.pattern(weight)
 
 
-def _rules(counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list[MaskRule]:
+def _rules(name: str, counts: Counts, rule: RuleOfDensity, weights: Sequence[Kept]) -> list[MaskRule]:
     return [
-        rule(density=count / kept.shape.numel()) if count else MaskRule("nothing", _nothing, by_shape=True)
+        rule(density=count / kept.shape.numel()) if count else MaskRule(name, _nothing, by_shape=True)
         for count, kept in zip(counts(weights), weights, strict=True)
     ]
 

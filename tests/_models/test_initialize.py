@@ -286,3 +286,10 @@ def test_a_layer_that_is_reset_in_inference_mode_trains() -> None:
         layer.reset_parameters()
     layer(torch.ones(1, 3)).sum().backward()
     assert not any(one.is_inference() for one in layer.parameters())
+
+
+@every
+def test_a_reset_on_meta_changes_nothing(make: Callable[[], Any]) -> None:
+    layer = register(nn.Linear(9, 9, device="meta"), {"weight": make()})
+    layer.reset_parameters()
+    assert layer.weight.shape == (9, 9)

@@ -296,7 +296,7 @@ def test_registering_on_top_of_third_party_parametrizations() -> None:
     assert bool((made[1][0].weight.diagonal() == 0).all())
     assert bool((made[2].weight.diagonal() < 0).all())
     with pytest.raises(
-        ValueError, match=r"cannot attach Diagonal to '0.weight' on top of _WeightNorm .* stores another shape"
+        ValueError, match=r"cannot attach Diagonal to '0.weight' on top of _WeightNorm .* store another shape"
     ):
         register(made, {"0.weight": Diagonal()})
 

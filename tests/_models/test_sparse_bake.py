@@ -149,6 +149,24 @@ def inference(baked: nn.Module) -> Tensor:
         return output
 
 
+def encoder() -> Any:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return sparse(register(layer, {"linear*.weight": MaskedSparse(masks.random(density=0.3))})).eval()
+
+
+def encode(_: nn.Module) -> None:
+    with torch.no_grad():
+        encoder()(torch.randn(2, 3, 8))
+
+
+def test_without_its_fast_path_an_encoder_runs_with_sparse_weights() -> None:
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        encode(nn.Identity())
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
 def export_to_a_file(baked: nn.Module) -> None:
     torch.export.save(torch.export.export(baked, (torch.randn(3, 7),)), io.BytesIO())
 
@@ -167,6 +185,7 @@ FAILS: dict[str, tuple[Callable[[Any], object], str]] = {
     "model.half()": (lambda baked: baked.half()(torch.randn(3, 7).half()), "dtype"),
     "torch.autocast": (autocast, "not implemented for 'BFloat16'"),
     "torch.inference_mode": (inference, "version_counter"),
+    "nn.TransformerEncoderLayer": (encode, "_transformer_encoder_layer_fwd"),
     "torch.compile(fullgraph=True)": (
         lambda baked: torch.compile(baked, fullgraph=True)(torch.randn(3, 7)),  # type: ignore[no-untyped-call]
         "sparse Tensor",
@@ -198,11 +217,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "another device": (lambda: sparse(model_of().to("meta")), "float32 or float64 on a CPU.*on meta"),
     "a convolution": (
         lambda: sparse(register(nn.Conv2d(3, 3, 3), {"weight": MaskedSparse(masks.random(density=0.1))})),
-        "weights of nn.Linear.*Got 'weight' of Conv2d with MaskedSparse",
+        "weights of nn.Linear.*Got 'weight' of Conv2d with MaskedSparse.*Bake this one first",
     ),
     "a full weight": (
         lambda: sparse(register(nn.Linear(3, 3), {"weight": ZeroDiagonal()})),
-        "store only some entries.*Got 'weight' of Linear with ZeroDiagonal",
+        "store some entries.*Got 'weight' of Linear with ZeroDiagonal",
     ),
     "another layout": (lambda: bake(model_of(), layout=torch.sparse_coo), "Got torch.sparse_coo"),
     "an optimizer": (
