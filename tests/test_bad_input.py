@@ -566,7 +566,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "MaskedSparse needs a dense or sparse mask with values. Got one of layout torch.strided on meta. "
-            "Make the mask on the CPU."
+            "Make the mask on the CPU; a weight on meta has a shape alone."
         ),
     ),
     "MaskedSparse: a sparse mask with dense dimensions": (
