@@ -151,7 +151,7 @@ class MaskedSparse(Parametrization):
     def stored_shape(self) -> torch.Size:
         if self._rule is None:  # first, for speed: every step reads it
             return self._stored_shape
-        _ = self._known_shape  # raises if the object is not registered
+        _ = self._known_shape  # raises if the mask is not known yet
         return self._stored_shape if self._given is None else self.positions.shape
 
     @override

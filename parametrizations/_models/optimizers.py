@@ -150,7 +150,7 @@ def moved_state(optimizer: Optimizer, tensor: Tensor, move: Move) -> dict[str, A
 
 
 def _fresh(optimizer: Optimizer, group: dict[str, Any], key: str, dtype: torch.dtype) -> float | complex:
-    """The initial value of the entries of a state: 0, except in Adagrad and Rprop."""
+    """The initial entries of a state: 0, except for Adagrad's sum and Rprop's step_size."""
     start: float = 0
     if isinstance(optimizer, Adagrad) and key == "sum":
         start = float(group["initial_accumulator_value"])

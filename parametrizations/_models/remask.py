@@ -217,7 +217,7 @@ def _weight(slot: Slot) -> Tensor:
 
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The sorted positions of the new mask, and the move to them. Rules without ``move`` get the weight or shape."""
+    """The new sorted positions, and the move to them. Rules without ``move`` get the weight, or an empty one on meta."""
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:

@@ -51,7 +51,7 @@ class Selection(Tensor):
 
     @property
     def data(self) -> Selection:
-        """A new selection of the same entries. Assigning a matrix raises an error."""
+        """A new selection of the same entries. Assigning to it raises an error."""
         return Selection(self.entries, self.shape)
 
     @data.setter

@@ -121,8 +121,8 @@ def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:
     """The axes of outputs and inputs, checked, as numbers from 0."""
     dims = len(shape)
     if axes is None and dims != 2:
-        fewer = "Such a rule is for matrices and their batches." if dims < 2 else "Pass axes=(out, in)."
-        raise ValueError(f"{name} needs to know the axes of outputs and inputs. Got shape {tuple(shape)}. {fewer}")
+        advice = "Such a rule is for matrices and their batches." if dims < 2 else "Pass axes=(out, in)."
+        raise ValueError(f"{name} needs to know the axes of outputs and inputs. Got shape {tuple(shape)}. {advice}")
     first, second = axes or (0, 1)
     if not all(-dims <= axis < dims for axis in (first, second)) or first % dims == second % dims:
         raise ValueError(
