@@ -217,7 +217,7 @@ def _weight(slot: Slot) -> Tensor:
 
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The new sorted positions, and the move to them. Rules without ``move`` get the weight, or an empty one on meta."""
+    """The new sorted positions, and the move to them. Rules without ``move`` get the weight, or one on meta."""
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:
