@@ -35,11 +35,13 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
     """
     slots, caller = slots_of(module), f"{plain.__name__}.reset_parameters"
     require_present(slots, caller)
-    require_room([slot for slot in slots if not _is_selected(slot)], caller, ADVICE)
     states = _generator_states(slots)
     with torch.inference_mode(False):  # the values outlive the block
+        selections = {slot: _selection(slot) for slot in slots}
+        require_room([slot for slot, selection in selections.items() if selection is None], caller, ADVICE)
+        rooms = {slot: _dense_room(slot) if one is None else one for slot, one in selections.items()}
         try:
-            _initialize(module, plain, reset, {slot: _room(slot) for slot in slots})
+            _initialize(module, plain, reset, rooms)
         except NotImplementedError:  # `reset` needs the whole matrix
             require_room(slots, caller, ADVICE)
             for set_state, state in states:
@@ -107,15 +109,11 @@ def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], 
     return states
 
 
-def _room(slot: Slot) -> Tensor:
-    """The tensor to initialise: the stored entries as a `Selection` if possible, otherwise the dense weight."""
-    entries = entries_of(slot.chain) if _is_selected(slot) else None
-    return _dense_room(slot) if entries is None else Selection(entries.detach(), slot.shape)
-
-
-def _is_selected(slot: Slot) -> bool:
-    """Whether the stored tensor can be computed from entries of the weight, without the dense weight."""
-    return slot.inverted_entries(slot.first_stored.detach()) is not None
+def _selection(slot: Slot) -> Selection | None:
+    """The entries of the weight to initialise, if the stored tensor follows from them; None for the dense weight."""
+    follows = slot.inverted_entries(slot.first_stored.detach()) is not None
+    entries = entries_of(slot.chain) if follows else None
+    return None if entries is None else Selection(entries.detach(), slot.shape)
 
 
 def _dense_room(slot: Slot) -> Tensor:

@@ -51,11 +51,8 @@ class Pattern(NamedTuple):
             source = "" if rule is None else f" from the rule {rule}"
             raise TypeError(f"MaskedSparse needs a mask of dtype torch.bool{source}. Got {got}. {advice}.")
         if mask.is_meta or mask.layout not in (torch.strided, *LAYOUTS):
-            advice = (
-                "Make the mask on the CPU; a weight on meta has a shape alone"
-                if mask.is_meta
-                else "Pass mask.to_dense()"
-            )
+            on_meta = "Make the mask on the CPU; a weight on meta has a shape alone"
+            advice = on_meta if mask.is_meta else "Pass mask.to_dense()"
             raise ValueError(
                 f"MaskedSparse needs a dense or sparse mask with values. Got one of layout {mask.layout} on "
                 f"{mask.device}. {advice}."
