@@ -189,9 +189,10 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
 def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
     """The stored tensor for a sparse weight in the set with the entries of the mask; otherwise None."""
     first, *others = slot.steps
-    if not isinstance(first, MaskedSparse) or weight.shape != slot.shape:
+    pattern = Pattern.of(weight)  # first, since it checks the indices: PyTorch's to_dense does not
+    if not isinstance(first, MaskedSparse) or pattern.shape != slot.shape:
         return None
-    if not torch.equal(Pattern.of(weight).positions, first.positions.to(weight.device, torch.long)):
+    if not torch.equal(pattern.positions, first.positions.to(weight.device, torch.long)):
         return None
     values: Tensor = weight.to_sparse_coo().coalesce().values()  # type: ignore[no-untyped-call]
     require_finite("MaskedSparse", values)

@@ -261,6 +261,16 @@ def test_a_sparse_checkpoint_with_other_entries_follows_the_mask() -> None:
     assert torch.equal(layer.weight.detach(), inside)
 
 
+@pytest.mark.parametrize("make", [Diagonal, lambda: MaskedSparse(masks.banded(0, 0))])
+def test_a_sparse_checkpoint_with_wrong_indices_is_refused(make: Callable[[], Any]) -> None:
+    layer = register(nn.Linear(3, 3, bias=False), {"weight": make()})
+    before = layer.weight.detach().clone()
+    wrong = torch.sparse_csr_tensor([0, 2, 1, 2], [0, 1], [1.0, 1.0], (3, 3), check_invariants=False)
+    with pytest.raises(RuntimeError, match=r"valid indices. Got one of layout torch.sparse_csr"):
+        layer.load_state_dict({"weight": wrong})
+    assert torch.equal(layer.weight.detach(), before)
+
+
 def test_a_sparse_weight_is_constrained_only_after_it_is_dense() -> None:
     with pytest.raises(TypeError, match=r"needs a dense tensor. Got torch.sparse_csr. Pass weight.to_dense\(\)"):
         register(sparse(), {"0.weight": ZeroDiagonal()})
