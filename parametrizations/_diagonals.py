@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from parametrizations._checks import by_signature
-from parametrizations._products.choice import Product
+from parametrizations._products.choice import AXES, Explanation, Product, explain_replaced_diagonal
 from parametrizations._products.dense import with_diagonal
+from parametrizations._products.operands import has_rows, require_operands
+from parametrizations._products.places import Places
+from parametrizations._torch.private import is_traced
 from parametrizations.masks.arguments import Axes, as_axes, integers
 from parametrizations.masks.rule import known_axes
 from parametrizations.parametrization import Infeasible, Parametrization
@@ -101,3 +107,40 @@ class OnDiagonals(Parametrization):
 
     def matrix_axes(self, shape: torch.Size) -> tuple[int, int]:
         return known_axes(type(self).__name__, shape, self.axes)
+
+    def on_stored_diagonals(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Stored entries, with ``function`` applied to those on the main diagonals; None if the blocks differ."""
+        if self.axes is not None or places.blocks != self.block_count:
+            return None
+        if places.diagonal is None:
+            return function(x)
+        return x.scatter(0, places.diagonal, function(x.index_select(0, places.diagonal)))
+
+
+class ReplacedDiagonals(OnDiagonals):
+    """A constraint that replaces the main diagonals and keeps all other entries.
+
+    Its subclasses repeat ``linear`` and ``explain`` in their bodies, because a class that defines only ``forward``
+    gets the defaults of these methods, see `SHORTCUTS`.
+    """
+
+    products = ("replaced-diagonal",)
+    large: int
+    """With fewer entries, a copy of the matrix takes less time than a product in parts."""
+
+    @override
+    def explain(self, x: Tensor) -> Explanation:
+        return AXES if self.axes is not None else explain_replaced_diagonal(x, self.product, self.large)
+
+    @override
+    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        # Checked first: explain takes as long as a small layer. Under a tracer, sizes are tensors.
+        small = is_traced() or (self._product == "auto" and x.numel() < self.large)
+        if small or self.explain(x).product == "dense" or not has_rows(input):
+            return F.linear(input, self.forward(x), bias)
+        require_operands(input, x, bias, x.shape[1])
+        return self.linear_in_parts(input, x, bias)
+
+    @abstractmethod
+    def linear_in_parts(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`linear` without a copy of the whole matrix."""

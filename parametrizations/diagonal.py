@@ -113,7 +113,3 @@ class Diagonal(OnDiagonals):
     @override
     def invert(self, weight: Tensor) -> Tensor:
         return self.diagonals(weight).flatten()
-
-    @override
-    def _inverted_projection(self, weight: Tensor) -> Tensor:
-        return self.invert(weight)  # invert ignores entries off the diagonal

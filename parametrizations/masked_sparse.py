@@ -127,8 +127,6 @@ class MaskedSparse(Parametrization):
             >>> layer.parametrizations.weight[0].mask
             tensor([[ True, False],
                     [ True,  True]])
-            >>> layer.parametrizations.weight[0].positions
-            tensor([0, 2, 3], dtype=torch.int32)
         """
         return Pattern(self._known_shape, self.positions.long()).dense()
 
@@ -151,8 +149,7 @@ class MaskedSparse(Parametrization):
     def stored_shape(self) -> torch.Size:
         if self._rule is None:  # first, for speed: every step reads it
             return self._stored_shape
-        _ = self._known_shape  # raises if the mask is not known yet
-        return self._stored_shape if self._given is None else self.positions.shape
+        return self.positions.shape  # raises if the mask is not known yet
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -202,15 +199,11 @@ class MaskedSparse(Parametrization):
         return weight.flatten().index_select(0, self._positions_for(weight))
 
     @override
-    def _inverted_projection(self, weight: Tensor) -> Tensor:
-        return self.invert(weight)  # invert ignores entries outside the mask
-
-    @override
     def adopt(self, weight: Tensor) -> None:
         assert self._rule is not None
         positions = pattern_for(self._rule, weight).positions.to(index_dtype(weight.numel()))
         super().adopt(weight)
-        self._arrange(positions, torch.device("cpu") if weight.is_meta else weight.device)
+        vars(self).update(self._arranged(positions.to("cpu" if weight.is_meta else weight.device)))
         self._origin, self._rule = Name(self._origin), None  # a rule may hold all edges of a graph
 
     @override
@@ -253,10 +246,8 @@ class MaskedSparse(Parametrization):
 
     def _with_positions(self, positions: Tensor, origin: object) -> dict[str, object]:
         """A dict of the attributes that a mask of these sorted positions changes. `repr` shows ``origin`` as mask."""
-        own = self.positions
-        if torch.equal(positions.to(own), own):
-            return {}
-        return self._arranged(positions.to(own), own.device) | {"_origin": origin}
+        own, given = self.positions, positions.to(self.positions)
+        return {} if torch.equal(given, own) else self._arranged(given) | {"_origin": origin}
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -265,26 +256,21 @@ class MaskedSparse(Parametrization):
             own = self._form.device
             moved = fn(torch.empty(0, dtype=torch.int32, device=own)).device
             if moved != own and moved.type != "meta":
-                self._arrange(self.positions, moved)
+                vars(self).update(self._arranged(self.positions.to(moved)))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @override
     def _rearrange(self) -> None:
-        positions = self.positions
-        self._arrange(positions, positions.device)
+        vars(self).update(self._arranged(self.positions))
 
-    def _arrange(self, positions: Tensor, device: torch.device) -> None:
-        vars(self).update(self._arranged(positions, device))
-
-    def _arranged(self, positions: Tensor, device: torch.device) -> dict[str, object]:
-        """A dict of the attributes for positions on a device, with the form of the product chosen for this device."""
+    def _arranged(self, positions: Tensor) -> dict[str, object]:
+        """A dict of the attributes for these positions, with the form of the product chosen for their device."""
         # The mask must outlive a block of inference mode, and must ignore the default device.
         with torch.inference_mode(False), torch.device("cpu"):
-            own = positions.to(device)
-            own = own.clone() if own.is_inference() else own
-            form, chosen = form_of(self._known_shape, own, self.product)
-            diagonal = on_diagonal(own, self._known_shape) if len(self._known_shape) == 2 else own[:0]
+            own, shape = positions.clone() if positions.is_inference() else positions, self._known_shape
+            form, chosen = form_of(shape, own, self.product)
+            diagonal = on_diagonal(own, shape) if len(shape) == 2 else own[:0]
         return {"_form": form, "_chosen": chosen, "_stored_shape": own.shape, "_diagonal": diagonal}
 
     @property
@@ -295,11 +281,10 @@ class MaskedSparse(Parametrization):
 
     def _places(self) -> Tensor:
         """The positions of the kept entries, int32 or int64."""
-        if self._given is not None:
-            return self._given.positions
-        _ = self._known_shape  # raises if the object is not registered
-        assert self._form is not None
-        return self._form.positions
+        source = self._form or self._given
+        _ = self._known_shape  # raises if there is no mask yet
+        assert source is not None
+        return source.positions
 
     def _positions_for(self, tensor: Tensor) -> Tensor:
         return self._places().to(tensor.device, torch.long)

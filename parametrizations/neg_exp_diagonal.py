@@ -6,27 +6,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import override
 
-from parametrizations._diagonals import OnDiagonals
-from parametrizations._products.choice import AXES, Explanation, explain_replaced_diagonal
+from parametrizations._diagonals import ReplacedDiagonals
 from parametrizations._products.form import form_linear
-from parametrizations._products.operands import has_rows, require_operands
 from parametrizations._products.places import Places
-from parametrizations._products.replaced_diagonal import ZeroedDiagonal, with_own_diagonal
+from parametrizations._products.replaced_diagonal import MEDIUM, ZeroedDiagonal, with_own_diagonal
 from parametrizations._signed_entries import EXP, Signs
-from parametrizations._torch.private import is_traced
+from parametrizations.positive import is_plain
 
 __all__ = ["NegExpDiagonal"]
 
 NEGATIVE = Signs(-1)
 
-LARGE = 2**21
-"""With fewer entries, a copy of the matrix takes less time than a product in parts."""
 
-
-class NegExpDiagonal(OnDiagonals):
+class NegExpDiagonal(ReplacedDiagonals):
     """A weight with a finite and strictly negative main diagonal, for all finite stored values.
 
     ``weight[i, i] = -exp(x[i, i])``, ``weight[i, j] = x[i, j]`` for ``i != j``. The weight and the free parameters,
@@ -47,17 +41,15 @@ class NegExpDiagonal(OnDiagonals):
     ``x`` from it, as Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752; ``mamba_simple.py``).
 
     Args:
-        blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`, 3 for
-            `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
+        blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, as for `Diagonal`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
         product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
             the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
-        TypeError: If the weight, on registering or assigning, is not a dense tensor of a supported dtype.
-        ValueError: If the weight is not finite, is not a matrix and ``axes`` are not given, or has rows that ``blocks``
-            does not divide; on assigning, also if it has another shape or is outside the set.
+        TypeError: As for `Diagonal`.
+        ValueError: As for `Diagonal`.
 
     Example:
         >>> from torch import nn
@@ -71,24 +63,19 @@ class NegExpDiagonal(OnDiagonals):
     """
 
     needs = "every entry on the main diagonal to be negative, and no larger than its dtype can train"
-    products = ("replaced-diagonal",)
+    large = 2**21
+    explain, linear = ReplacedDiagonals.explain, ReplacedDiagonals.linear
 
     @override
     def forward(self, x: Tensor) -> Tensor:
+        # The plain line for the usual small layer. The helpers below would take a twentieth of its time.
+        if self.has_one_diagonal and is_plain(diagonal := x.diagonal()) and x.numel() < MEDIUM:
+            return x.diagonal_scatter(-diagonal.exp())
         matrix, diagonals = with_own_diagonal(x, self.diagonals, self.with_diagonals)
         return self.with_diagonals(matrix, EXP.weight(diagonals, NEGATIVE))
 
     @override
-    def explain(self, x: Tensor) -> Explanation:
-        return AXES if self.axes is not None else explain_replaced_diagonal(x, self.product, LARGE)
-
-    @override
-    def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        # Checked first: explain takes as long as a small layer. Under a tracer, sizes are tensors.
-        small = is_traced() or (self._product == "auto" and x.numel() < LARGE)
-        if small or self.explain(x).product == "dense" or not has_rows(input):
-            return F.linear(input, self.forward(x), bias)
-        require_operands(input, x, bias, x.shape[1])
+    def linear_in_parts(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         matrix, diagonals = with_own_diagonal(x, self.diagonals, self.with_diagonals)
         blocks, size = self.block_count, diagonals.shape[-1]
         output = form_linear(input, matrix, bias, ZeroedDiagonal(x.shape, blocks))
@@ -107,14 +94,8 @@ class NegExpDiagonal(OnDiagonals):
         return self._on_diagonal(entries, places, lambda own: EXP.invert(EXP.project(own, NEGATIVE), NEGATIVE))
 
     def _on_diagonal(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """The entries, with a function applied to those on the diagonal; None unless the whole diagonal is stored."""
-        if self.axes is not None or places.blocks != self.block_count:
-            return None
-        if not places.has_whole_diagonal:  # forward would put -exp(0) = -1 at positions without an entry
-            return None
-        if places.diagonal is None:
-            return function(x)
-        return x.scatter(0, places.diagonal, function(x.index_select(0, places.diagonal)))
+        # forward would put -exp(0) = -1 at positions of the diagonal without an entry
+        return self.on_stored_diagonals(x, places, function) if places.has_whole_diagonal else None
 
     @override
     def excess(self, weight: Tensor) -> Tensor:

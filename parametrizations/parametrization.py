@@ -398,7 +398,8 @@ class Parametrization(nn.Module):
 
     def _inverted_projection(self, weight: Tensor) -> Tensor:
         """``invert(project(weight))``. A subclass can override it to save memory."""
-        return self.invert(self.project(weight))
+        ignores_others = self.selects and self._is_own  # invert reads only the entries that project keeps
+        return self.invert(weight if ignores_others else self.project(weight))
 
     def _check(self, weight: Tensor) -> None:
         checks.require_kind(type(self).__name__, weight, self.dtypes)
