@@ -60,7 +60,7 @@ def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[Mas
         return Dense.of(shape, positions), ASKED if size else EMPTY
     if positions.device.type != "cpu" and product != "strips":
         return Dense.of(shape, positions), OTHER_DEVICE
-    fixed, dense = 180_000 + 375 * sum(shape), 90_000 + 5.3 * size + 2.6 * kept
+    fixed, dense = 210_000 + 375 * sum(shape), 90_000 + 5.3 * size + 2.6 * kept
     csr = fixed + 20 * kept
     blocks = None if product == "csr" else Blocks.of(shape, positions)
     least = inf if product == "strips" else min(0.9 * dense, csr)

@@ -124,10 +124,10 @@ def _csr_product(input: Tensor, values: Tensor, starts: Tensor, columns: Tensor,
 
 def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
     # Zeros, not uninitialised values: sampled_addmm multiplies the values by beta = 0, which keeps NaN.
-    zeros = left.new_zeros(columns.shape)
-    pattern = _csr(starts, columns, zeros, (left.shape[1], right.shape[1]))
-    sampled: Tensor = torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0)
-    return sampled.values()
+    sampled = left.new_zeros(columns.shape)
+    pattern = _csr(starts, columns, sampled, (left.shape[1], right.shape[1]))
+    torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0, out=pattern)  # without `out` it copies the zeros
+    return sampled
 
 
 @functools.cache

@@ -145,7 +145,7 @@ def form_linear(input: Tensor, x: Tensor, bias: Tensor | None, form: Form) -> Te
 
 def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = False) -> Tensor:
     """`Kernel.product`, differentiable to every order."""
-    if needs_plain_autograd(input, values):
+    if needs_plain_autograd(form.shape.numel(), input, values):
         weight = form.dense(values)
         return input @ (weight if transposed else weight.mT)
     return function_for(*PRODUCTS)(input, values, form, transposed)
@@ -153,7 +153,7 @@ def product(input: Tensor, values: Tensor, form: Kernel, transposed: bool = Fals
 
 def sampled(left: Tensor, right: Tensor, form: Kernel) -> Tensor:
     """`Kernel.sampled`, differentiable to every order."""
-    if needs_plain_autograd(left, right):
+    if needs_plain_autograd(form.shape.numel(), left, right):
         require_memory("The derivative", form.shape.numel(), left)
         return form.entries(left.mT @ right)
     return function_for(*SAMPLES)(left, right, form)

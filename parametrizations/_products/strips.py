@@ -106,8 +106,10 @@ class Piece(Kernel):
 
     @override
     def dense(self, values: Tensor) -> Tensor:
-        rows = [
-            F.pad(part, (column, self.shape[1] - column - part.shape[1])) for _, column, part in self._parts(values)
+        width = self.shape[1]
+        rows = [  # a Hessian does not support padding of an empty tensor
+            F.pad(part, (at, width - at - part.shape[1])) if part.numel() else part.new_zeros(len(part), width)
+            for _, at, part in self._parts(values)
         ]
         return torch.cat(rows)
 
