@@ -52,23 +52,30 @@ def take_turns(works: Mapping[str, Work], *, seconds: float, threads: int = 2, r
 
 
 def work_of(layer: nn.Module, case: Case) -> Work:
-    """The work of a case with a layer, on the layer's device and in its dtype."""
-    like = next(layer.parameters())
+    """The work of a case with a layer, on the layer's device and in its dtype.
+
+    Gradients are reset by a list of the parameters, as an optimizer holds it: `nn.Module.zero_grad` walks over all
+    modules, which takes 8 microseconds longer for a layer with a parametrization.
+    """
+    parameters = list(layer.parameters())
+    like = parameters[0]
     inputs = torch.randn(case.batch, case.features, device=like.device, dtype=like.dtype, requires_grad=True)
     grad = torch.randn_like(inputs)
-    optimizer = torch.optim.Adam(layer.parameters()) if case.work == "adam" else None
+    optimizer = torch.optim.Adam(parameters) if case.work == "adam" else None
+
+    def reset() -> None:
+        for tensor in (inputs, *parameters):
+            tensor.grad = None
 
     def step() -> None:
-        inputs.grad = None
-        layer.zero_grad()
+        reset()
         output: Tensor = layer(inputs)
         output.backward(grad)  # type: ignore[no-untyped-call]
         if optimizer is not None:
             optimizer.step()
 
     def loop() -> None:
-        inputs.grad = None
-        layer.zero_grad()
+        reset()
         with parametrize.cached():
             state = inputs
             for _ in range(STEPS):
