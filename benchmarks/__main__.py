@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import growth
-from benchmarks.cases import Case
+from benchmarks.cases import WAYS, Case, cases
 from benchmarks.contestants import MASK_WAYS, contestants
 from benchmarks.gpu import SHAPES, on_device
-from benchmarks.grid import WAYS, cases
 from benchmarks.measure import progress, take_turns, work_of
 from benchmarks.picture import PANELS, picture
 from benchmarks.products import compare, summary

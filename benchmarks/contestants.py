@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
-from torch.nn.utils.parametrize import register_parametrization
 
 from benchmarks.cases import CHAIN, SPARSE, STABLE, Case
 from parametrizations import Diagonal, MaskedSparse, NegExpDiagonal, ZeroDiagonal, register
 from parametrizations.typing import Product
 
-__all__ = ["BY_HAND", "LINES", "MASK_ALONE", "MASK_WAYS", "OURS", "PLAIN", "contestants", "ours"]
-
-PLAIN, OURS, BY_HAND, MASK_ALONE = "nn.Linear", "ours", "by hand", "the mask alone"
-MASK_WAYS = ("weight * mask", "prune", "register_parametrization")
+PLAIN, OURS, BY_HAND = "nn.Linear", "ours", "by hand"
+MASK_WAYS = ("weight * mask", "prune")
 
 Line = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -46,14 +43,7 @@ LINES: dict[str, tuple[str, Line]] = {
 
 
 class ByHand(nn.Module):
-    """A layer as a user writes it: its forward pass makes the zeros.
-
-    Args:
-        line: A function of the input, the free parameters, the bias and the constant.
-        w: The free parameters.
-        b: The bias.
-        constant: A mask, or the positions of the free parameters.
-    """
+    """A layer as a user writes it: its forward pass makes the zeros. ``constant`` is a mask, or positions of ``w``."""
 
     def __init__(self, line: Line, w: Tensor, b: Tensor, constant: Tensor) -> None:
         super().__init__()
@@ -64,19 +54,6 @@ class ByHand(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, n)`` from ``(batch, n)``."""
         return self.line(x, self.w, self.b, self.constant)
-
-
-class TimesMask(nn.Module):
-    """A mask as a parametrization of PyTorch."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.mask: Tensor
-        self.register_buffer("mask", mask)
-
-    def forward(self, w: Tensor) -> Tensor:
-        """The masked weight."""
-        return w * self.mask
 
 
 def ours(case: Case, product: Product = "auto") -> nn.Linear:
@@ -101,11 +78,8 @@ def contestants(case: Case) -> dict[str, nn.Module]:
         constant = mask.flatten().nonzero().flatten()
         made["weight * mask"] = ByHand(lambda x, w, b, mask: F.linear(x, w * mask, b), weight, bias, mask.float())
         made["prune"] = prune.custom_from_mask(_linear(weight, bias), "weight", mask)  # type: ignore[no-untyped-call]
-        parametrized = register_parametrization(_linear(weight, bias), "weight", TimesMask(mask.float()))
-        made["register_parametrization"] = parametrized
     if case.constraint == STABLE:
         w = weight.diagonal_scatter((-weight.diagonal()).log())
-        made[MASK_ALONE] = register(_linear(weight, bias), {"weight": MaskedSparse(mask)})
     made[BY_HAND] = ByHand(LINES[case.constraint][1], w, bias, constant)
     return made
 

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from benchmarks.cases import KINDS, SPARSE, Case
+from benchmarks.cases import DENSITIES, KINDS, SPARSE, Case
 from benchmarks.contestants import BY_HAND, PLAIN, contestants, ours
 from benchmarks.measure import progress, take_turns, work_of
-from benchmarks.products import has_strips
 from benchmarks.report import multiples, origin, table
 from parametrizations import explain
 from parametrizations.typing import Product
-
-__all__ = ["SHAPES", "on_device"]
 
 SHAPES = ((1024, 128), (4096, 128), (4096, 2048), (8192, 2048))
 """Features and batch."""
@@ -57,5 +54,5 @@ def on_device(device: torch.device, shapes: Sequence[tuple[int, int]] = SHAPES, 
 def _layers(case: Case) -> dict[str, nn.Module]:
     """`nn.Linear`, the plain line, and the package's layer with each product."""
     layers = {name: layer for name, layer in contestants(case).items() if name in (PLAIN, BY_HAND)}
-    products = (name for name in PRODUCTS[case.constraint] if name != "strips" or has_strips(case))
+    products = (name for name in PRODUCTS[case.constraint] if name != "strips" or case.mask not in DENSITIES)
     return layers | {name: ours(case, name) for name in products}

@@ -1,12 +1,15 @@
-"""Times of contestants in turn, by `torch.utils.benchmark`."""
+"""Times of contestants in turn, by `torch.utils.benchmark`, and the memory of a process."""
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -17,10 +20,10 @@ from torch.utils.benchmark import Timer
 
 from benchmarks.cases import Case
 
-__all__ = ["STEPS", "progress", "take_turns", "work_of"]
-
 STEPS = 60
 """Of a loop over time."""
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""Files of Linux: the largest memory of this process since a reset, and the reset."""
 
 Work = Callable[[], object]
 Item = TypeVar("Item")
@@ -34,11 +37,7 @@ def progress(items: Sequence[Item]) -> Iterable[Item]:
 def take_turns(works: Mapping[str, Work], *, seconds: float, threads: int = 2, rounds: int = 5) -> dict[str, float]:
     """The median milliseconds of each work over rounds in random order, so that drift of the machine cancels.
 
-    Args:
-        works: By name.
-        seconds: For all rounds. In one round every work runs for a fiftieth of it, or once, after a warm-up.
-        threads: Of the CPU.
-        rounds: The least number of rounds.
+    The rounds take ``seconds`` together, and are at least ``rounds``. In each, a work runs for a fiftieth of this time.
     """
     timers = {name: Timer("work()", globals={"work": work}, num_threads=threads) for name, work in works.items()}
     numbers = {name: max(1, int(seconds / 50 / timer.timeit(1).median)) for name, timer in timers.items()}
@@ -83,3 +82,23 @@ def work_of(layer: nn.Module, case: Case) -> Work:
             state.backward(grad)  # type: ignore[no-untyped-call]
 
     return loop if case.work == "loop" else step
+
+
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function in a process of its own, with two threads."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (2,)) as process:
+        return process.submit(function, *arguments).result()
+
+
+def cost_of(work: Work) -> tuple[float, float]:
+    """The seconds of a work, and its megabytes at most beyond the process before; on Linux only, elsewhere nan."""
+    if RESET.exists():
+        RESET.write_text("5")
+    before, start = _megabytes(), time.perf_counter()
+    work()
+    return time.perf_counter() - start, _megabytes() - before
+
+
+def _megabytes() -> float:
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else ["VmHWM nan"]
+    return next(float(line.split()[1]) * 1024e-6 for line in lines if "VmHWM" in line)

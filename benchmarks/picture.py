@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.cases import DENSITIES, FEATURES, SINGLE, SPARSE, Case
+from benchmarks.cases import DENSITIES, FEATURES, SINGLE, SPARSE, Case, Times
 from benchmarks.contestants import BY_HAND, OURS, PLAIN
-from benchmarks.goals import Times
 
 PANELS = {
     **{f"{name}, batch 32": {f"{n}": Case(name, n, 32) for n in FEATURES} for name in SINGLE},

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import inf
 
-from torch import Tensor
-
 from benchmarks.cases import DENSITIES, MASKS, SPARSE, Case
 from benchmarks.contestants import ours
-from benchmarks.measure import progress, take_turns, work_of
+from benchmarks.measure import cost_of, progress, take_turns, work_of
 from benchmarks.report import multiples, table
 from parametrizations import explain
 from parametrizations.typing import Product
-
-__all__ = ["Choice", "compare", "has_strips", "summary"]
 
 FEATURES, BATCHES = (64, 256, 512, 1024, 2048, 4096), (1, 32, 128, 512)
 NAMES: tuple[Product, ...] = ("auto", "dense", "csr", "strips")
@@ -50,30 +45,12 @@ def compare(
     """Measure every mask, size and batch, on one and two threads, without products of more than ``longest`` seconds."""
     for n, mask in progress(list(product(features, MASKS))):
         case = Case(SPARSE, n, 1, mask)
-        layers = {str(name): ours(case, name) for name in NAMES if name != "strips" or has_strips(case)}
+        layers = {str(name): ours(case, name) for name in NAMES if name != "strips" or case.mask not in DENSITIES}
         for batch, threads in product(batches, (1, 2)):
             at = replace(case, batch=batch, threads=threads)
             works = {name: work_of(layer, at) for name, layer in layers.items()}
-            works = {name: work for name, work in works.items() if name == "auto" or _seconds(work) < longest}
+            works = {name: work for name, work in works.items() if name == "auto" or cost_of(work)[0] < longest}
             yield Choice(at, explain(layers["auto"]).product, take_turns(works, seconds=seconds, threads=threads))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def has_strips(case: Case) -> bool:
-    """Whether strips leave out a part of the weight; a random mask fills nearly every strip."""
-    return bool(case.mask) and case.mask not in DENSITIES and _covered(case.kept()) <= 0.9
-
-
-def _covered(mask: Tensor, rows: int = 32) -> float:
-    """The share of a weight between the first and the last kept column of each strip of rows."""
-    strips = (mask[start : start + rows] for start in range(0, len(mask), rows))
-    kept = [(strip.any(0).nonzero(), len(strip)) for strip in strips]
-    return sum(int(columns[-1] - columns[0] + 1) * count for columns, count in kept if len(columns)) / mask.numel()
 
 
 def summary(choices: Sequence[Choice], origin: str) -> str:
@@ -90,7 +67,7 @@ def summary(choices: Sequence[Choice], origin: str) -> str:
         "32 on.",
         f"{origin} The work is a forward and backward pass, with the gradients of input, weight and bias. `ratio` is "
         "the time of the chosen product over that of the fastest; `dense`, `csr` and `strips` are multiples of `auto`. "
-        "Not measured: products of more than a second, and strips over more than 90 % of the weight.",
+        "Not measured: products of more than a second, and strips of random masks, which cover the whole weight.",
         table(header, (choice.row for choice in slow)),
     )
     return "\n\n".join(parts) + "\n"

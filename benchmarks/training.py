@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarks.measure import take_turns
+from benchmarks.measure import cost_of, in_new_process, take_turns
 from parametrizations import Diagonal, MaskedSparse, Parametrization, dense_gradients, masks, register, remask
 from parametrizations.masks import MaskRule
-
-__all__ = ["HUGE", "added_by", "memory", "rigl_in_a_huge_layer", "time_to_move"]
 
 HUGE = 16_384
 
@@ -65,6 +60,11 @@ def time_to_move(n: int = 4096, density: float = 0.01, *, seconds: float = 5.0) 
     return {name: times[name] / times["step"] for name in rules}
 
 
+def rigl_in_a_huge_layer() -> float:
+    """Megabytes of training with Adam and RigL in a layer with a dense weight of 1 GB."""
+    return added_by(HUGE, 128, MaskedSparse(masks.random(density=0.001)), moves=True)
+
+
 def memory() -> dict[str, float]:
     """Megabytes of training with Adam, by layer."""
     few = MaskedSparse(masks.random(density=0.01))
@@ -76,30 +76,18 @@ def memory() -> dict[str, float]:
     }
 
 
-def rigl_in_a_huge_layer() -> float:
-    """Megabytes of training with Adam and RigL in a layer with a dense weight of 1 GB."""
-    return added_by(HUGE, 128, MaskedSparse(masks.random(density=0.001)), moves=True)
-
-
 def added_by(n: int, batch: int, constraint: Parametrization | None = None, *, moves: bool = False) -> float:
     """Megabytes at most while a layer trains in a fresh process, above the imported libraries. Linux only."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_peak, n, batch, constraint, moves).result()
+    return float(in_new_process(_peak, n, batch, constraint, moves))
 
 
 def _peak(n: int, batch: int, constraint: Parametrization | None, moves: bool) -> float:
-    torch.set_num_threads(2)
+    def train() -> None:
+        training = Training(n, batch, constraint)
+        for _ in range(3):
+            training.step()
+            if moves:
+                training.move(training.rigl)
+
     Training(8, 8).step()  # the first step of an optimizer imports more of torch
-    before = _megabytes("VmRSS:")
-    training = Training(n, batch, constraint)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    for _ in range(3):
-        training.step()
-        if moves:
-            training.move(training.rigl)
-    return _megabytes("VmHWM:") - before
-
-
-def _megabytes(name: str) -> float:
-    """A line of the kernel's account of this process."""
-    return int(Path("/proc/self/status").read_text().split(name)[1].split()[0]) / 1024
+    return cost_of(train)[1]
