@@ -362,7 +362,8 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
     given = numbers("Signed", listed, "torch.tensor([1, -1])")
     if given.dtype is torch.bool or not _are_signs(given):
         verb = "Pass" if rule is None else "Return"
-        call = "torch.where(mask, 1, -1)" if given.dtype is torch.bool else "torch.sign(signs)"
+        call = f"torch.sign(signs{'.real' if given.is_complex() else ''})"
+        call = "torch.where(mask, 1, -1)" if given.dtype is torch.bool else call
         raise ValueError(
             f"Signed needs signs of 1, -1, or 0 for free entries{source}. Got {_first_wrong(given)}. {verb} {call}."
         )

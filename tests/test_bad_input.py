@@ -1774,7 +1774,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "Signed: complex signs": (
         "Signed(torch.ones(4, dtype=torch.complex64))",
         ValueError,
-        "Signed needs signs of 1, -1, or 0 for free entries. Got torch.complex64. Pass torch.sign(signs).",
+        "Signed needs signs of 1, -1, or 0 for free entries. Got torch.complex64. Pass torch.sign(signs.real).",
     ),
     "Signed: an array of text": (
         'Signed(numpy.array(["+", "-"]))',
@@ -1944,7 +1944,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.linear, {"weight": [Signed(1), ZeroDiagonal()]})',
         ValueError,
         (
-            "register needs parametrizations that hold together for 'weight'. Got Signed(+1, map='exp'), then "
+            "The parametrizations of 'weight' need to hold together. Got Signed(+1, map='exp'), then "
             "ZeroDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
             "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints that set "
             "entries to zero. Leave one of them out, or bake first to replace earlier ones."
@@ -1954,7 +1954,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         'register(w.linear, {"weight": [Signed(1), NegExpDiagonal()]})',
         ValueError,
         (
-            "register needs parametrizations that hold together for 'weight'. Got Signed(+1, map='exp'), then "
+            "The parametrizations of 'weight' need to hold together. Got Signed(+1, map='exp'), then "
             "NegExpDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
             "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints that set "
             "entries to zero. Leave one of them out, or bake first to replace earlier ones."

@@ -40,7 +40,7 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
         if any(isinstance(step, Signed) for step in slot.steps[:-1]):
             kept = " Signed comes last, after the constraints that set entries to zero."
         raise ValueError(
-            f"register needs parametrizations that hold together for {slot.name!r}. Got {slot.kinds}: the weight is "
+            f"The parametrizations of {slot.name!r} need to hold together. Got {slot.kinds}: the weight is "
             f"{fault}.{kept} Leave one of them out, or bake first to replace earlier ones."
         )
 

@@ -109,8 +109,7 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
             new = final if isinstance(step, Parametrization) else copy.deepcopy(step)
             if new is not final:
                 replaced[str(len(twin.steps) if twin else 0)] = final, StepState([final], [new])
-            for part, own in zip(new.modules(), final.modules(), strict=True):
-                part.training = part.training if id(own) in call.contents else slot.module.training
+            _set_mode(call, slot, new, final)
             if isinstance(new, Parametrization):
                 new._require_matrix(weight)
             chain = _first(slot, new, weight) if twin is None else _further(slot, twin, new, weight)
@@ -125,6 +124,12 @@ def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module]
         set_owner(final, twin.chain)
         children(twin.chain)[index] = final
     return replace(twin)  # a new slot, since `steps` is cached
+
+
+def _set_mode(call: Call, slot: Slot, new: nn.Module, final: nn.Module) -> None:
+    """Give a step the mode of its layer, training or evaluation, but not its references to modules of the model."""
+    for part, own in zip(new.modules(), final.modules(), strict=True):
+        part.training = part.training if id(own) in call.contents else slot.module.training
 
 
 def _note(chain: ParametrizationList, attached: range, has_references: bool) -> None:

@@ -45,7 +45,7 @@ def bake(
     Args:
         model: Unchanged unless ``inplace``. It may be in the middle of training.
         patterns: The tensors to bake, each with all of its parametrizations: a pattern of full plain names, a class of
-            layers, or several of these, such as the keys of the rules for `register`; None for all.
+            layers, or several of these; or the rules for `register`, without those of None; None for all tensors.
         inplace: Whether to change the model itself. A single stored tensor becomes the plain parameter, the same object
             with the weight's shape. Pass the optimizer, or create a new one: an old fused one writes out of bounds.
             Call ``backward`` on earlier losses first. If other layers share the stored tensor, the parameter is new.

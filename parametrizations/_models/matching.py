@@ -145,6 +145,8 @@ def constrained_by(caller: str, model: nn.Module, patterns: object = None) -> li
 
 
 def _listed(caller: str, patterns: object) -> list[Key]:
+    if isinstance(patterns, Mapping):  # the rules that register was given; None excludes
+        patterns = [key for key, value in patterns.items() if value is not None]
     whole = isinstance(patterns, str | type) or not isinstance(patterns, Iterable)
     listed: list[Any] = [patterns] if whole else list(patterns)  # type: ignore[call-overload]
     if not listed:

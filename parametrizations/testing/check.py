@@ -55,22 +55,7 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         >>> outcome["gradients_are_right"]
         'held'
     """
-    if not isinstance(parametrization, nn.Module):
-        got = kind_of(parametrization)
-        raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass Diagonal(), then the weight.")
-    require_kind("check_parametrization", weight, FLOATING + COMPLEX)
-    if not weight.numel() or weight.is_meta:
-        raise ValueError(
-            f"check_parametrization needs a weight with values. Got shape {tuple(weight.shape)} on "
-            f"{weight.device}. Pass e.g. torch.randn(4, 3)."
-        )
-    if isinstance(parametrization, Parametrization):
-        parametrization._require_complete()
-        if parametrization.shape is not None:
-            raise ValueError(
-                f"check_parametrization needs an unregistered object. Got a {type(parametrization).__name__} for a "
-                f"weight of shape {tuple(parametrization.shape)}. Create a new one."
-            )
+    _require_arguments(parametrization, weight)
     subject = Subject(parametrization, weight)
     _require_registrable(subject)
     outcome, broken = {}, []
@@ -88,6 +73,26 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
         title = f"{type(parametrization).__name__} breaks {len(broken)} of {len(LAWS)} promises."
         raise AssertionError("\n".join([title, *broken]))
     return outcome
+
+
+def _require_arguments(parametrization: object, weight: object) -> None:
+    if not isinstance(parametrization, nn.Module):
+        got = kind_of(parametrization)
+        raise TypeError(f"check_parametrization needs a parametrization. Got {got}. Pass Diagonal(), then the weight.")
+    require_kind("check_parametrization", weight, FLOATING + COMPLEX)
+    assert isinstance(weight, Tensor)
+    if not weight.numel() or weight.is_meta:
+        raise ValueError(
+            f"check_parametrization needs a weight with values. Got shape {tuple(weight.shape)} on "
+            f"{weight.device}. Pass e.g. torch.randn(4, 3)."
+        )
+    if isinstance(parametrization, Parametrization):
+        parametrization._require_complete()
+        if parametrization.shape is not None:
+            raise ValueError(
+                f"check_parametrization needs an unregistered object. Got a {type(parametrization).__name__} for a "
+                f"weight of shape {tuple(parametrization.shape)}. Create a new one."
+            )
 
 
 @contextlib.contextmanager

@@ -331,7 +331,7 @@ def with_its_own() -> Any:
     return nn.Sequential(weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 3))
 
 
-PART: dict[str, Any] = {"1.weight": MaskedSparse(masks.banded(1, 1)), "2.*": Halved()}
+PART: dict[str, Any] = {"1.weight": MaskedSparse(masks.banded(1, 1)), "2.*": Halved(), "0.weight": None}
 
 
 @pytest.mark.parametrize("patterns", [PART, ["1.*", "2.weight", "2.bias"], "[12].*"], ids=["rules", "list", "one"])

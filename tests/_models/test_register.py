@@ -576,7 +576,7 @@ def test_two_constraints_that_would_move_a_member_of_both_are_refused(fresh: boo
     before = everything(made)
     with pytest.raises(
         ValueError,
-        match=r"hold together for 'weight'. Got NegExpDiagonal, then FurtherNegExpDiagonal: the weight is .* away",
+        match=r"of 'weight' need to hold together. Got NegExpDiagonal, then FurtherNegExpDiagonal: the weight is .* away",
     ):
         register(made, {"weight": rule})
     assert everything(made) == before
@@ -621,7 +621,7 @@ def test_two_constraints_that_clash_after_a_third_party_step_are_refused(chain: 
     made = model()
     made[0].weight.data = torch.tensor([-0.1, -2.0, -5.0, -1.0]).diag()
     before = everything(made)
-    with pytest.raises(ValueError, match=rf"hold together for '0.weight'. .*{message}"):
+    with pytest.raises(ValueError, match=rf"of '0.weight' need to hold together. .*{message}"):
         register(made, {"0.weight": chain})
     assert everything(made) == before
 

@@ -29,8 +29,8 @@ def test_a_strip_may_have_more_places_than_32_bits_can_count() -> None:
 @pytest.mark.parametrize(
     ("product", "why"),
     [
-        ("auto", "the other products are for the CPU"),
-        ("csr", "the other products are for the CPU"),
+        ("auto", "csr and replaced-diagonal need the CPU; strips have to be set"),
+        ("csr", "csr and replaced-diagonal need the CPU; strips have to be set"),
         ("dense", "product='dense' is set"),
     ],
 )
