@@ -77,4 +77,4 @@ __all__ = [
 
 def __dir__() -> list[str]:
     """The public names, for tab completion."""
-    return [*__all__, "testing", "typing"]  # not in __all__: a star import would replace the standard typing
+    return [*__all__, "testing", "typing"]  # not in __all__: a star import would hide others, such as standard typing

@@ -1,4 +1,7 @@
-"""The tour, ``python -m parametrizations``: four constraints on a trained classifier of handwritten digits."""
+"""The tour, ``python -m parametrizations``: four constraints on a classifier of handwritten digits.
+
+The plain classifier is trained; then each constraint is registered on a copy, and the copy is trained further.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ HINTS = {
     "density": "density is the share to keep: amount=0.9 of torch.nn.utils.prune is density=0.1.",
     "generator": "For a seed, pass generator=torch.Generator().manual_seed(0).",
 }
-"""By option, a sentence that the error of a wrong call adds if the function has this option."""
+"""For each option, a sentence for the errors of wrong calls to functions with this option."""
 
 
 def by_signature(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -62,7 +62,7 @@ def _placeholder(option: inspect.Parameter) -> str:
 
 
 def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Refuse anything but a dense tensor of one of the dtypes. Errors start with ``name``, of the parametrization."""
+    """Refuse anything but a dense tensor of one of the dtypes. Errors start with ``name``, such as ``"Diagonal"``."""
     if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
         kind = weight.layout if isinstance(weight, Tensor) else type(weight).__name__
         advice = "weight.to_dense()" if isinstance(weight, Tensor) else "torch.as_tensor(weight)"
@@ -70,12 +70,12 @@ def require_kind(name: str, weight: object, dtypes: tuple[torch.dtype, ...]) -> 
     if weight.dtype not in dtypes:
         listed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(
-            f"{name} needs a weight of dtype {listed}. Got {weight.dtype}. Convert the layer or the value first."
+            f"{name} needs a weight of dtype {listed}. Got {weight.dtype}. Convert this weight or its layer first."
         )
 
 
 def require_finite(name: str, weight: Tensor) -> None:
-    """Refuse NaN and infinity."""
+    """Raise a `ValueError` if the weight has NaN or infinite entries."""
     if not is_finite(weight):
         bad = int((~torch.isfinite(weight)).sum())
         raise ValueError(
@@ -85,7 +85,7 @@ def require_finite(name: str, weight: Tensor) -> None:
 
 
 def require_choice(name: str, option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value outside the choices for an option."""
+    """Refuse a ``value`` outside the choices for the ``option`` of the class ``name``."""
     if value not in choices:
         allowed = " or ".join(map(repr, choices))
         raise ValueError(f"{name} needs {option} to be {allowed}. Got {value!r}.")

@@ -109,7 +109,10 @@ class OnDiagonals(Parametrization):
         return known_axes(type(self).__name__, shape, self.axes)
 
     def on_stored_diagonals(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Stored entries, with ``function`` applied to those on the main diagonals; None if the blocks differ."""
+        """The stored entries ``x``, with ``function`` applied to those on the main diagonals.
+
+        None with ``axes``, or if ``places`` counts another number of blocks than this constraint.
+        """
         if self.axes is not None or places.blocks != self.block_count:
             return None
         if places.diagonal is None:
@@ -120,13 +123,13 @@ class OnDiagonals(Parametrization):
 class ReplacedDiagonals(OnDiagonals):
     """A constraint that replaces the main diagonals and keeps all other entries.
 
-    Its subclasses repeat ``linear`` and ``explain`` in their bodies, because a class that defines only ``forward``
-    gets the defaults of these methods, see `SHORTCUTS`.
+    A subclass defines ``forward``. This alone would reset ``linear`` and ``explain`` to the defaults of
+    `Parametrization` (see `SHORTCUTS`). So each subclass assigns these two methods of this class again in its body.
     """
 
     products = ("replaced-diagonal",)
     large: int
-    """With fewer entries, a copy of the matrix takes less time than a product in parts."""
+    """If the weight has fewer entries, the product with a copy of it takes less time than `linear_in_parts`."""
 
     @override
     def explain(self, x: Tensor) -> Explanation:
@@ -134,7 +137,8 @@ class ReplacedDiagonals(OnDiagonals):
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        # Checked first: explain takes as long as a small layer. Under a tracer, sizes are tensors.
+        # The size is checked first, since explain takes as long as a small layer. Under a tracer, sizes are tensors, so
+        # they are not compared.
         small = is_traced() or (self._product == "auto" and x.numel() < self.large)
         if small or self.explain(x).product == "dense" or not has_rows(input):
             return F.linear(input, self.forward(x), bias)
@@ -143,4 +147,4 @@ class ReplacedDiagonals(OnDiagonals):
 
     @abstractmethod
     def linear_in_parts(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`linear` without a copy of the whole matrix."""
+        """`linear`, which copies only the blocks on the diagonal, not the whole matrix."""

@@ -1,7 +1,8 @@
 """The mask of `MaskedSparse`: as the user or a rule gives it, and its positions in a checkpoint.
 
 A mask is structure, not data. As a buffer it would be averaged by EMA, re-broadcast by DDP and wiped by ``to_empty``.
-It is therefore extra state, loaded together with the values. A mask from a file is checked before it reaches a kernel.
+It is therefore extra state, loaded together with the values. A mask from a file is checked before a kernel of PyTorch
+indexes memory by its positions.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Name(str):
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A function that returns a given mask for any weight. Unlike a closure, it can be pickled."""
+    """A function that ignores the weight and returns a given mask. Unlike a closure, it can be pickled."""
 
     pattern: Pattern
 
@@ -106,14 +107,17 @@ def as_positions(rule: MaskRule, positions: object, entries: int) -> Tensor:
         got = type(positions).__name__
         if isinstance(positions, Tensor):
             got = f"{positions.dtype} of shape {tuple(positions.shape)} on {positions.device}"
-        raise TypeError(f"{rule} needs a move that returns positions: 1-D, int32 or int64. Got {got}. See MaskRule.")
+        raise TypeError(
+            f"{rule} needs a move that returns positions: 1-D, int32 or int64. Got {got}. Return the row-major "
+            "positions of the entries to keep. See the argument move of MaskRule."
+        )
     outside = positions.numel() > 0 and not (int(positions.min()) >= 0 and int(positions.max()) < entries)
     found = positions if outside else positions.to(index_dtype(entries))
     found = found if _is_rising(found) else found.sort(stable=True).values
     if outside or not _is_rising(found):
         raise ValueError(
             f"{rule} needs a move that returns positions from 0 to {entries - 1}, each once. Got some repeated, or out "
-            "of range. A position is row * columns + column."
+            "of range. Return only the positions to keep, as row * columns + column, without repeats."
         )
     return found
 
@@ -155,10 +159,11 @@ def unpack(state: object, shape: torch.Size) -> Tensor:
 
 
 def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-    """Load values and positions together or not at all: a pre-hook of ``load_state_dict``, on the list with the values.
+    """Load values and positions together or not at all.
 
-    PyTorch loads the values first and the mask afterwards, each without the other. Here both are checked before either
-    changes. Another number of values than before resizes the parameter in place. If the mask or the values are wrong,
+    This is a pre-hook of ``load_state_dict``, on the `ParametrizationList` that holds the values. PyTorch loads the
+    values first and the mask afterwards, each without the other. Here both are checked before either changes. Another
+    number of values than before resizes the parameter in place. If the mask or the values are wrong,
     the layer is unchanged, and ``load_state_dict`` reports the error.
     """
     assert isinstance(owner, ParametrizationList)
@@ -170,7 +175,7 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
         state_dict[mask_key] = sparse.get_extra_state()
     there = given(owner, state_dict, prefix)
     if mask_key in there and values_key not in state_dict and hasattr(owner, TIES):
-        state_dict[mask_key] = sparse.get_extra_state()  # the values are saved under the name of another owner
+        state_dict[mask_key] = sparse.get_extra_state()  # tied: the values are saved under another module's name
     elif values_key in state_dict.keys() - there.keys() and _keeps(sparse, there.get(mask_key)):
         state_dict[mask_key] = sparse.get_extra_state()
     elif {values_key, mask_key} & there.keys():
@@ -188,7 +193,10 @@ def load_together(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *ar
 
 
 def _masked(owner: ParametrizationList) -> tuple[str, Any]:
-    """Name and parametrization with the mask: the first of the list, or a part of the first; else ("", None)."""
+    """The name and the module with the mask: the first parametrization, named "0", or one of its submodules.
+
+    Without a mask, the result is ("", None).
+    """
     part: Any
     for name, part in owner[0].named_modules(prefix="0"):
         has_mask = hasattr(part, "_set_positions")
@@ -198,7 +206,7 @@ def _masked(owner: ParametrizationList) -> tuple[str, Any]:
 
 
 def _is_averaged(state: Any, sparse: Any) -> bool:
-    """Whether ``state`` is the model's mask as floating-point numbers, as in an average of several checkpoints.
+    """Whether ``state`` is the mask of ``sparse``, a `MaskedSparse`, in floating point, as in averaged checkpoints.
 
     Rounded positions do not match: float32 holds integers exactly only up to 2^24.
     """
@@ -221,7 +229,7 @@ def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, sh
         raise ValueError(
             f"MaskedSparse needs values and their positions together. Got no {absent[0]!r} in the checkpoint, which is "
             "incomplete, or of another constraint. Save the whole state_dict of the layer, or load plain_state_dict of "
-            "its model."
+            "the model that saved the checkpoint."
         )
     positions, values = unpack(there[mask_key], shape), there[values_key]
     if not isinstance(values, Tensor) or values.shape != positions.shape:
@@ -234,13 +242,14 @@ def _checked_positions(there: dict[str, Any], values_key: str, mask_key: str, sh
 
 
 def _require_loadable(values: Tensor, into: Tensor, key: str, assigned: bool) -> None:
-    """Refuse, before the mask changes, values that PyTorch could not load."""
+    """Refuse, before the mask changes, values that PyTorch could not load, with ``assign=True`` if ``assigned``."""
     usable = values.layout is torch.strided and values.dtype in FLOATING + COMPLEX
     same_kind = values.is_complex() == into.is_complex()
     materialised = not values.is_meta or into.is_meta or assigned
     if not (usable and same_kind and materialised):
         raise ValueError(
-            f"MaskedSparse needs dense values that fit {into.dtype} on {into.device} for {key!r}. "
+            f"MaskedSparse needs dense floating-point values that can be copied into {into.dtype} on {into.device} for "
+            f"{key!r}, both real or both complex. "
             f"Got {values.dtype} of layout {values.layout} on {values.device}. Convert or materialise them first."
         )
 
@@ -256,7 +265,7 @@ def _resize(values: Tensor, count: int, key: str) -> None:
 
 
 def _integers(state: object) -> Tensor:
-    """The state, refused unless it is a non-empty 1-D tensor of int32 or int64."""
+    """The extra state of a checkpoint, refused unless it is a non-empty 1-D tensor of int32 or int64."""
     kind, averaged = type(state).__name__, False
     if isinstance(state, Tensor):
         if state.dtype in (torch.int32, torch.int64) and not state.is_meta and state.dim() == 1 and len(state) > 0:
@@ -266,6 +275,6 @@ def _integers(state: object) -> Tensor:
     if averaged:
         advice = "Average only the floating-point entries of checkpoints, which must all have the mask of this model."
     raise ValueError(
-        "MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and the "
+        "MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the weight's shape, then the "
         f"positions. Got {kind}. {advice}"
     )

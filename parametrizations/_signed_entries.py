@@ -48,7 +48,7 @@ class PositiveMap:
     """A smooth map onto the positive numbers, with the operations that a constraint to given signs needs.
 
     For complex numbers the sign is that of the real part, which alone is mapped, as in S4D (Gu et al. 2022, arXiv
-    2206.11893). Free entries are not mapped.
+    2206.11893). Free (unconstrained) entries are not mapped.
 
     Args:
         size: The map.
@@ -79,7 +79,7 @@ class PositiveMap:
         return signs.where_bound(torch.maximum(smallest - size, size - largest).clamp(min=0), torch.zeros_like(size))
 
     def project(self, weight: Tensor, signs: Signs) -> Tensor:
-        """Reflect zeros and entries with a wrong sign, to `FLOOR` in size or more; clamp all to the map's range."""
+        """Replace zeros and wrong signs by ``sign * max(|w|, FLOOR)``; clamp absolute values to results of the map."""
         if weight.is_complex():
             return torch.complex(self.project(weight.real, signs), weight.imag)
         size = signs.times(weight)
@@ -93,20 +93,20 @@ class PositiveMap:
         return signs.where_bound(self.inverse(signs.times(weight)), weight)
 
     def rounding(self, weight: Tensor, signs: Signs) -> Tensor:
-        """For each entry in the set, a bound on the rounding error of ``weight(invert(entry))``."""
+        """For each entry in the set, a bound on the absolute error of the round trip: `invert`, then `weight`."""
         size = weight.real.abs()
         error = (1 + size.log().abs()) * torch.finfo(weight.dtype).eps * size
         return signs.where_bound(error, torch.zeros_like(error))
 
     def _limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest and the largest number that the map gives, in the dtype and on the device of a tensor."""
+        """The smallest and the largest number that ``size`` gives, in the dtype and on the device of ``like``."""
         ends = torch.finfo(like.dtype)
         smallest, largest = self.size(like.new_tensor([ends.min, ends.max])).unbind()
         return smallest, largest
 
 
 def _slope_of_exp(x: Tensor, size: Tensor) -> Tensor:
-    beyond = (x - bound_of(x)).relu()  # 0 below the bound, where the slope is the value
+    beyond = (x - bound_of(x)).relu()  # 0 below the bound; there the slope equals the value
     return size / ((1 + beyond) * (1 + beyond.log1p())) * (size > torch.finfo(x.dtype).tiny)
 
 

@@ -42,8 +42,8 @@ class MaskedSparse(Parametrization):
     The mask is structure, not data: neither parameter nor buffer, so averaging, broadcasts and ``to_empty`` do not
     change it. It moves with the module, and is saved in the state dict as ``parametrizations.weight.0._extra_state``,
     with 4 bytes for each kept entry (8 for a weight of 2^31 entries or more). In memory it takes at most 12 bytes for
-    each kept entry (24 from 2^31 of them on), and some for each row and column. Loading replaces mask and values
-    together. If the number of values changes, make a new optimizer, or load the optimizer's state, too.
+    each kept entry (24 if 2^31 or more entries are kept), and some for each row and column. Loading replaces mask and
+    values together. If the number of values changes, make a new optimizer, or load the optimizer's state, too.
 
     Limits: `torch.func.stack_module_state` and averages of models, such as `AveragedModel`, combine the stored values,
     so all models need the same mask. DDP does not broadcast masks: seed a random rule equally on every rank.
@@ -53,8 +53,8 @@ class MaskedSparse(Parametrization):
             sparse array, whose specified entries are kept; or a mask rule: a callable that gets the weight at
             registration and returns one of these. See `parametrizations.masks`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by measured costs; `explain` lists
-            the other names. It may be set at any time; `tune` selects the fastest.
+        product: How a fused `nn.Linear` (see `fuse`) multiplies: ``"auto"`` chooses by costs measured in advance;
+            `explain` lists the other names. It may be set at any time; `tune` selects the fastest.
 
     Raises:
         TypeError: If ``mask`` has another type, or is dense and not boolean; or as `Parametrization.right_inverse`.
@@ -112,7 +112,7 @@ class MaskedSparse(Parametrization):
 
     @property
     def positions(self) -> Tensor:
-        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32, or int64 if too large."""
+        """The sorted row-major positions of the kept entries, ``(nnz,)``, int32; int64 from 2^31 weight entries on."""
         return self._places().to(index_dtype(self._known_shape.numel()))
 
     @property
@@ -220,18 +220,21 @@ class MaskedSparse(Parametrization):
 
     @override
     def get_extra_state(self) -> Tensor:
-        """The shape of the weight and the positions, as a new integer tensor, 1-D; empty without a mask."""
+        """The sizes of the weight, then the row-major positions of the kept entries, as a new 1-D integer tensor.
+
+        The tensor is empty before the mask is known.
+        """
         if self.shape is None and self._given is None:
             return torch.empty(0, dtype=torch.int32, device="cpu")
         return pack(self._known_shape, self.positions)
 
     @override
     def set_extra_state(self, state: Any) -> None:
-        """Load the mask of a checkpoint. Raises a `ValueError` if it is damaged or does not fit the values."""
+        """Load the mask of a checkpoint. Raises a `ValueError` if it is damaged or does not fit the stored values."""
         if self.shape is None and isinstance(state, Tensor) and state.shape == (0,):  # saved without a mask
             return
         positions = unpack(state, self._known_shape)
-        if self._given is not None:  # before registration the values do not exist
+        if self._given is not None:  # not registered yet: there are no stored values that the mask must fit
             self._rule = self._origin = as_rule(Pattern(self._known_shape, positions.long()))
         elif positions.shape != self.stored_shape:
             raise ValueError(
@@ -241,7 +244,7 @@ class MaskedSparse(Parametrization):
         self._set_positions(positions)
 
     def _set_positions(self, positions: Tensor) -> None:
-        """Replace the mask by positions from a checkpoint. They must be sorted and in range."""
+        """Replace the mask by positions from a checkpoint, which the caller has checked: sorted and in range."""
         vars(self).update(self._with_positions(positions.clone(), "loaded"))
 
     def _with_positions(self, positions: Tensor, origin: object) -> dict[str, object]:
@@ -265,7 +268,10 @@ class MaskedSparse(Parametrization):
         vars(self).update(self._arranged(self.positions))
 
     def _arranged(self, positions: Tensor) -> dict[str, object]:
-        """A dict of the attributes for these positions, with the form of the product chosen for their device."""
+        """A dict of the attributes for these positions.
+
+        ``_form`` holds the positions as the product needs them; the product is chosen for the device of the positions.
+        """
         # The mask must outlive a block of inference mode, and must ignore the default device.
         with torch.inference_mode(False), torch.device("cpu"):
             own, shape = positions.clone() if positions.is_inference() else positions, self._known_shape

@@ -33,12 +33,13 @@ class NegExpDiagonal(ReplacedDiagonals):
 
     Registering keeps negative diagonal entries ``w``, up to a relative error of ``1 + |log |w||`` machine epsilons. Any
     other diagonal entry becomes ``-max(|w|, 1e-4)``, because a number next to 0 would not train. Diagonal entries
-    outside the range of the map are clamped to it. Assigning a weight with entries of these two kinds raises, unless
-    ``on_infeasible="project"``. Entries off the diagonal are kept bit for bit.
+    outside the range of the map are clamped to it. Assigning a weight with a diagonal entry at 0 or above, or outside
+    the range, raises, unless ``on_infeasible="project"``. Entries off the diagonal are kept bit for bit.
 
-    Limits: a negative diagonal alone does *not* make a matrix stable. On top of a lower-triangular `MaskedSparse` it
-    does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1, not to 0: exempt
-    ``x`` from it, as Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752; ``mamba_simple.py``).
+    Limits: a negative diagonal alone does *not* make a matrix stable. Registered after a lower-triangular
+    `MaskedSparse` it does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1,
+    not to 0: exempt ``x`` from it, as Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752;
+    ``mamba_simple.py``).
 
     Args:
         blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`.
@@ -68,7 +69,7 @@ class NegExpDiagonal(ReplacedDiagonals):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        # The plain line for the usual small layer. The helpers below would take a twentieth of its time.
+        # The plain line for the usual small layer. The helpers below would take a twentieth of the layer's time.
         if self.has_one_diagonal and is_plain(diagonal := x.diagonal()) and x.numel() < MEDIUM:
             return x.diagonal_scatter(-diagonal.exp())
         matrix, diagonals = with_own_diagonal(x, self.diagonals, self.with_diagonals)
@@ -94,7 +95,7 @@ class NegExpDiagonal(ReplacedDiagonals):
         return self._on_diagonal(entries, places, lambda own: EXP.invert(EXP.project(own, NEGATIVE), NEGATIVE))
 
     def _on_diagonal(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
-        # forward would put -exp(0) = -1 at positions of the diagonal without an entry
+        # If the diagonal is not stored as a whole: None, since forward writes -exp(0) = -1 at the missing positions.
         return self.on_stored_diagonals(x, places, function) if places.has_whole_diagonal else None
 
     @override

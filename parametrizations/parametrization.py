@@ -31,7 +31,8 @@ SHORTCUTS = {
     "project": ("_inverted_projection", "invert_entries"),
     "invert": ("_inverted_projection", "invert_entries"),
 }
-"""For each method, the methods that compute its result at less cost."""
+"""For each method, the methods used instead of it at less cost, and ``explain``, which describes these. If a subclass
+overrides the method alone, they no longer fit, so `Parametrization.__init_subclass__` resets them."""
 
 
 class Parametrization(nn.Module):
@@ -44,7 +45,7 @@ class Parametrization(nn.Module):
     a subclass writes                 promise
     ================================  =================================================================
     ``needs``                         the rule as text, as in "Diagonal needs every entry ... to be 0"
-    ``forward(x) -> weight``          a plain dense tensor, differentiable, with the dtype of ``x``
+    ``forward(x) -> weight``          a dense tensor, not a subclass; differentiable; the dtype of ``x``
     ``excess(weight) -> Tensor``      how far each entry is outside the set; real; 0 for entries inside
     ``project(weight) -> Tensor``     a member of the set: a weight in the set is returned unchanged
     ``invert(member) -> x``           ``forward(invert(member)) == member``; by default ``member``
@@ -55,9 +56,9 @@ class Parametrization(nn.Module):
     are structure, not a buffer: a plain attribute, used as ``self.signs.to(x)``, which ``get_extra_state`` and
     ``set_extra_state`` save and load (see CONTRIBUTING.md).
 
-    A fused `nn.Linear` calls `linear`, which by default multiplies with ``forward(x)``. A subclass with a faster
-    product overrides ``linear(input, x, bias)``; ``explain(x)`` then reports the product ``"own"``. A subclass with
-    several products lists their names in ``products``, for the option ``product``, and overrides ``explain(x)``.
+    A fused `nn.Linear` (see `fuse`) calls `linear`, which by default multiplies with ``forward(x)``. A subclass with a
+    faster product overrides ``linear(input, x, bias)``; ``explain(x)`` then reports the product ``"own"``. A subclass
+    with several products lists their names in ``products``, for the option ``product``, and overrides ``explain(x)``.
 
     Args:
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
@@ -88,7 +89,7 @@ class Parametrization(nn.Module):
     dims: int | None = 2
     """The number of dimensions of the weight; None for any number."""
     products: tuple[Product, ...] = ()
-    """The products that ``linear`` offers in addition to ``"dense"``: the further values of ``product``."""
+    """The products that ``linear`` can use besides ``"dense"``: further values of the option ``product``."""
     kinks: tuple[float, ...] = ()
     """The values of stored entries at which ``forward`` has no derivative, such as 0 for `abs`."""
     selects: bool = False
@@ -105,7 +106,10 @@ class Parametrization(nn.Module):
         self._owners = Owners()
 
     def __init_subclass__(cls, **named: Any) -> None:
-        """For an overridden method, reset its inherited `SHORTCUTS` to the defaults: they compute the old result."""
+        """For an overridden method, reset its inherited `SHORTCUTS` to the defaults.
+
+        Inherited shortcuts would still compute the result of the old method.
+        """
         super().__init_subclass__(**named)
         own = vars(cls)
         for method, shortcuts in SHORTCUTS.items():
@@ -169,7 +173,7 @@ class Parametrization(nn.Module):
             self._rearrange()
 
     def _rearrange(self) -> None:
-        """Update everything that depends on ``product``."""
+        """Update everything that depends on ``product``, each time the option of a registered object is set."""
 
     @property
     def stored_shape(self) -> torch.Size:
@@ -191,8 +195,8 @@ class Parametrization(nn.Module):
         """The stored tensor for ``weight``. PyTorch calls this on registration and on assignment.
 
         Registering projects the weight onto the set. An assigned weight must be in the set; otherwise
-        ``on_infeasible`` applies. The object keeps structure learned from the first weight, such as a mask, even if it
-        is removed and registered again.
+        ``on_infeasible`` applies. Structure learned from the first weight, such as a mask, stays in this object, even
+        if the object is removed and registered again.
 
         Args:
             weight: The dense matrix, ``(out, in)``.
@@ -221,9 +225,11 @@ class Parametrization(nn.Module):
         try:
             x = self._unshared(self._stored_for(weight), weight)
         except Exception as error:
-            vars(self).update(before)  # the object stays as it was
+            vars(self).update(before)  # restores the attributes from before the call
             if isinstance(error, NotImplementedError):  # PyTorch would read it as "no inverse, use the weight"
-                raise TypeError(f"{type(self).__name__} cannot start from this weight: {error}") from error
+                raise TypeError(
+                    f"{type(self).__name__} cannot compute the stored tensor of this weight: {error}"
+                ) from error
             if isinstance(error, RuntimeError):
                 raise ValueError(
                     f"{type(self).__name__} cannot start from a weight of shape {tuple(weight.shape)}. Its project or "
@@ -314,7 +320,8 @@ class Parametrization(nn.Module):
         `on_entries`.
 
         Returns:
-            The argument ``x`` for which `on_entries` returns the projected entries; None in the same cases.
+            The tensor ``x`` for which ``on_entries(x, places)`` returns the projected entries. None if `on_entries`
+            returns None for these ``places``, and by default.
         """
         return None
 
@@ -344,7 +351,7 @@ class Parametrization(nn.Module):
             )
 
     def _require_stored(self, x: Tensor) -> torch.Size:
-        """The shape of the weight, for maps that change the shape. Refuses a sharded ``x``, or one of a wrong shape."""
+        """Refuse a sharded ``x`` or a wrong shape, and return the weight's shape; for maps that change the shape."""
         shape = self.shape
         usual = type(x) in (nn.Parameter, Tensor) and not is_traced()
         if shape is not None and usual and x.shape == self.stored_shape:
@@ -366,7 +373,10 @@ class Parametrization(nn.Module):
 
     @property
     def _is_own(self) -> bool:
-        """Whether the class is from this library. Such a class is tested, so it needs fewer checks and copies."""
+        """Whether the class of the object itself, not only a base class, is from this library.
+
+        Such a class is tested, so it needs fewer checks and copies.
+        """
         return type(self).__module__.startswith("parametrizations.")
 
     def _stored_for(self, weight: Tensor) -> Tensor:
@@ -398,7 +408,7 @@ class Parametrization(nn.Module):
 
     def _inverted_projection(self, weight: Tensor) -> Tensor:
         """``invert(project(weight))``. A subclass can override it to save memory."""
-        ignores_others = self.selects and self._is_own  # invert reads only the entries that project keeps
+        ignores_others = self.selects and self._is_own  # this library's invert reads only entries that project keeps
         return self.invert(weight if ignores_others else self.project(weight))
 
     def _check(self, weight: Tensor) -> None:
@@ -418,7 +428,7 @@ class Parametrization(nn.Module):
             )
 
     def _unshared(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The stored tensor, checked, in memory of its own."""
+        """Check the stored tensor ``x``, and return it contiguous, without memory shared with ``weight``."""
         self._require_stored_tensor(x)
         if not self._is_own and is_registration():
             self._require_same_kind(x, weight)
@@ -426,7 +436,10 @@ class Parametrization(nn.Module):
         return x.clone() if not self._is_own or share_memory(x, weight) else x
 
     def _require_same_kind(self, x: Tensor, weight: Tensor) -> None:
-        """Refuse a ``forward`` with a wrong shape or dtype. PyTorch's error advises an option that `register` lacks."""
+        """Refuse a ``forward(x)`` with another shape or dtype than ``weight``.
+
+        PyTorch's error advises an option, ``unsafe=True``, that `register` lacks.
+        """
         with torch.no_grad():
             given: Any = self(x)
         if not isinstance(given, Tensor) or (given.shape, given.dtype) != (weight.shape, weight.dtype):
@@ -455,7 +468,7 @@ class Parametrization(nn.Module):
             )
 
     def _require_matrix(self, weight: Tensor) -> None:
-        """Refuse a weight with a wrong number of dimensions, or of another shape than the registered weight."""
+        """Refuse a weight without `dims` dimensions (None: any), or of another shape than the registered weight."""
         if self.shape not in (None, weight.shape):
             raise ValueError(
                 f"{type(self).__name__} needs a weight of shape {tuple(self._known_shape)}. "

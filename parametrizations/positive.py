@@ -13,10 +13,10 @@ from parametrizations._torch.transforms import may_look_at_values
 __all__ = ["exp", "log", "softplus", "softplus_inverse"]
 
 BOUND = {torch.float16: 8.0, torch.bfloat16: 80.0, torch.float32: 80.0, torch.float64: 700.0}
-"""By dtype: above this bound `exp` grows as a logarithm. The bound keeps values and gradients far from overflow."""
+"""By dtype: above this ``x``, the `exp` below grows as a logarithm, to keep values and gradients far from overflow."""
 
 PLAIN = {dtype: min(bound, -math.log(torch.finfo(dtype).tiny) - 0.1) for dtype, bound in BOUND.items()}
-"""By dtype: for ``x`` below this absolute value, `exp` equals `torch.exp`, and the result is a normal number."""
+"""By dtype: for ``x`` below this absolute value, `exp` of this file equals `torch.exp`, and is a normal number."""
 
 FEW = 2**12
 
@@ -93,13 +93,13 @@ def softplus(x: Tensor) -> Tensor:
         >>> softplus(torch.tensor([-1000.0, 0.0, 1000.0]))
         tensor([1.1755e-38, 6.9315e-01, 1.0000e+03])
     """
-    bound_of(x)  # refuses other dtypes
+    bound_of(x)  # refuses dtypes outside `BOUND`
     size = F.softplus(_precise(x), threshold=40.0).to(x.dtype)
     return size.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def softplus_inverse(size: Tensor) -> Tensor:
-    """The inverse of `softplus`, with the relative error of `log`.
+    """The inverse of `softplus`: a round trip has a relative error of at most ``1 + |log size|`` machine epsilons.
 
     Args:
         size: Positive finite numbers, a tensor of any shape and a real floating dtype.
@@ -114,7 +114,7 @@ def softplus_inverse(size: Tensor) -> Tensor:
         >>> softplus_inverse(softplus(torch.tensor([-3.0, 2.0])))
         tensor([-3.,  2.])
     """
-    bound_of(size)  # refuses other dtypes
+    bound_of(size)  # refuses dtypes outside `BOUND`
     wide = _precise(size)
     return (wide + (-torch.expm1(-wide)).log()).to(size.dtype)
 
@@ -133,7 +133,7 @@ def bound_of(x: Tensor) -> float:
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether `torch.exp` gives the same values and gradients as `exp`, with a third of the operations."""
+    """Whether `torch.exp`, in a third of the operations, has the values and gradients of this file's `exp` at ``x``."""
     bound = PLAIN.get(x.dtype)
     if bound is None or not may_look_at_values(x) or not x.numel():
         return False

@@ -48,8 +48,8 @@ class Signed(Parametrization):
     state dict as ``parametrizations.weight.0._extra_state``.
 
     Limits: with ``map="exp"``, weight decay pulls the size of the entries to 1, not to 0; with ``"softplus"`` to 0.69.
-    Exempt ``x`` from decay, and penalise the weight instead if it should be small. `remask` refuses signs that belong
-    to single stored entries (`signs.as_is` on top of a mask).
+    Exempt ``x`` from decay, and penalise the weight instead if it should be small. `remask` refuses a
+    `Signed` with one sign for each kept entry, as from `signs.as_is` on top of a mask.
 
     Args:
         signs: 1, -1, or a tensor or array of -1, 0 and 1 that broadcasts to the weight, such as ``(in,)`` for a sign of
@@ -58,10 +58,11 @@ class Signed(Parametrization):
         map: ``"exp"``, for weights of any scale, or ``"softplus"``, which grows as ``x``. Both are finite and positive
             for every finite ``x``; see `parametrizations.positive`.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.
-        product: Without effect: `Signed` has only the dense product. In a chain, the first constraint's option counts.
+        product: Without effect. Alone, `Signed` has only the dense product. On top of another constraint, the option
+            ``product`` of the first constraint counts.
 
     Raises:
-        TypeError: If ``signs`` has another type.
+        TypeError: If ``signs`` has a type not listed above.
         ValueError: If ``signs`` has other values, or, at registration, does not broadcast to the weight; and for
             weights as in `Parametrization.right_inverse`.
 
@@ -99,7 +100,9 @@ class Signed(Parametrization):
 
     @property
     def signs(self) -> Tensor:
-        """A copy of the signs as given, int8; for `signs.as_is` on top of a mask, one sign for each stored entry.
+        """A copy of the signs as given, int8, not broadcast to the shape of the weight.
+
+        On top of a mask, the rule `signs.as_is` gives one sign for each stored entry instead.
 
         Example:
             >>> from parametrizations import register
@@ -119,7 +122,7 @@ class Signed(Parametrization):
 
     @property
     def map(self) -> Literal["exp", "softplus"]:
-        """The map, fixed when the constraint is made."""
+        """The option ``map`` of ``weight = sign * map(x)``, fixed when the constraint is made."""
         return self._map
 
     @override
@@ -130,7 +133,7 @@ class Signed(Parametrization):
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
-        if not self._earlier:  # without earlier constraints, the map fills zeros, too
+        if not self._earlier:  # without earlier constraints, zeros elsewhere change, too: exp(0) = 1
             return None
         entries: Tensor | None = MAPS[self.map].weight(x, self._signs_at(places, x.device))
         for step in self._earlier[1:]:
@@ -213,7 +216,7 @@ class Signed(Parametrization):
 
     @override
     def set_extra_state(self, state: Any) -> None:
-        """Load the signs of a checkpoint. Raises a `ValueError` if they are damaged or do not fit."""
+        """Load the signs of a checkpoint. Raises a `ValueError` if they are damaged or do not fit the present signs."""
         if self._signs is not None or not isinstance(state, Tensor) or state.numel():
             self._signs = self._loadable(state)
             self._has_free, self._at = _has_zeros(self._signs), (None, None, Signs(1))
@@ -246,7 +249,7 @@ class Signed(Parametrization):
         return found
 
     def _with_others(self, found: Tensor, weight: Tensor) -> Tensor:
-        """``found``, with the entries of ``weight`` that earlier constraints set to 0: those constraints check them."""
+        """The mapped weight ``found``; entries that earlier constraints set to 0, and check, stay as in ``weight``."""
         if not self._earlier:
             return found
         kept = weight
@@ -256,7 +259,7 @@ class Signed(Parametrization):
         return torch.where(others != 0, others, found)
 
     def _kept(self, weight: Tensor) -> tuple[Tensor, Places] | None:
-        """The entries that the chain's first constraint stores, with their positions; None if it has no `places`."""
+        """The entries that the chain's first constraint stores, with positions; None if its `places` returns None."""
         first = self._earlier[0] if self._earlier else None
         if first is None or not first.selects:
             return None
@@ -270,7 +273,7 @@ class Signed(Parametrization):
         if isinstance(signs, int) or self.is_per_entry or is_recorded() or are_transforms_active():
             return self._signs_of(self._gathered(signs, places), device)
         key, on, memoised = self._at
-        if key is None or key is not places.key or on != device:  # values can move to meta without their mask
+        if key is None or key is not places.key or on != device:  # x can move to meta; the mask and its key stay
             with torch.inference_mode(False):
                 memoised = self._signs_of(self._gathered(signs, places), device)
             self._at = places.key, device, memoised
@@ -313,7 +316,7 @@ class Signed(Parametrization):
 
 
 def _check_signs(owner: nn.Module, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-    """A pre-hook of ``load_state_dict``: refuses wrong signs before PyTorch loads the values, which then stay."""
+    """A pre-hook of ``load_state_dict``: refuses signs that do not fit; the layer then keeps its signs and values."""
     for name, step in owner.named_children():
         key = f"{prefix}{name}._extra_state"
         if isinstance(step, Signed) and key in state_dict:
@@ -333,7 +336,7 @@ def _steps_before(step: Signed) -> tuple[Parametrization, ...]:
 
 
 def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
-    """A `SignRule` for the rule. Refuses mask rules, classes, and the functions of `parametrizations.signs`."""
+    """The callable ``signs`` as a `SignRule`. Refuses mask rules, classes, and `dale` or `as_is` without their call."""
     if isinstance(signs, rules.SignRule):
         return signs
     if isinstance(signs, MaskRule):
@@ -347,7 +350,7 @@ def _rule(signs: Callable[[Tensor], Tensor]) -> rules.SignRule:
 
 
 def _checked(signs: object, rule: object = None) -> int | Tensor:
-    """The signs as an integer or an int8 tensor, checked."""
+    """The signs as an integer or an int8 tensor, checked; an error names the ``rule`` that returned them, if any."""
     source = "" if rule is None else f" from the rule {rule}"
     known = isinstance(signs, int | float | Tensor | list | tuple) or is_array(signs)
     if not known or isinstance(signs, bool):
@@ -377,8 +380,8 @@ def _checked(signs: object, rule: object = None) -> int | Tensor:
 def _require_values(signs: Tensor, source: str) -> None:
     if signs.is_meta:
         raise ValueError(
-            f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create it "
-            'with device="cpu", or materialise the weight first.'
+            f"Signed needs the values of its signs{source}. Got a tensor on the meta device, which has none. Create "
+            'the signs with device="cpu", or materialise the weight first.'
         )
     if signs.layout is not torch.strided:
         raise ValueError(f"Signed needs a dense tensor of signs{source}. Got {signs.layout}. Convert it by to_dense().")

@@ -52,8 +52,8 @@ class SignRule:
 def as_is() -> SignRule:
     """Every entry keeps the sign that it has at registration; zeros count as positive.
 
-    For complex weights this is the sign of the real part. The signs take one byte for each entry, or for each stored
-    entry on top of a `MaskedSparse`.
+    For complex weights this is the sign of the real part. The signs take one byte for each entry, or, after a
+    `MaskedSparse` in the same list of constraints, for each stored entry.
 
     Returns:
         A rule. It gives one sign for each entry, of the weight's shape.
@@ -105,7 +105,7 @@ def _dale(share: float, shuffle: bool, generator: Generator | None, weight: Tens
     if weight.dim() != 2:
         raise ValueError(
             f"dale needs a matrix, (out, in). Got a weight of shape {tuple(weight.shape)}. Pass a tensor of signs that "
-            "broadcasts to the weight, such as (in, 1, 1) for a convolution, or (in, 1, 1, 1) for a transposed one."
+            "broadcasts to the weight, such as (in, 1, 1) for nn.Conv2d, or (in, 1, 1, 1) for nn.ConvTranspose2d."
         )
     columns = weight.shape[1]
     device = generator.device if generator is not None else torch.device("cpu")

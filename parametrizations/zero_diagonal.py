@@ -20,7 +20,7 @@ class ZeroDiagonal(ReplacedDiagonals):
     """A weight with exact zeros on its main diagonal, so output ``i`` does not depend on input ``i``.
 
     ``weight[i, i] = 0``, ``weight[i, j] = x[i, j]`` for ``i != j``. The weight and the free parameters ``x`` are
-    ``(out, in)``, square or not, real or complex. The diagonal of ``x`` has no effect and gets no gradient.
+    ``(out, in)``, square or not, real or complex. The diagonal of ``x`` has no effect, and its gradient is 0.
 
     Registering keeps the entries off the diagonal bit for bit. Assigning a weight with a non-zero diagonal raises, or
     sets the diagonal to 0 (``on_infeasible="project"``). Item-to-item recommenders use this constraint: Steck,

@@ -559,7 +559,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "MaskedSparse: a scalar": (
         "MaskedSparse(torch.ones((), dtype=torch.bool))",
         ValueError,
-        "MaskedSparse needs a mask of at least 1 dimension. Got shape (). True keeps an entry.",
+        (
+            "MaskedSparse needs a mask of at least 1 dimension. Got shape (). Pass a mask of the weight's shape, True "
+            "at kept entries; scalar weights take none."
+        ),
     ),
     "MaskedSparse: a mask on the meta device": (
         'MaskedSparse(torch.ones(4, 4, dtype=torch.bool, device="meta"))',
@@ -823,7 +826,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "Diagonal needs a weight of dtype float16, bfloat16, float32, float64, complex64, complex128. Got"
-            " torch.int64. Convert the layer or the value first."
+            " torch.int64. Convert this weight or its layer first."
         ),
     ),
     "assigning: a list": (
@@ -928,7 +931,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "bake(w.huge)",
         ValueError,
         (
-            "bake needs 1.13e+03 TB for dense weights on cpu, 1.13e+03 TB of them for 'weight'. Got a machine"
+            "bake needs 1.13e+03 TB for dense weights on cpu, 1.13e+03 TB of them for 'weight'. Got a device"
             " with ... Keep the layer constrained, and save its state_dict()."
         ),
     ),
@@ -937,7 +940,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             'bake needs names, patterns of them, or classes of layers. Got bool. Pass e.g. (model, "encoder.*"), '
-            "or the rules that register was given."
+            "or the dict of rules that you passed to register."
         ),
     ),
     "bake: an empty list of patterns": (
@@ -991,8 +994,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "plain_state_dict needs a checkpoint of this model, with its constraints. Got 1 unknown "
             "constrained entries, such as '0.parametrizations.weight.original'. Register the same "
-            "rules first; if a wrapper adds a prefix to the names, pass the model inside it, "
-            "or strip the prefix."
+            "rules first. If these names lack the prefix of a wrapper, such as 'module.', pass wrapper.module; "
+            "if only they have it, strip it."
         ),
     ),
     "plain_state_dict: values without their mask": (
@@ -1011,7 +1014,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "plain_state_dict needs 1.13e+03 TB for dense weights on cpu, 1.13e+03 TB of them for 'weight'. "
-            "Got a machine with ... Keep the layer constrained, and save its state_dict()."
+            "Got a device with ... Keep the layer constrained, and save its state_dict()."
         ),
     ),
     "load_state_dict: a plain weight outside the set": (
@@ -1095,7 +1098,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "w.sparse.load_state_dict(w.masked([4.0, 4.0, 0.5, 5.0]))",
         RuntimeError,
         (
-            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and "
+            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the weight's shape, then "
             "the positions. Got torch.float32 of shape (4,). Average only the floating-point entries of "
             "checkpoints, which must all have the mask of this model. The layer at 'parametrizations.weight.' "
             "stays as it was."
@@ -1105,7 +1108,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ('w.sparse.load_state_dict(w.sparse.state_dict() | {"parametrizations.weight.0._extra_state": "mask"})'),
         RuntimeError,
         (
-            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the sizes of the weight and "
+            "...MaskedSparse needs its mask as a 1-D tensor of int32 or int64, with the weight's shape, then "
             "the positions. Got str. Restore the checkpoint, and do not convert its masks. The layer at "
             "'parametrizations.weight.' stays as it was."
         ),
@@ -1360,7 +1363,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "dense_gradients needs names, patterns of them, or classes of layers. Got int. Pass e.g. (model, "
-            '"encoder.*"), or the rules that register was given.'
+            '"encoder.*"), or the dict of rules that you passed to register.'
         ),
     ),
     "dense_gradients: no match": (
@@ -1426,7 +1429,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs the dense gradient of 'weight'. Got "
-            "none. Take them from `with dense_gradients(model, patterns) as gradients` with this model; the "
+            "none. Take them from `with dense_gradients(model) as gradients` with this model; the "
             "grad of a stored tensor is not dense."
         ),
     ),
@@ -1661,7 +1664,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.lower_triangular() & masks.magnitude(density=0.5)",
         TypeError,
         (
-            "lower_triangular(0) needs a weight to be combined. Got only a rule. Combine masks in a "
+            "lower_triangular(0) needs a weight to be combined. Got &, | or ~ of the rule. Combine masks in a "
             "function: MaskedSparse(lambda weight: a(weight) & b(weight))."
         ),
     ),
@@ -1789,7 +1792,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "Signed needs the values of its signs. Got a tensor on the meta device, which has none. Create "
-            'it with device="cpu", or materialise the weight first.'
+            'the signs with device="cpu", or materialise the weight first.'
         ),
     ),
     "Signed: sparse signs": (
@@ -1901,7 +1904,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Signed to 'weight'. Signed needs the values of its signs from the rule "
-            '<lambda>. Got a tensor on the meta device, which has none. Create it with device="cpu", or '
+            '<lambda>. Got a tensor on the meta device, which has none. Create the signs with device="cpu", or '
             "materialise the weight first."
         ),
     ),
@@ -1918,7 +1921,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         (
             "Signed needs a weight of dtype float16, bfloat16, float32, float64, complex64, complex128. Got "
-            "torch.int64. Convert the layer or the value first."
+            "torch.int64. Convert this weight or its layer first."
         ),
     ),
     "Signed: a second one": (
@@ -2043,9 +2046,9 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...While loading the 'weight': load_state_dict needs a checkpoint of Signed(+1, map='exp') for "
-            "'weight'. Got one of Signed(-1, map='exp'). Load plain_state_dict of its model. If only names "
-            "of classes or entries changed, pass dict(checkpoint), which is not checked. The tensor stays as it "
-            "was."
+            "'weight'. Got one of Signed(-1, map='exp'). Load plain_state_dict of its model, the model that "
+            "saved it. If only a class or an entry has a new name, pass dict(checkpoint), which skips this check. "
+            "The tensor stays as it was."
         ),
     ),
     "load_state_dict: a plain dictionary of the other sign": (
@@ -2182,8 +2185,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Signed to 'weight'. dale needs a matrix, (out, in). Got a weight of shape "
-            "(2, 2, 3). Pass a tensor of signs that broadcasts to the weight, such as (in, 1, 1) for a "
-            "convolution, or (in, 1, 1, 1) for a transposed one."
+            "(2, 2, 3). Pass a tensor of signs that broadcasts to the weight, such as (in, 1, 1) for "
+            "nn.Conv2d, or (in, 1, 1, 1) for nn.ConvTranspose2d."
         ),
     ),
     "signs.dale: a bias": (
@@ -2191,8 +2194,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "register cannot attach Signed to '0.bias'. dale needs a matrix, (out, in). Got a weight of shape "
-            "(4,). Pass a tensor of signs that broadcasts to the weight, such as (in, 1, 1) for a convolution, "
-            "or (in, 1, 1, 1) for a transposed one."
+            "(4,). Pass a tensor of signs that broadcasts to the weight, such as (in, 1, 1) for nn.Conv2d, "
+            "or (in, 1, 1, 1) for nn.ConvTranspose2d."
         ),
     ),
     "signs.SignRule: no function": (

@@ -20,8 +20,9 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
     """Refuse constraints that undo one another, or that together change a weight which each of them alone would keep.
 
     A single constraint of this library is not checked, because tests cover it; one of a user's class gets a warning if
-    it breaks the contract. A weight on the meta device cannot be checked. A constraint before a third-party step holds
-    for the input of that step, not for the weight, so it is not checked. ``weight`` is the weight before the change.
+    it breaks a promise of `Parametrization`. A weight on the meta device cannot be checked. A constraint before a
+    third-party step holds for the input of that step, not for the weight, so it is not checked. ``weight`` is the
+    weight before the change.
     """
     if len(slot.binding) < 2 or weight.is_meta:
         fault = None if len(slot.steps) > 1 or weight.is_meta else _fault(slot, weight)
@@ -41,12 +42,12 @@ def require_agreement(slot: Slot, weight: Tensor) -> None:
             kept = " Signed comes last, after the constraints that set entries to zero."
         raise ValueError(
             f"The parametrizations of {slot.name!r} need to hold together. Got {slot.kinds}: the weight is "
-            f"{fault}.{kept} Leave one of them out, or bake first to replace earlier ones."
+            f"{fault}.{kept} Leave one of them out, or bake first, which removes earlier ones."
         )
 
 
 def _fault(slot: Slot, weight: Tensor) -> str | None:
-    """A text on how a single constraint of a user's class breaks the contract on this weight; None if it does not."""
+    """The promise of `Parametrization` that a user's single constraint breaks on this weight, as text, or None."""
     own = slot.steps[0]
     if not isinstance(own, Parametrization) or own._is_own or not weight.numel():
         return None
@@ -81,7 +82,7 @@ def _other(x: Tensor) -> Tensor:
 
 
 def _outside(parts: Sequence[Parametrization], weight: Tensor) -> str | None:
-    """A text that names the last step with a set that excludes the constrained weight; None if no set does."""
+    """As text, the last constraint that the materialised weight breaks; None if the weight is in every set."""
     for step in reversed(parts):
         if not step.contains(weight):
             return f"outside the set of {type(step).__name__}, which needs {step.needs}"
@@ -107,14 +108,14 @@ def _empty(parts: Sequence[Parametrization], weight: Tensor) -> str | None:
 
 
 def _common_member(parts: Sequence[Parametrization], value: Tensor) -> Tensor | None:
-    """A common member of the sets near this weight; None if the projections do not find one."""
+    """A common member of all sets near ``value``, by one projection onto each set in turn; None if this finds none."""
     for step in reversed(parts):
         value = step.project(value)
     return value if all(step.contains(value) for step in parts) else None
 
 
 def _moved(parts: Sequence[Parametrization], member: Tensor) -> float | None:
-    """The largest change of an entry by inverting all steps and applying them again; None if only by rounding."""
+    """The largest change of an entry of ``member`` by inverting and reapplying all steps; None if only by rounding."""
     value = member
     for step in reversed(parts):
         value = step.invert(step.project(value))

@@ -35,7 +35,8 @@ class Call:
         changes: Collects the changes of the model.
         replaced: Copies of the tensors created in inference mode, by the ``id`` of the original.
         optimizer: The optimizer of the model, or None.
-        contents: The modules and tensors of the model by their ``id``. Copies of parametrizations refer to them, too.
+        contents: The modules and tensors of the model by their ``id``. A copy of a parametrization refers to these
+            objects themselves, not to copies.
         unshared: The ids of the third-party parametrizations for one tensor only, which are attached without a copy.
     """
 
@@ -93,13 +94,17 @@ def attach(call: Call, slot: Slot, steps: Sequence[nn.Module]) -> None:
     for module, _ in slot.holders:
         lists = changes.draft(children(changes.draft(children(module))["parametrizations"]))
         changes.attribute(module, "__class__", constrained_class(module, lists, fused=True))
-    own = {id(tensor) for tensor in old}  # the parameters of other modules keep their place in the optimizer
+    # A parametrization may refer to parameters of other modules: they keep their place in the optimizer.
+    own = {id(tensor) for tensor in old}
     trained = {name: one for name, one in trained.items() if id(one) in own or id(one) not in call.contents}
     renew(changes, call.optimizer, old, trained)
 
 
 def _built(call: Call, slot: Slot, twin: Slot | None, steps: Sequence[nn.Module], weight: Tensor) -> Slot:
-    """The slot with the new steps, too. Third-party ones are attached as copies, and replaced by the originals."""
+    """A slot with the new steps, which follow those of ``twin``, a copy of ``slot`` or None.
+
+    Third-party steps are attached as copies, which inverses may change, and then replaced by the originals.
+    """
     replaced: dict[str, tuple[nn.Module, StepState]] = {}
     has_references = False
     for step in steps:
@@ -147,7 +152,7 @@ def _require_adopted(step: nn.Module) -> None:
 
 
 def _require_padding(slot: Slot, weight: Tensor) -> None:
-    """Refuse a constraint that makes the zero padding row of an embedding non-zero: this row has no gradient."""
+    """Refuse a constraint that makes an embedding's zero padding row non-zero: no gradient would correct the row."""
     for module, _ in slot.holders:
         padding = module.padding_idx if isinstance(module, nn.Embedding | nn.EmbeddingBag) else None
         if padding is None or weight.is_meta or bool(weight[padding].any()):
@@ -160,7 +165,7 @@ def _require_padding(slot: Slot, weight: Tensor) -> None:
 
 
 def _final(call: Call, step: nn.Module) -> tuple[nn.Module, bool]:
-    """The step that the model gets, and whether it refers to other modules or tensors of the model."""
+    """The step to attach, a copy unless unshared, and whether it refers to other modules or tensors of the model."""
     if isinstance(step, Parametrization) and step._is_own:
         return copy.deepcopy(step), False
     shared = _Shared({key: one for key, one in call.contents.items() if one is not step})
@@ -179,29 +184,29 @@ def _first(slot: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
 
 
 def _further(slot: Slot, twin: Slot, step: nn.Module, weight: Tensor) -> ParametrizationList:
-    """The chain with one more step, and stored tensors for ``weight``."""
+    """The chain of ``twin``, the slot as built so far, with ``step`` appended and stored tensors for ``weight``."""
     host = _Host(slot.tensor_name, twin.chain, training=slot.module.training)
     register_parametrization(host, slot.tensor_name, step)
     built = replace(slot, parametrizations=twin.chain)
-    try:  # PyTorch keeps the stored tensors, so the whole chain is inverted here
+    try:  # PyTorch appends the step without changing the stored tensors, so the whole chain is inverted here
         for name, stored in built.inverted(weight.clone(), project=True).items():
             replace_data(built.stored[name], stored.to(built.stored[name].device))
     except Unreachable as refused:
         if refused.step is step:
             raise
-        # Earlier third-party steps that cannot start from the weight keep their stored tensors, as in PyTorch.
+        # The right_inverse of an earlier third-party step refuses the weight: the stored tensors stay, as in PyTorch.
     return built.chain
 
 
 def _described(slot: Slot, step: nn.Module, twin: Slot | None) -> str:
-    """A text with a step, its tensor and the earlier steps, for error messages."""
+    """A text with a step, its tensor and the earlier steps (those of ``twin``), for error messages."""
     earlier = "" if twin is None else ", ".join(type(one).__name__ for one in twin.steps)
     replace = " (bake first to replace)" if slot.steps else ""
     return f"{type(step).__name__} to {slot.name!r}" + (f" on top of {earlier}{replace}" if earlier else "")
 
 
 def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Collect the change of a plain parameter to a constrained one. Return the chain's parameters by name."""
+    """Collect the change of the plain parameter ``old[0]`` to a chain, and return the chain's parameters by name."""
     if built.chain.is_tensor:
         parameters(built.chain)["original"] = old[0]  # type: ignore[assignment]
     if built.others:
@@ -219,7 +224,11 @@ def _collect_first(changes: Changes, built: Slot, old: Sequence[Tensor]) -> dict
 
 
 def _collect_further(changes: Changes, slot: Slot, built: Slot, old: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Collect the change of a chain to a longer one. Return its stored tensors and its new parameters by name."""
+    """Collect the change of a chain to a longer one.
+
+    Returns:
+        One dict by name: the stored tensors ``old``, and the parameters of the new steps.
+    """
     new = {str(index): step for index, step in enumerate(built.steps) if index >= len(slot.steps)}
     for step in new.values():
         set_owner(step, slot.chain)

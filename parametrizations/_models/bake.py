@@ -39,8 +39,8 @@ def bake(
     """A model without parametrizations and with the same output, to export, pickle, script, quantize or ship.
 
     All parametrizations are removed, also third-party ones, from parameters and from buffers. ``patterns`` restricts
-    this, for instance to keep PyTorch's ``weight_norm`` in a model. Parameters are in their original order. Baked
-    parameters have no gradient.
+    this, for instance to keep PyTorch's ``weight_norm`` in a model. Parameters are in the order of the plain model.
+    Baked parameters have no gradient.
 
     Args:
         model: Unchanged unless ``inplace``. It may be in the middle of training.
@@ -50,7 +50,8 @@ def bake(
             with the weight's shape. Pass the optimizer, or create a new one: an old fused one writes out of bounds.
             Call ``backward`` on earlier losses first. If other layers share the stored tensor, the parameter is new.
             Tensors created in inference mode cannot be trained, so they are replaced.
-        optimizer: With ``inplace``, the optimizer of the model. The state of exactly the baked parameters is dropped.
+        optimizer: With ``inplace``, the optimizer of the model. Baked parameters lose their state, others do
+            not. LBFGS loses its history, which is one for all.
         layout: `torch.sparse_csr` for inference: weights of `nn.Linear` become sparse, even if they are too large to be
             dense, and cannot be trained. `torch.nn.functional.linear` multiplies with them on CPUs, by MKL, in float32
             and float64. PyTorch cannot deep-copy or convert such a model: see the page *Very large weights*.
@@ -87,7 +88,7 @@ def bake(
         require_room(chosen, "bake")
     else:
         _require_sparse(chosen, layout, optimizer)
-    with torch.inference_mode(False):  # the baked model outlives the block
+    with torch.inference_mode(False):  # the baked model outlives a caller's block of inference mode
         names = {slot.name for slot in chosen}
         model = model if inplace else _copy(model)
         _changes(model, names, optimizer, layout).commit()
@@ -105,7 +106,7 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None, lay
         for module, name in slot.holders:
             _restore(changes, module, name, tensor)
         gone: list[Tensor] = []
-        shared: list[Tensor] = []  # other layers use them
+        shared: list[Tensor] = []  # other layers, inside or outside the model, use them, too
         for old in [old for old in slot.trained.values() if id(old) not in kept]:
             (shared if _is_shared(slot, old, tied) else gone).append(replaced.get(id(old), old))
         renew(changes, optimizer, gone, {slot.name: tensor}, shared)
@@ -113,7 +114,10 @@ def _changes(model: nn.Module, names: Set[str], optimizer: Optimizer | None, lay
 
 
 def _kept(every: Sequence[Slot], names: Set[str]) -> set[int]:
-    """The ids of parameters that stay, even if a baked chain uses them. Stored tensors of chains are not among them."""
+    """The ids of parameters that stay in the model and its optimizer, even if a baked tensor uses them, too.
+
+    Such parameters are plain, or belong to a step of a tensor outside ``names``. Stored tensors of chains do not count.
+    """
     kept: set[int] = set()
     for slot in every:
         if slot.parametrizations is None:
@@ -156,9 +160,9 @@ def _require_sparse(chosen: Iterable[Slot], layout: torch.layout, optimizer: Opt
         linear = all(isinstance(module, nn.Linear) and name == "weight" for module, name in slot.holders)
         if not linear or not slot.shape.numel() or not slot.is_compact or entries_of(slot.chain) is None:
             raise ValueError(
-                f"bake needs non-empty weights of nn.Linear that store some entries, for layout=torch.sparse_csr. Got "
-                f"{slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. Bake this one first, without "
-                "layout, and then the others."
+                "bake needs non-empty weights of nn.Linear that store some entries, not all, for "
+                f"layout=torch.sparse_csr. Got {slot.name!r} of {plain_class(slot.module).__name__} with {slot.kinds}. "
+                f"Bake this one first, without layout, model = bake(model, {slot.name!r}), and then the others."
             )
 
 
@@ -176,7 +180,8 @@ def _plain_tensor(
 ) -> Tensor:
     """The tensor of the plain module: the stored tensor with new data, or a new tensor.
 
-    It is new if the chain stores several tensors, a tensor of another dtype, or a tensor shared with other layers.
+    The tensor is new if the chain stores several tensors, if the stored tensor has another dtype than the weight, or if
+    other layers use the stored tensor, too.
     """
     weight, first = slot.materialised(), slot.first_stored
     if len(slot.stored) == 1 and first.dtype == weight.dtype and not _is_shared(slot, first, tied):
@@ -214,7 +219,7 @@ def _restore(changes: Changes, module: nn.Module, name: str, tensor: Tensor) -> 
 
 
 def _drop_hooks(changes: Changes, module: nn.Module) -> None:
-    """Drop the load hooks of PyTorch's weight_norm, which convert old checkpoints and cannot be pickled."""
+    """Collect the removal of load hooks of PyTorch's weight_norm, which convert checkpoints and cannot be pickled."""
     for key, hook in load_hooks(module).items():
         if hook.hook.__module__ == torch.nn.utils.parametrizations.__name__:
             del changes.draft(load_hooks(module))[key]

@@ -103,9 +103,10 @@ def take_plain(
     """A load pre-hook: replace each plain weight in a state dict by its stored tensors, so that PyTorch can load them.
 
     A weight outside the set follows ``on_infeasible``. If it is refused, the tensor keeps its present values, and
-    ``load_state_dict`` reports the error. Entries of a constrained checkpoint are not changed. If a weight is given in
-    both forms, the plain form is loaded, but only if the constrained form equals the model's, as after
-    ``model.state_dict() | plain``. The last of the ``arguments`` of a pre-hook is the list of error messages.
+    ``load_state_dict`` reports the error. Entries of a constrained checkpoint are not changed. If a state dict has a
+    weight both plain and constrained, the constrained entries must equal those of the model, as after
+    ``model.state_dict() | plain``. Then the plain weight is loaded; otherwise it is refused. The last of the
+    ``arguments`` of a pre-hook is the list of error messages.
     """
     errors, assigned = arguments[-1], metadata.get("assign_to_params_buffers", False)
     for slot in slots_of(module, prefix):
@@ -137,22 +138,23 @@ def note_kinds(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> No
 
 
 def _require_kinds(caller: str, slot: Slot, metadata: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of other parametrizations, because its values would give another weight here."""
+    """Refuse a checkpoint with other parametrizations in its metadata: its values would give another weight here."""
     saved = metadata.get(KINDS, {}).get(slot.tensor_name, slot.kinds)
     if saved != slot.kinds:
         raise ValueError(
             f"{caller} needs a checkpoint of {slot.kinds} for {slot.name!r}. Got one of {saved}. Load plain_state_dict "
-            "of its model. If only names of classes or entries changed, pass dict(checkpoint), which is not checked."
+            "of its model, the model that saved it. If only a class or an entry has a new name, pass dict(checkpoint), "
+            "which skips this check."
         )
 
 
 def _require_unchanged(slot: Slot, found: Mapping[str, Any]) -> None:
-    """With a plain weight, refuse constrained entries that differ from those of the model."""
+    """If a checkpoint also has the plain weight, refuse constrained entries that differ from those of the model."""
     own = {f"{slot.prefix}.{key}": value for key, value in slot.chain.state_dict().items()}
     if any(key not in own or not _same(value, own[key]) for key, value in found.items()):
         raise ValueError(
-            "load_state_dict needs one form of a weight. Got a plain one and a constrained one. Remove the entry "
-            f"{slot.name!r}, or those that start with '{slot.prefix}.'."
+            "load_state_dict needs one form of a weight. Got a plain one, and a constrained one that differs from the "
+            f"model's. Remove the entry {slot.name!r}, or those that start with '{slot.prefix}.'."
         )
 
 
@@ -162,12 +164,13 @@ def _same(one: object, other: object) -> bool:
 
 
 def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, Any]:
-    """The state dict of a chain for a plain weight. With ``assigned``, the weight keeps its dtype."""
+    """The state dict of a chain for a plain weight. If ``assigned`` (``assign=True``), the weight keeps its dtype."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"A weight needs to be a tensor. Got {type(weight).__name__}.")
     if getattr(slot.chain, REFERS, False):
         raise ValueError(
-            f"{slot.kinds} refers to other modules, which may be loaded later. Load the constrained checkpoint."
+            f"{slot.kinds} refers to other modules of the model, which may be loaded later. Load the constrained "
+            "checkpoint."
         )
     if weight.layout is not torch.strided:
         entries = _same_entries(slot, weight)
@@ -189,7 +192,7 @@ def _constrained_state(slot: Slot, weight: object, assigned: bool) -> dict[str, 
 def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
     """The stored tensor for a sparse weight in the set with the entries of the mask; otherwise None."""
     first, *others = slot.steps
-    pattern = Pattern.of(weight)  # first, since it checks the indices: PyTorch's to_dense does not
+    pattern = Pattern.of(weight)  # first: it checks the indices of a sparse weight; PyTorch's to_dense does not
     if not isinstance(first, MaskedSparse) or pattern.shape != slot.shape:
         return None
     if not torch.equal(pattern.positions, first.positions.to(weight.device, torch.long)):
@@ -207,7 +210,7 @@ def _same_entries(slot: Slot, weight: Tensor) -> Tensor | None:
 
 
 def _versions(plain: Mapping[str, Any], versions: Mapping[str, Any], ours: Set[str]) -> dict[str, Any]:
-    """The version metadata for a plain checkpoint, which some modules need to load it."""
+    """The module versions for ``plain``, from those of the constrained checkpoint; some modules need them to load."""
     holders = {prefix.rsplit(".", 2)[0] for prefix in ours}
     gone = {holder for holder in holders if not any(key.startswith(f"{holder}.") for key in plain)}
     return {
@@ -223,7 +226,7 @@ def _prefixes(key: str) -> list[str]:
 
 
 def _ours(model: nn.Module) -> dict[str, Slot]:
-    """The slots of tensors that become plain, under each of their names, by the prefix of their entries."""
+    """The slots that become plain, by key prefix, such as ``0.parametrizations.weight.``; one prefix for each name."""
     found: dict[str, Slot] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         prefix = full_name(name, "")
@@ -234,7 +237,7 @@ def _ours(model: nn.Module) -> dict[str, Slot]:
             if slot.foreign:
                 raise ValueError(
                     "plain_state_dict needs third-party parametrizations and constraints on different tensors. Got "
-                    f"{slot.kinds} for {slot.name!r}. Use bake(model).state_dict(), which has neither."
+                    f"{slot.kinds} for {slot.name!r}. Use bake(model).state_dict(), with plain tensors only."
                 )
     return found
 
@@ -268,8 +271,8 @@ def _require_no_references(model: nn.Module) -> None:
     for slot in constrained(model):
         if getattr(slot.chain, REFERS, False):
             raise ValueError(
-                f"plain_state_dict needs tensors that depend only on their own entries. Got {slot.name!r} with "
-                f"{slot.kinds}, which refers to other modules. Load the checkpoint into the model first, and call "
+                f"plain_state_dict needs to compute each weight from its own checkpoint entries. Got {slot.name!r} "
+                f"with {slot.kinds}, which refers to other modules. Load the checkpoint into the model first, and call "
                 "plain_state_dict(model)."
             )
 
@@ -279,13 +282,13 @@ def _require_all_known(model: nn.Module, entries: Mapping[str, Any]) -> None:
     if strange:
         raise ValueError(
             f"plain_state_dict needs a checkpoint of this model, with its constraints. Got {len(strange)} unknown "
-            f"constrained entries, such as {min(strange)!r}. Register the same rules first; if a wrapper "
-            "adds a prefix to the names, pass the model inside it, or strip the prefix."
+            f"constrained entries, such as {min(strange)!r}. Register the same rules first. If these names "
+            "lack the prefix of a wrapper, such as 'module.', pass wrapper.module; if only they have it, strip it."
         )
 
 
 def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
-    """Require that the plain model can load the unconstrained entries.
+    """Require that the plain model, the same model without constraints, can load the unconstrained entries.
 
     Entries other than tensors are allowed where the model saves such an object, as extra state or in quantized modules.
     Buffers may have another shape, which observers accept. Parameters have a fixed shape.
@@ -295,7 +298,7 @@ def _require_fitting(model: nn.Module, passed_on: Mapping[str, Any]) -> None:
         if not isinstance(value, Tensor) and (key not in own or isinstance(own[key], Tensor)):
             raise ValueError(
                 f"plain_state_dict needs a checkpoint of this model. Got {type(value).__name__} for {key!r}. "
-                "Pass the state dict alone, without other saved objects."
+                "Pass the state dict alone, without other saved objects, such as the optimizer's state."
             )
         if key in parameters and not is_lazy(own[key]) and value.shape != own[key].shape:
             raise ValueError(

@@ -92,7 +92,7 @@ class Slot:
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """All parameters of the chain, stored or of a step, by their names in the constrained model."""
+        """All parameters of the chain, stored or of a parametrization, by their names in the constrained model."""
         return dict(self.chain.named_parameters(self.prefix))
 
     @property
@@ -114,7 +114,7 @@ class Slot:
 
     @property
     def is_ours(self) -> bool:
-        """Whether any step is a `Parametrization`, or was attached by `register`."""
+        """Whether the tensor has a `Parametrization`, or a third-party parametrization that `register` attached."""
         return len(self.foreign) < len(self.steps)
 
     @property
@@ -131,14 +131,18 @@ class Slot:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the weight. A third-party first step materialises it, except on the meta device."""
+        """The shape of the weight.
+
+        With a third-party first step, the weight is computed for this. On the meta device, the shape is instead that of
+        the first stored tensor.
+        """
         if self.steps and isinstance(self.steps[0], Parametrization):
             return self.steps[0]._known_shape
         return self.first_stored.shape if self.first_stored.is_meta else self.materialised().shape
 
     @property
     def axes(self) -> tuple[int, int] | None:
-        """The axes of outputs and inputs in the weight of a convolution; None for other tensors."""
+        """The axes of outputs and inputs: (0, 1) in a convolution's weight, (1, 0) if transposed; otherwise None."""
         if not isinstance(self.module, _ConvNd) or self.tensor_name != "weight":
             return None
         return (1, 0) if self.module.transposed else (0, 1)
@@ -160,7 +164,7 @@ class Slot:
         return replace(self, parametrizations=copied(self.chain))
 
     def materialised(self, state: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The dense weight, without a graph; contiguous if it is computed.
+        """The dense weight, without a graph; contiguous if the tensor has parametrizations.
 
         Copies of the parametrizations compute it, so that statistics, such as those of spectral norm, do not change.
 
@@ -178,7 +182,7 @@ class Slot:
         return weight.detach().contiguous()
 
     def inverted_entries(self, entries: Tensor) -> Tensor | None:
-        """The stored tensor for a weight with these entries, projected onto the sets of the later steps.
+        """The stored tensor for a weight with these entries, projected onto the sets of all steps after the first.
 
         Returns:
             None if a step needs the dense weight. In that case, call `inverted` with the dense weight.
@@ -199,7 +203,7 @@ class Slot:
 
 
 def entries_of(chain: nn.Module) -> Tensor | None:
-    """The input of the first parametrization's product, with all later parametrizations applied to the entries.
+    """The argument ``x`` for the ``linear`` of the first parametrization, after all later parametrizations.
 
     Returns:
         The stored tensor, after each later parametrization has changed its entries; the dense weight is not computed.
@@ -210,7 +214,7 @@ def entries_of(chain: nn.Module) -> Tensor | None:
     first, *others = children(chain).values()
     if not others:
         return x
-    if not isinstance(first, Parametrization) or is_traced():  # a trace has no values to compare
+    if not isinstance(first, Parametrization) or is_traced():  # `on_entries` compares sizes: tensors in a trace
         return None
     places, entries = first.places(x), x
     for step in others:
@@ -249,7 +253,7 @@ def slots(model: nn.Module) -> list[Slot]:
 
 
 def constrained(model: nn.Module) -> list[Slot]:
-    """The constrained tensors of a model."""
+    """A slot for each parametrized tensor of a model, third-party parametrizations included."""
     return [slot for slot in slots(model) if slot.parametrizations is not None]
 
 
@@ -264,9 +268,9 @@ def full_name(prefix: str, name: str) -> str:
 
 
 def tied_names(every: Sequence[Slot]) -> dict[object, list[str]]:
-    """For each stored tensor with several owners, by its `identity`: the names of these owners.
+    """For each stored tensor that several slots share, by its `identity`: the names of these slots.
 
-    Layers outside the model are owners, too, if they share a parametrization with the model.
+    A layer outside the model counts, too, if it shares a parametrization with the model: as ``(a layer elsewhere)``.
     """
     owners = [(slot.parametrizations or slot.holders[0], slot.stored, slot.name) for slot in every]
     for slot in every:
@@ -289,7 +293,7 @@ def plain_order(module: nn.Module) -> list[str]:
     """The names of the tensors of the plain module in their original order, parameters before buffers.
 
     If PyTorch's own function constrained the module first, the order is lost. Then constrained tensors are assumed to
-    come first, as weights do in PyTorch's layers. Recurrent layers have a list of their own.
+    come first, as weights do in PyTorch's layers. For recurrent layers, `recurrent_names` gives the order.
     """
     stored = {name: next(iter(originals(chain).values())) for name, chain in chains(module).items()}
     known = getattr(module.get_submodule("parametrizations"), ORDER, None)
@@ -301,7 +305,7 @@ def plain_order(module: nn.Module) -> list[str]:
 
 
 def _plain_modules(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module, dict[str, ParametrizationList]]]:
-    """Every module of the plain model as (name, module, chains), once per name, without the parametrizations."""
+    """Every module except parametrizations as (name, module, chains); a shared module once for each of its names."""
     own = chains(model)
     yield name, model, own
     for child_name, child in children(model).items():

@@ -32,7 +32,7 @@ class DenseGradient:
     """A gradient of `dense_gradients`, of ``shape`` ``(out, in)``: ``gradient[first:last]`` computes rows.
 
     It is the gradient with respect to the full weight ``name``. The object keeps inputs of the layer and gradients of
-    its outputs; for passes with a dense weight, it keeps the sum of the dense gradients.
+    its outputs. If a forward pass uses the dense weight, the gradient of the dense weight is added to one sum instead.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -73,7 +73,10 @@ class DenseGradient:
         self._whole += gradient.detach()
 
     def add_factors(self, input: Tensor, before: object, gradient: Tensor) -> None:
-        """Add one use: the input ``(*, in)``, the `contents` of the input then, the output's gradient ``(*, out)``."""
+        """Add one use: the input ``(*, in)``, and the gradient of the output, ``(*, out)``.
+
+        ``before``: the `contents` of the input at the forward pass, to detect a later change in place.
+        """
         self._factors.append((input, before, rows_of(gradient.detach()).clone()))  # it may be the `grad` of the bias
 
     def _sum(self, first: int, last: int) -> Tensor:
@@ -104,8 +107,9 @@ def dense_gradients(
 
     Args:
         model: The model of the passes inside the block; unchanged afterwards.
-        patterns: One or several keys of the rules for `remask`: patterns of full plain names, or classes of layers;
-            None for all. The gradient is with respect to the weight after all its parametrizations.
+        patterns: One or several keys, as in the rules for `remask`: a full name in the plain model, a pattern of such
+            names, or a class of layers. None for all. The gradient is with respect to the weight after all its
+            parametrizations.
 
     Yields:
         A dictionary from names to `DenseGradient` objects: ``gradients["0.weight"][:]`` is the full gradient.
@@ -164,7 +168,7 @@ class _Watch:
         named: dict[str, Tensor],
         output: Tensor,
     ) -> None:
-        if self._stack is None or self._is_materialised:  # the gradient of the dense weight is enough
+        if self._stack is None or self._is_materialised:  # a copied model; or the dense weight's gradient is enough
             return
         input: Tensor = inputs[0] if inputs else named["input"]
         if not has_rows(input):
@@ -176,6 +180,7 @@ class _Watch:
         self._add(output, partial(self.gradient.add_factors, kept, contents(kept)))
 
     def _add(self, tensor: Tensor, add: Callable[[Tensor], None]) -> None:
-        if tensor.requires_grad and not are_transforms_active():  # gradients of a transform are not those of this pass
+        # A gradient inside `torch.func` does not belong to the backward pass of the user.
+        if tensor.requires_grad and not are_transforms_active():
             self.gradient.group = getattr(active_wrapper(), "process_group", self.gradient.group)
             self._stack.enter_context(tensor.register_hook(add))  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ from parametrizations._torch.shared_class import can_share
 UNTIE = "To untie them, write layer.weight = nn.Parameter(layer.weight.detach().clone()) for one of the layers."
 
 DEPTH = 2
-"""The depth to which nested containers in an attribute are searched."""
+"""The depth to which nested containers in an attribute are searched for tensors: 2 includes a list in a dictionary."""
 
 
 def require_eligible(
@@ -32,7 +32,7 @@ def require_eligible(
     """Refuse parameters that cannot be constrained, or that their module could not use once constrained.
 
     Returns:
-        The plan, with one slot for all owners of a tied parameter.
+        The pairs of ``plan``, with one slot for all owners of a tied parameter.
     """
     slots, together = [slot for slot, _ in plan], _tied_together(plan, tied)
     require_present(slots, "register", model)
@@ -65,7 +65,7 @@ def require_unpruned(model: nn.Module, key: str | type[nn.Module]) -> None:
 def _tied_together(
     plan: Sequence[tuple[Slot, Sequence[nn.Module]]], tied: Mapping[object, Sequence[str]]
 ) -> list[tuple[Slot, Sequence[nn.Module]]]:
-    """The plan, with one slot for all owners of a tied parameter."""
+    """The plan's pairs of `Slot` and parametrizations, with one slot for all owners of a tied parameter."""
     found: dict[object, tuple[Slot, Sequence[nn.Module]]] = {}
     for slot, steps in plan:
         key = next((key for key in map(identity, slot.stored.values()) if key in tied), slot)
@@ -75,8 +75,9 @@ def _tied_together(
         same = slot.parametrizations is None and slot.first_stored is first.first_stored and slot.axes == first.axes
         if not same or [*map(id, own)] != [*map(id, steps)]:
             raise ValueError(
-                f"register needs one parameter and one constraint for tied weights. Got two for {first.name!r} "
-                f"and {slot.name!r}. Pass one object under both keys, or under one pattern. {UNTIE}"
+                f"register needs one parameter and one constraint for tied weights. Got two parameters or two "
+                f"constraints for {first.name!r} and {slot.name!r}. Pass one object under both keys, or under one "
+                f"pattern. {UNTIE}"
             )
         found[key] = replace(first, names=[*first.names, *slot.names], others=[*first.others, *slot.holders]), own
     for key, (slot, _) in found.items():
@@ -118,8 +119,8 @@ def _require_plain_class(slot: Slot) -> None:
         )
     if not can_share(slot.module):
         raise ValueError(
-            f"register needs the module of {slot.name!r} to have the class from register_parametrization. "
-            f"Got {kind}. Register before fully_shard and other functions that change the class."
+            f"register needs the parametrized module of {slot.name!r} to have the class from register_parametrization. "
+            f"Got {kind}. Register everything before fully_shard and other functions that change the class."
         )
 
 
@@ -178,7 +179,10 @@ def _require_held_once(parts: Sequence[tuple[str, nn.Module]], slots: Sequence[S
 
 
 def _warn_of_hidden_layers(model: nn.Module) -> None:
-    """Warn of layers in a plain list or dictionary. A single layer is not reported: it is usually hidden on purpose."""
+    """Warn of each plain list or dictionary with two or more layers.
+
+    A list or dictionary with a single layer is not reported: this layer is usually hidden on purpose.
+    """
     known = set(model.modules())
     for prefix, module in model.named_modules():
         for name, value in own_attributes(module).items():

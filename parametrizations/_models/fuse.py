@@ -24,15 +24,16 @@ def fuse(model: Model) -> Model:
 
     `register` fuses layers itself. `fuse` is for layers constrained by PyTorch's ``register_parametrization``. Outputs
     and gradients stay the same up to the rounding of sums. The first parametrization multiplies in its ``linear``,
-    which materialises the weight only if this is faster. Later ones act on the stored entries by ``on_entries``. If a
-    later one cannot, or the first is not a `Parametrization`, the product is ``"dense"``. A subclass of `nn.Linear`
-    keeps its own ``forward``. `remove_parametrizations` restores the plain layer. `parallelize_module` of
-    `torch.distributed.tensor.parallel` needs plain parameters: bake such layers first, or leave them out of its plan.
+    which materialises the weight only if this is faster. Later parametrizations change the stored entries, by their
+    ``on_entries``. If a later parametrization cannot do this, or if the first is not a `Parametrization`, the product
+    is ``"dense"``. A subclass of `nn.Linear` that overrides ``forward`` keeps this ``forward``, so it is not fused.
+    `remove_parametrizations` restores the plain layer. `parallelize_module` of `torch.distributed.tensor.parallel`
+    needs plain parameters: bake such layers first, or leave them out of its plan.
 
     An infinite or NaN input reaches the outputs that a kept entry connects it to. With ``"elementwise"`` and ``"csr"``
-    it reaches only those; with ``"strips"`` all outputs of a strip or block that spans its column; with ``"dense"`` and
-    ``"replaced-diagonal"`` all outputs of its row of the batch, since ``0 * inf`` is NaN. Gradients behave alike, from
-    an output to the inputs. Other rows of the batch are not affected.
+    it reaches only those; with ``"strips"`` all outputs of each strip or block with this input among its columns; with
+    ``"dense"`` and ``"replaced-diagonal"`` all outputs of its row of the batch, since ``0 * inf`` is NaN. Gradients
+    behave alike, from an output to the inputs. Other rows of the batch are not affected.
 
     Args:
         model: Changed in place; fusing it again changes nothing.
@@ -77,13 +78,14 @@ def explain(layer: nn.Module) -> Explanation:
     =======================  ===========================================================================================
     ``"dense"``              with the dense weight
     ``"elementwise"``        `Diagonal`: each input with one number
-    ``"replaced-diagonal"``  `ZeroDiagonal`, `NegExpDiagonal`: with the stored matrix; blocks on the diagonal are copied
-    ``"strips"``             `MaskedSparse`: strips of rows, each from its first to its last kept column
+    ``"replaced-diagonal"``  `ZeroDiagonal`, `NegExpDiagonal`: with the stored matrix, but another diagonal
+    ``"strips"``             `MaskedSparse`: strips of rows, each from the strip's first to its last kept column
     ``"csr"``                `MaskedSparse`: the kept entries alone
     ``"own"``                with the method ``linear`` of your own constraint
     =======================  ===========================================================================================
 
-    Inside `torch.nn.utils.parametrize.cached`, the layer uses a memoised dense weight, not ``"replaced-diagonal"``.
+    To replace the diagonal, ``"replaced-diagonal"`` copies only the blocks on it, of up to 512 x 512. Inside
+    `torch.nn.utils.parametrize.cached`, the layer uses a memoised dense weight, not ``"replaced-diagonal"``.
 
     Args:
         layer: A layer of any kind, constrained or not.

@@ -1,4 +1,4 @@
-"""``reset_parameters`` of a constrained layer: it initialises the stored tensor."""
+"""``reset_parameters`` of a constrained layer: it initialises as the plain layer does, and applies the constraint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
     slots, caller = slots_of(module), f"{plain.__name__}.reset_parameters"
     require_present(slots, caller)
     states = _generator_states(slots)
-    with torch.inference_mode(False):  # the values outlive the block
+    with torch.inference_mode(False):  # the stored values outlive the caller's inference mode
         selections = {slot: _selection(slot) for slot in slots}
         require_room([slot for slot, selection in selections.items() if selection is None], caller, ADVICE)
         rooms = {slot: _dense_room(slot) if one is None else one for slot, one in selections.items()}
@@ -52,7 +52,7 @@ def initialize(module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Mo
 def _initialize(
     module: nn.Module, plain: type[nn.Module], reset: Callable[[nn.Module], None], rooms: dict[Slot, Tensor]
 ) -> None:
-    """Let the plain module initialise new tensors in place of the constrained ones, and store their values."""
+    """Let the plain module fill copies of the weights in ``rooms``, and store them by inverting the constraints."""
     filled = {slot: _fresh(room) for slot, room in rooms.items()}
     with _plain(module, plain, filled):
         reset(module)
@@ -74,7 +74,7 @@ def _initialize(
 
 @contextmanager
 def _plain(module: nn.Module, plain: type[nn.Module], tensors: dict[Slot, nn.Parameter]) -> Iterator[None]:
-    """Make a module plain inside the block, with the given tensors. After an error all attributes are restored, too."""
+    """Make a module plain inside the block, with the given tensors. If the block raises, undo all other changes."""
     constrained, held = type(module), children(module)
     order, lists = list(held), held["parametrizations"]
     stores: list[dict[str, Any]] = [vars(module), parameters(module), buffers(module), held]
@@ -110,7 +110,7 @@ def _generator_states(slots: list[Slot]) -> list[tuple[Callable[[Tensor], Any], 
 
 
 def _selection(slot: Slot) -> Selection | None:
-    """The entries of the weight to initialise, if the stored tensor follows from them; None for the dense weight."""
+    """The entries to initialise, if they alone determine the stored tensor; None if the whole weight is needed."""
     follows = slot.inverted_entries(slot.first_stored.detach()) is not None
     entries = entries_of(slot.chain) if follows else None
     return None if entries is None else Selection(entries.detach(), slot.shape)
@@ -119,7 +119,7 @@ def _selection(slot: Slot) -> Selection | None:
 def _dense_room(slot: Slot) -> Tensor:
     try:
         return slot.materialised()
-    except RuntimeError:  # no values have been stored yet
+    except RuntimeError:  # a step may fail on the arbitrary numbers that `to_empty` leaves
         return torch.full(slot.shape, torch.nan, dtype=slot.first_stored.dtype, device=slot.first_stored.device)
 
 

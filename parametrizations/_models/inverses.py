@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from parametrizations.parametrization import Parametrization
 
 TOLERANCE = 1e-3
-"""Largest error of the round trip through a third-party parametrization, relative to the largest entry."""
+"""Largest allowed error of a third-party ``step(step.right_inverse(weight))``, relative to the largest entry."""
 
 
 class Unreachable(ValueError):
@@ -29,7 +29,7 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
     Args:
         parametrizations: In order of application. Third-party ones may write into their buffers, as the
             inverse of ``orthogonal`` does.
-        weight: The weight, ``(out, in)``, in the dtype of the stored tensor.
+        weight: The weight, ``(out, in)``, in the dtype that the stored tensor should get.
         project: If true, project onto each set, and skip steps without an inverse, as registering does. If false,
             follow ``on_infeasible``, and refuse steps without an inverse or with an inexact one.
 
@@ -56,9 +56,9 @@ def _inverse(step: nn.Module, value: Tensor, project: bool) -> Any:
     except NotImplementedError:
         if project:  # as PyTorch does when it registers
             return value
-        raise Unreachable(step, "needs a method right_inverse to give this weight. Got none.") from None
+        raise Unreachable(step, "needs a right_inverse to compute its input from this weight. Got none.") from None
     except (ValueError, RuntimeError) as error:
-        raise Unreachable(step, f"cannot start from this weight: {error}") from error
+        raise Unreachable(step, f"refuses this weight in right_inverse: {error}") from error
     if not project:
         require_round_trip(step, stored, value)
     return stored
@@ -69,7 +69,7 @@ def _missing(value: Tensor) -> Tensor:
 
 
 def require_round_trip(step: nn.Module, stored: Any, weight: Tensor) -> None:
-    """Require that a third-party step maps ``stored`` back to the weight; spectral_norm, for instance, may fail."""
+    """Raise `Unreachable` if a third-party parametrization maps ``stored`` to another weight, as spectral_norm may."""
     if weight.is_meta or weight.numel() == 0:
         return
     twin = copy.deepcopy(step)  # a forward pass may change its state

@@ -1,4 +1,4 @@
-"""The methods that all constrained layers of a class share.
+"""The methods that all constrained layers of one plain class, such as `nn.Linear`, share.
 
 A constrained layer loads plain checkpoints, and its ``reset_parameters`` initialises the stored tensor. A fused layer
 also uses the product of its constraint.
@@ -31,13 +31,15 @@ from parametrizations._torch.shared_class import plain_class, shared_class, weig
 from parametrizations.parametrization import Parametrization
 
 BUILT = ("dense", "replaced-diagonal")
-"""Products that copy the weight or much of it. Inside `parametrize.cached` the dense weight is memoised instead."""
+"""Products that copy the weight, or much of it, at each call. Inside `parametrize.cached`, a layer with such a product
+computes the dense weight once, and all calls multiply with this weight."""
 
 
 def constrained_class(module: nn.Module, names: Iterable[str], *, fused: bool) -> type[nn.Module]:
     """The class of a module with constrained tensors of these names. Modules with the same class and names share it.
 
-    With ``fused``, an `nn.Linear` uses the product of its constraint. A subclass keeps its own ``forward``.
+    With ``fused``, an `nn.Linear` uses the product of the constraint on its ``weight``. A subclass of `nn.Linear`
+    that overrides ``forward`` keeps its own method.
     """
     plain, names = plain_class(module), frozenset(names)
     is_linear = getattr(plain, "forward", None) is nn.Linear.forward and "weight" in names
@@ -69,7 +71,7 @@ def _members(base: type[nn.Module]) -> dict[str, object]:
 
 
 def _fused_forward(self: Any, input: Tensor) -> Tensor:
-    # Reads the dictionaries directly: attribute lookup takes a tenth of the time of a small layer.
+    # Reads the dictionaries directly: attribute lookup would be 10 % of the time of a small layer.
     own = parameters(self)
     bias = own["bias"] if "bias" in own else self.bias  # noqa: SIM401 (would evaluate the default)
     step, x = single_step(self, "weight")
@@ -98,12 +100,15 @@ def _further_forward(self: Any, input: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _operand(chain: nn.Module) -> Tensor | None:
-    """The `entries_of` a chain for its product. None if only a call of the chain may compute the weight."""
+    """The result of `entries_of` for a chain. None, too, if a hook or a replaced ``forward`` has to run."""
     return None if is_claimed(chain) else entries_of(chain)
 
 
 def _built(owner: Any, first: Parametrization) -> tuple[Tensor | None, Tensor | None]:
-    """Operands inside ``cached()``: (entries, None), or (None, dense weight), since one serves all calls."""
+    """The operand that all calls inside ``cached()`` share: (entries, None), or (None, dense weight).
+
+    The operand is the dense weight if `_operand` returns None, or if the product is in `BUILT`.
+    """
     x = _operand(owner)
     return (None, weight_of(owner)) if x is None or first.explain(x).product in BUILT else (x, None)
 
@@ -121,13 +126,19 @@ def _loader(load: Callable[..., None]) -> Callable[..., None]:
 
 
 def _loads_by_torch(load: Any) -> bool:
-    """Whether a loader is, or calls, the loader of `nn.Module`. Other loaders may need all entries of their class."""
+    """Whether a loader is, or calls, the loader of `nn.Module`.
+
+    Other loaders may need every entry that their class saves, computed tensors included.
+    """
     code = getattr(load, "__code__", None)
     return load is nn.Module._load_from_state_dict or (code is not None and "_load_from_state_dict" in code.co_names)
 
 
 def _saver(save: Callable[..., None], drops: bool) -> Callable[..., None]:
-    """A method that also saves the classes of the parametrizations. With ``drops``, it removes computed tensors."""
+    """A ``_save_to_state_dict`` that also saves the class names of the parametrizations, as metadata.
+
+    With ``drops``, it removes the computed tensors from the state dict.
+    """
 
     def save_with_kinds(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         save(self, destination, prefix, keep_vars)

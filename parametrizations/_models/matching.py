@@ -1,4 +1,4 @@
-"""The tensors of a model that a pattern matches."""
+"""The tensors of a model that match a key: a name, a pattern of names, or a class of layers."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def _is_key(key: object) -> bool:
 
 
 def shown(key: Key) -> str:
-    """A key as text for an error message."""
+    """A key as text for an error message, such as ``'encoder.*'`` or ``Linear``."""
     return key.__name__ if isinstance(key, type) else repr(key)
 
 
 @contextmanager
 def naming(caller: str, action: str) -> Iterator[None]:
-    """Name the caller and its action in errors that the block raises."""
+    """Prefix TypeErrors and ValueErrors of the block with "<caller> cannot <action>."; add a note to other errors."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -155,6 +155,6 @@ def _listed(caller: str, patterns: object) -> list[Key]:
         if not _is_key(key):
             raise TypeError(
                 f"{caller} needs names, patterns of them, or classes of layers. Got {kind_of(key)}. "
-                'Pass e.g. (model, "encoder.*"), or the rules that register was given.'
+                'Pass e.g. (model, "encoder.*"), or the dict of rules that you passed to register.'
             )
     return listed

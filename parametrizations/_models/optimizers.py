@@ -41,7 +41,8 @@ def renew(
 ) -> None:
     """Drop the state of ``old`` parameters, and replace them in their group by ``new`` ones, given by name.
 
-    A parameter may be old and new. Other layers use the ``shared`` parameters, so these keep their state and place.
+    A parameter may be both old and new: its state is dropped, and it stays in its group. Other layers use the
+    ``shared`` parameters, so these keep their state and place.
     """
     if optimizer is None:
         return
@@ -60,13 +61,13 @@ def renew(
             _exchange(changes.draft(group["params"]), keys, gone.keys(), staying.keys(), list(added.values()))
             _exchange(changes.draft(group.get("param_names", [])), keys, gone.keys(), staying.keys(), list(added))
             _start(changes, optimizer, group, list(added.values()), moved)
-            new = {}  # added to one group alone, or each step would update them twice
+            new = {}  # no other group gets the new ones, or each step would update them twice
 
 
 def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: Sequence[Tensor], moved: bool) -> None:
-    """Give new parameters the state that the optimizer requires before a step."""
+    """Give new parameters the state that an optimizer step requires; ``moved``: old ones had momentum buffers."""
     state, members = changes.draft(optimizer.state), changes.draft(group["params"])
-    if isinstance(optimizer, Adagrad) and new:  # its constructor creates the state in older releases
+    if isinstance(optimizer, Adagrad) and new:  # in older releases of PyTorch, its constructor creates the state
         known = Adagrad([torch.zeros(1)]).defaults  # a subclass may have more options
         options = {name: group[name] for name in known if name in group}
         twins: dict[Tensor, Tensor] = {nn.Parameter(changes.data_of(one)): one for one in new}
@@ -82,7 +83,10 @@ def _start(changes: Changes, optimizer: Optimizer, group: dict[str, Any], new: S
 
 
 def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[int], new: list[Any]) -> None:
-    """Remove the old members. Insert the new ones where the first old one was, or after an earlier shared one."""
+    """Replace the members with keys in ``gone`` by the ``new`` members, in the place of the first removed member.
+
+    If a member with a key in ``staying`` comes earlier, insert the new members behind the first such member instead.
+    """
     old = members[:]
     first = next(index for index, key in enumerate(keys) if key in gone | staying)
     if old:
@@ -94,7 +98,7 @@ def _exchange(members: list[Any], keys: list[int], gone: Set[int], staying: Set[
 
 
 def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | None) -> dict[int, Tensor]:
-    """Replace the tensors created in inference mode by trainable copies.
+    """Replace the tensors created in inference mode by trainable copies, in the model and in the optimizer.
 
     The model outlives the block of inference mode. A mixture with inference tensors would run, and fail at the first
     backward pass.
@@ -121,7 +125,7 @@ def leave_inference(changes: Changes, model: nn.Module, optimizer: Optimizer | N
 
 
 def require_states_by_entry(optimizer: Optimizer, name: str, tensor: Tensor) -> None:
-    """Require each state of the parameter to have one number for each stored entry, or a single number."""
+    """Require each state of ``tensor``, called ``name`` in errors, to have one number for each entry or for all."""
     if isinstance(optimizer, LBFGS):
         raise ValueError(
             f"remask needs an optimizer with state for each entry of {name!r}. Got LBFGS, which has one "

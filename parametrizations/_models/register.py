@@ -47,11 +47,12 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
     Each match gets its own copy of the parametrization. References to modules and tensors of the model are kept. Copies
     share mask rules and the generators in them, and a rule such as `masks.erdos_renyi` sees all of its weights
-    together. A third-party parametrization with a single match is attached without a copy. A tied parameter, such as
-    one shared by an embedding and an output layer, is constrained once; one constraint must match all its owners.
+    together. A third-party parametrization with a single match is attached without a copy. A tied parameter, which
+    several layers share, such as an embedding and an output layer, is constrained once. All these layers must match,
+    with the same constraint.
 
     Args:
-        model: Changed in place. Tensors created in inference mode cannot be trained, so they are replaced.
+        model: Changed in place. Tensors created in inference mode cannot be trained, so normal tensors replace them.
         rules: Maps each key to a parametrization, or to a sequence of them, applied left to right, or to None, which
             excludes the match. A key is the full name of a parameter in the plain model, or a pattern with the
             wildcards of `fnmatch`, such as ``encoder.*.weight``; ``*`` crosses dots. Or it is a class, such as
@@ -60,7 +61,7 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
             vectors and matrices is refused. On a constrained tensor, new parametrizations follow the old ones.
         optimizer: The optimizer of the model, if it exists. Its state is dropped for exactly the matching parameters.
             Without this argument, create a new optimizer: an old fused one would write out of bounds (see the README).
-            Fused SGD with dampening continues unfused, because it cannot restart the momentum of some parameters only.
+            Fused SGD with dampening continues unfused, because fused SGD needs momentum for all parameters or none.
 
     Returns:
         The same model.
@@ -71,7 +72,8 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
             tied parameter match, or their constraints differ; if a parameter is also held by another attribute of a
             module, pruned, sharded over processes, offloaded, or not initialised yet; if its module cannot use a
             computed tensor; if the parametrization refuses the weight; if a tensor would have two constraints of the
-            same class, or constraints that undo one another; or if the optimizer has none of the parameters.
+            same class, or constraints that undo one another, such as `Diagonal` and `ZeroDiagonal`; or if the optimizer
+            has none of the parameters.
 
     Example:
         >>> from parametrizations import Diagonal, MaskedSparse, masks
@@ -98,7 +100,7 @@ def register(model: Model, rules: Rules, *, optimizer: Optimizer | None = None) 
 
 
 def _plan(model: nn.Module, rules: Rules) -> Plan:
-    """Pairs of a slot and the steps to attach to it, after all checks that do not need the weight."""
+    """Pairs of a tensor, as a `Slot`, and its new parametrizations, after all checks that do not need the weight."""
     if not isinstance(model, nn.Module) or not isinstance(rules, Mapping):
         raise TypeError(
             "register needs a model and a mapping from names to parametrizations. "
@@ -196,12 +198,12 @@ def _require_different_classes(slot: Slot, new: Sequence[nn.Module]) -> None:
 
 
 def _contents(model: nn.Module) -> dict[int, object]:
-    """A dictionary from ``id`` to the modules, parameters and buffers of a model."""
+    """The modules, parameters and buffers of a model, by their ``id``."""
     return {id(one): one for one in (*model.modules(), *model.parameters(), *model.buffers())}
 
 
 def _unshared(plan: Plan) -> set[int]:
-    """The ids of the third-party parametrizations for one tensor only, and not attached to any tensor yet."""
+    """The ids of third-party parametrizations that need no copy: for one tensor only, and not attached to any yet."""
     uses = Counter(step for _, steps in plan for step in steps if not isinstance(step, Parametrization))
     return {id(step) for step, count in uses.items() if count == 1 and not is_attached(step)}
 
@@ -227,7 +229,7 @@ def _with_individual_rules(plan: Plan) -> Plan:
 
 
 def _fitting(slot: Slot, step: nn.Module) -> nn.Module:
-    """The step, or a copy of it with the axes of the slot's convolution."""
+    """The parametrization ``step``, or its copy with the axes of the convolution that holds the weight."""
     groups = getattr(slot.module, "groups", 1)
     if isinstance(step, OnDiagonals) and slot.axes is not None and step.axes is None and groups > 1:
         raise ValueError(

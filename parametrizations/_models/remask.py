@@ -37,7 +37,7 @@ MaskRules = Mapping[Any, MaskRule | Callable[[Tensor], Tensor] | Tensor | Array 
 Plan = Sequence[tuple[Slot, MaskRule]]
 
 _ODD = (0x9E3779B97F4A7C15 - 2**64, 0x94D049BB133111EB - 2**64)
-"""Multipliers of splitmix64, which spreads near numbers far apart (Steele, Lea and Flood 2014)."""
+"""Multipliers of splitmix64 (Steele, Lea and Flood 2014), which spreads near positions far apart in `_digest`."""
 
 
 @by_signature
@@ -48,9 +48,10 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
 
     An entry in both the old and the new mask keeps its value, gradient and optimizer state, bit for bit. A new entry
     starts at 0, or at the nearest value that further constraints allow, with gradient 0 and fresh optimizer state. The
-    number of entries may change. Each parameter stays the same object, with its hooks and its place in the optimizer.
-    State for all entries together, such as Adam's step count, does not change. No dense tensor is allocated, unless a
-    rule or a further constraint needs one. Of the rules in `masks` that look at values, only `masks.n_of_m` needs one.
+    number of entries may change, except under ``DistributedDataParallel``. Each parameter stays the same object, with
+    its hooks and its place in the optimizer. State for all entries together, such as Adam's step count, does not
+    change. No dense tensor is allocated, unless a rule or a further constraint needs one. Of the rules in `masks` that
+    look at values, only `masks.n_of_m` needs one.
 
     Call ``backward`` on earlier losses first: their graphs refer to the old entries. In distributed training, every
     rank must call `remask`, with equally seeded generators. Pass the ``DistributedDataParallel`` object, not its
@@ -71,10 +72,11 @@ def remask(model: Model, rules: MaskRules, *, optimizer: Optimizer | None) -> Mo
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a key matches no tensor with a mask, or two keys match one tensor; if separately constrained
-            tensors share a parameter; if a parameter is sharded over processes, or not finite; if a rule refuses the
-            weight, or returns an invalid mask; if later parametrizations cannot hold with the new mask; if the
-            optimizer has none of the parameters, or state other than one number for each entry or one for all; if ranks
-            have different masks, or a model in ``DistributedDataParallel`` would get another number of entries.
+            tensors share a parameter; if a parameter is sharded over processes, or has NaN or infinite entries; if a
+            rule refuses the weight, or returns an invalid mask; if later parametrizations cannot hold with the new
+            mask; if the optimizer has none of the parameters, or state other than one number for each entry or one for
+            all; if ranks have different masks, or a model in ``DistributedDataParallel`` would get another number of
+            entries.
 
     Example:
         >>> from parametrizations import MaskedSparse, masks, register
@@ -172,12 +174,13 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
     if owners is not None:
         raise ValueError(
             f"remask needs an untied tensor. Got one stored tensor for {', '.join(map(repr, owners))}. "
-            "Untie them first."
+            "Bake the model, which gives each its own parameter, and register it again."
         )
     if any(isinstance(step, Signed) and step.is_per_entry for step in slot.steps):
         raise ValueError(
             f"remask needs signs for all entries of {slot.name!r}. Got {slot.kinds}, with a sign for each entry of the "
-            "old mask. Bake it, and register it again with a sign for each: Signed(torch.where(weight < 0, -1, 1))."
+            "old mask. Bake this tensor, and register it again with a sign for each: "
+            "Signed(torch.where(weight < 0, -1, 1))."
         )
     if is_sharded(stored):
         raise ValueError(
@@ -193,7 +196,7 @@ def _require_movable(slot: Slot, tied: Mapping[object, Sequence[str]]) -> None:
 
 
 def _chosen(plan: Plan) -> Iterator[tuple[Slot, MaskRule, Tensor, Move]]:
-    """For each tensor: its slot, its own rule, the sorted positions of the new mask, and the move to them."""
+    """For each tensor: its `Slot`, a rule for it alone, the new mask's sorted positions, and the `Move` to them."""
     before = [_mask_of(slot).positions for slot, _ in plan]
     kept = [_kept(slot, positions) for (slot, _), positions in zip(plan, before, strict=True)]
     rules = individual([rule for _, rule in plan], kept)
@@ -217,7 +220,10 @@ def _weight(slot: Slot) -> Tensor:
 
 
 def _moved(slot: Slot, old: Tensor, kept: Kept, rule: MaskRule) -> tuple[Tensor, Move]:
-    """The new sorted positions, and the move to them. Rules without ``move`` get the weight, or one on meta."""
+    """The sorted positions of the new mask, and the `Move` from the old positions to them.
+
+    A rule without ``move`` gets the dense weight; or a meta tensor, if it reads only the shape or memory is too small.
+    """
     if rule.move is not None:
         new = as_positions(rule, rule.move(kept), kept.shape.numel()).to(old)
     else:
@@ -242,9 +248,11 @@ def _collect(
 
 
 def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Tensor:
-    """The stored values for a new mask. New entries start at the member of the later sets nearest to 0, else at 0.
+    """The stored values for a mask with these ``positions``; entries with ``stays`` keep their ``values``.
 
-    A copy of the chain is checked: the later parametrizations must be able to hold together with the new mask.
+    Any other entry starts at the number nearest to 0 that the later parametrizations allow, or at 0 if a third-party
+    parametrization refuses the weight. If a later parametrization needs the dense weight, `require_agreement` checks a
+    copy of the chain with the new mask.
     """
     if len(slot.steps) == 1:
         return values
@@ -253,7 +261,7 @@ def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Te
     replace_data(twin.first_stored, values)
     entries = entries_of(twin.chain)
     nearest = None if entries is None else twin.inverted_entries(entries.where(stays, 0))
-    if nearest is not None:  # then no new mask can contradict the later constraints
+    if nearest is not None:  # the later constraints act on each kept entry alone, so they allow this mask
         return torch.where(stays, values, nearest)
     require_room([twin], "remask", "Keep the entries that the later constraints need, such as the whole diagonal.")
     weight = twin.materialised()
@@ -271,7 +279,7 @@ def _started(slot: Slot, positions: Tensor, values: Tensor, stays: Tensor) -> Te
 def _require_same_masks(model: nn.Module, positions: Mapping[str, Tensor], before: Mapping[str, int]) -> None:
     """Under ``DistributedDataParallel``, require equal masks on all ranks, with as many entries as before.
 
-    Every rank raises the error if any two masks differ.
+    If any two masks differ, or the number of entries changes, every rank raises the error.
     """
     wrapper = next((part for part in model.modules() if isinstance(part, DistributedDataParallel)), None)
     if wrapper is None:

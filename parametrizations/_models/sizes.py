@@ -32,7 +32,10 @@ def require_present(slots: Iterable[Slot], caller: str, model: nn.Module | None 
 
 
 def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None:
-    """Require that the dense weights fit into the memory of their device. Weights stored in full do not count."""
+    """Require that the dense weights fit into the memory of their device.
+
+    Only weights with fewer stored numbers than entries are counted.
+    """
     sizes: dict[torch.device, dict[str, int]] = {}
     for slot in slots:
         if slot.is_compact:
@@ -43,6 +46,6 @@ def require_room(slots: Iterable[Slot], caller: str, advice: str = KEEP) -> None
         if room is not None and sum(needed.values()) > room:
             raise ValueError(
                 f"{caller} needs {shown(sum(needed.values()))} for dense weights on {device}, "
-                f"{shown(needed[largest])} of them for {largest!r}. Got a machine with {shown(room)}. "
+                f"{shown(needed[largest])} of them for {largest!r}. Got a device with {shown(room)}. "
                 f"{advice}"
             )

@@ -14,11 +14,14 @@ from parametrizations._torch.private import buffers, children, parameters
 from parametrizations.parametrization import Parametrization
 
 STORES = ("_parameters", "_buffers", "_modules")
-"""Attributes of a module that `_stores` returns as separate dictionaries."""
+"""Attributes to skip in ``vars(module)``, since `_stores` also returns each of these dictionaries separately."""
 
 
 class StepState:
-    """A snapshot of third-party steps and their copies, taken before the inverses of the copies run."""
+    """A snapshot of third-party steps and their copies, taken before the inverses of the copies run.
+
+    `collect` compares the copies with the snapshot afterwards.
+    """
 
     def __init__(self, steps: Sequence[nn.Module], copies: Sequence[nn.Module]) -> None:
         self._before = [
@@ -47,7 +50,10 @@ class StepState:
 
 
 def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bool) -> dict[str, Tensor]:
-    """Like `Slot.inverted`, but with copies of the steps: their state changes are collected, not made."""
+    """Like `Slot.inverted`, but with copies of the steps: their state changes are collected in ``changes``, not made.
+
+    ``project`` is as in `inverses.inverted`: true projects onto each set, false follows ``on_infeasible``.
+    """
     if all(isinstance(step, Parametrization) for step in slot.steps):
         return slot.inverted(weight, project=project)
     twin = slot.copied()
@@ -58,12 +64,12 @@ def inverted_beside(changes: Changes, slot: Slot, weight: Tensor, *, project: bo
 
 
 def _stores(part: nn.Module, twin: nn.Module) -> list[tuple[Any, Any]]:
-    """Pairs of corresponding dictionaries of a module and its copy: attributes, parameters, buffers, children."""
+    """Pairs of corresponding dictionaries of a module and its copy: ``vars``, parameters, buffers, children."""
     return [(vars(part), vars(twin))] + [(held(part), held(twin)) for held in (parameters, buffers, children)]
 
 
 def _mark(value: object) -> object:
-    """A value that differs after a change in place of a list or dictionary; None for other objects."""
+    """The ``id`` of every item of a list or dictionary, to notice a change in place; None for other objects."""
     if isinstance(value, list):
         return [id(one) for one in value]
     return [(key, id(one)) for key, one in value.items()] if isinstance(value, dict) else None

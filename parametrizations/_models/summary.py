@@ -1,4 +1,7 @@
-"""`summary`: the constraints of a model, whether they hold, and their memory; and `Table`, the base of such results."""
+"""`summary`: the constraints of a model, whether they hold, and their memory.
+
+`Table` is the base class of `Summary` and of `Tuning`, the result of `tune`.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def _text(value: object) -> str:
 
 
 class Row(NamedTuple):
-    """A row of `summary`, with its columns as fields; ``holds`` is None if unknown."""
+    """A row of `summary`, with its columns as fields; ``holds``, whether the constraint holds, is None if unknown."""
 
     name: str
     constraint: str
@@ -89,8 +92,9 @@ def summary(model: nn.Module) -> Summary:
     ``product``     the product of the layer, as in `explain`; ``dense`` for biases and unfused layers
     ==============  ====================================================================================================
 
-    To save memory, the weight of a `Diagonal` or a `MaskedSparse`, alone or with a second constraint on its entries, is
-    not materialised; ``holds`` then means finite entries. If the last step is third-party, ``holds`` is unknown.
+    To save memory, a weight is not materialised if its only constraint is a `Diagonal` or a `MaskedSparse`, or if one
+    more constraint follows and acts on the stored entries. In these cases ``holds`` means finite entries. If the last
+    parametrization is third-party, ``holds`` is unknown.
 
     Args:
         model: Not changed.
@@ -128,7 +132,8 @@ def _holds(slot: Slot) -> bool | None:
     first, *others = slot.steps
     selects = isinstance(first, Parametrization) and first.selects
     if slot.is_compact and (not others or (selects and len(others) == 1)):
-        # The first set allows any finite entries, and the result of the second step is always in its own set.
+        # The set of the first parametrization allows any finite stored entries. The result of the second is always in
+        # the set of the second. So only finite entries are left to check.
         with torch.no_grad():
             entries = entries_of(slot.chain)
         if entries is not None:

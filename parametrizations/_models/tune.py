@@ -56,12 +56,14 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
     """Measure every product of each fused layer, and select the fastest.
 
     The default ``"auto"`` assumes fixed costs, but the fastest product depends on the machine, the batch and the dtype.
-    `tune` calls the model once. Then it times each layer on its first input, without hooks: forward and backward, or
-    only forward under ``torch.no_grad()``, with the autocast state of that call. A layer called inside
-    `torch.nn.utils.parametrize.cached` is timed in a loop inside it. Compiled layers are timed without the compiler.
+    `tune` calls the model once, and notes the first input of each layer. Then it times each layer alone on this input,
+    without hooks: the forward and the backward pass, or only the forward pass if the model called the layer under
+    ``torch.no_grad()``. Each layer has the autocast state of this call. If the model called the layer inside
+    `torch.nn.utils.parametrize.cached`, several calls in one such block are timed together. Compiled layers are timed
+    without the compiler.
 
     The selected product becomes the ``product`` of the constraint. Later copies keep it; checkpoints do not. All else
-    is unchanged: values, gradients, buffers, modes, and the generators of torch.
+    is unchanged: values, gradients, buffers, training or evaluation mode, and torch's random generators.
 
     Args:
         model: A model with fused layers, or a fused layer.
@@ -97,7 +99,7 @@ def tune(model: nn.Module, *inputs: Any, **named: Any) -> Tuning:
 
 @dataclass
 class _Call:
-    """The input and the context of the first call of a layer, and the number of its calls."""
+    """The input of a layer's first call, its context (cache, grad mode, autocast), and the number of calls."""
 
     input: Tensor
     is_cached: bool
@@ -126,8 +128,8 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], inputs: Any, named: A
             if inputs or named:
                 raise
             raise TypeError(
-                f"tune needs the inputs of the model. Got none ({error}). Pass a batch of the usual size: "
-                "tune(model, batch)."
+                f"tune needs the inputs of the model. Got none (the model raised: {error}). Pass a batch of the "
+                "usual size: tune(model, batch)."
             ) from error
     return calls
 
@@ -150,7 +152,7 @@ def _record(calls: dict[str, _Call], name: str, _: nn.Module, inputs: tuple[Any,
 
 
 def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, Any]]:
-    """Milliseconds by product, and the attributes that select the fastest one in the first parametrization."""
+    """Milliseconds by product, and the attributes with which the first parametrization uses the fastest product."""
     first: Any = chains(layer)["weight"][0]
     with torch.set_grad_enabled(call.with_graph), call.autocast, _stand_ins(layer):
         states: dict[str, dict[str, Any]] = {}
@@ -159,10 +161,10 @@ def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, A
             dense = product in ("dense", "strips") and product != present  # strips may cover nearly the whole weight
             if dense and not fits(first._known_shape.numel(), call.input):
                 continue
-            first.product = product  # may rearrange the weight, which is slow, so once for each product
+            first.product = product  # may rearrange the mask, which is slow: once per product, not per timed step
             if explain(layer).product == product:
                 states[product] = dict(vars(first))
-        leaves = [x for x in (call.input, *layer.parameters()) if x.requires_grad]  # products may not use all of them
+        leaves = [x for x in (call.input, *layer.parameters()) if x.requires_grad]  # a product may not use every leaf
         ways = {name: partial(_step, layer, vars(first), state, call, leaves) for name, state in states.items()}
         times = _medians(ways, call.input.device) if len(ways) > 1 else {}
     return times, states[min(times, key=times.__getitem__)] if times else {}
@@ -171,7 +173,8 @@ def _timed(layer: nn.Module, call: _Call) -> tuple[dict[str, float], dict[str, A
 @contextmanager
 def _stand_ins(layer: nn.Module) -> Iterator[None]:
     """Remove hooks and replace tensors by detached ones inside the block. Restore all attributes at the end."""
-    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]  # has tensors elsewhere
+    # A ScriptModule is left out: its tensors are in C++.
+    parts = [part for part in layer.modules() if not isinstance(part, torch.jit.ScriptModule)]
     held = [own for part in parts for own in (vars(part), parameters(part), buffers(part), *hooks_of(part))]
     before = [dict(own) for own in held]
     try:
@@ -186,14 +189,14 @@ def _stand_ins(layer: nn.Module) -> Iterator[None]:
         for own, attributes in zip(held, before, strict=True):
             own.clear()
             own.update(attributes)
-        forget()  # inside an outer `cached()`, results of the stand-ins would remain
+        forget()  # inside an outer `cached()`, results of the detached tensors would remain
 
 
 def _step(layer: nn.Module, first: dict[str, Any], state: dict[str, Any], call: _Call, leaves: list[Tensor]) -> None:
-    """One forward pass, or several inside ``cached()``; then a backward pass if gradients are needed."""
+    """One forward pass, or all calls (at most `CALLS`) of a layer in ``cached()``; then a backward pass if needed."""
     first.update(state)
     with nn.utils.parametrize.cached() if call.is_cached else nullcontext():
-        forget()  # results from an outer block
+        forget()  # the results memoised in an outer `cached()` block
         calls = min(call.count, CALLS) if call.is_cached else 1
         outputs = [type(layer).forward(layer, call.input) for _ in range(calls)]
         if outputs[0].requires_grad:
@@ -201,7 +204,10 @@ def _step(layer: nn.Module, first: dict[str, Any], state: dict[str, Any], call: 
 
 
 def _medians(ways: Mapping[str, Callable[[], None]], device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each step. Steps run in random order: each finds the last one's data in the CPU cache."""
+    """Median milliseconds of a step with each product, timed in random order.
+
+    In a fixed order, a step would always find the data of the same other step in the CPU cache.
+    """
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for step in ways.values():
         step()  # warm-up, which allocates

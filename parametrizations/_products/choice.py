@@ -46,7 +46,7 @@ PRECISE = (torch.float32, torch.float64)
 def form_of(shape: torch.Size, positions: Tensor, product: Product) -> tuple[MaskForm, Explanation]:
     """The form of a mask for ``product``, or the cheapest for ``"auto"``; and the `Explanation`.
 
-    The costs are nanoseconds for a batch of 64 rows on one thread; with two threads they are half as large.
+    The costs were measured: nanoseconds for a batch of 64 rows on one thread. With two threads, all are half as large.
 
     Args:
         shape: The shape of the weight. All products but ``"dense"`` are for ``(out, in)``.
@@ -89,7 +89,7 @@ def _count(number: int, what: str) -> str:
 
 
 def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explanation:
-    """The product for a matrix with a replaced main diagonal. With ``"auto"``, dense below ``large`` entries."""
+    """The product if the weight is ``x`` with another main diagonal; for ``"auto"``, dense below ``large`` entries."""
     if product == "dense":
         return ASKED
     if is_traced_for_a_file():  # before numel(), since sizes are tensors under a tracer
@@ -102,7 +102,7 @@ def explain_replaced_diagonal(x: Tensor, product: Product, large: int) -> Explan
 
 
 def explain_form(chosen: Explanation, x: Tensor) -> Explanation:
-    """The ``chosen`` product of a mask. Dense in an export, and for CSR in a dtype other than float32 and float64."""
+    """The ``chosen`` product of a mask; dense in an export, or if it is CSR and the dtype is not float32 or float64."""
     if chosen.product == "dense":
         return chosen
     if is_traced_for_a_file():

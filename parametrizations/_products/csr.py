@@ -2,7 +2,7 @@
 
 The cost depends on the number of entries, not on their positions. The kernels add the terms of each sum one after
 another, whereas a dense product adds blocks of terms. So for long rows the mean error is larger than the error of the
-dense product, but never larger than the error of a plain sum.
+dense product, but never larger than the error of a loop that adds one term at a time.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class CSR(MaskForm, Kernel):
 
     @classmethod
     def of(cls, shape: torch.Size, positions: Tensor) -> Self:
-        """The form of a mask with the given sorted row-major positions."""
+        """A `CSR` object for the mask that keeps the given row-major positions, sorted: ``(entries,)``."""
         _prepare()
         dtype = index_dtype(max(positions.numel(), *shape))
         columns = (positions % shape[1]).to(dtype)
         by_columns = columns.to(torch.int16 if shape[1] <= SHORT else dtype).sort(stable=True)
         order, starts = by_columns.indices.to(dtype), _starts(by_columns.values.to(dtype), shape[1])
-        del by_columns  # before the rows, to save memory
+        del by_columns  # frees memory before `rows` is allocated
         rows = torch.div(positions, shape[1], rounding_mode="floor").to(dtype)
         return cls(
             shape,
@@ -126,7 +126,7 @@ def _csr_sampled(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -
     # Zeros, not uninitialised values: sampled_addmm multiplies the values by beta = 0, which keeps NaN.
     sampled = left.new_zeros(columns.shape)
     pattern = _csr(starts, columns, sampled, (left.shape[1], right.shape[1]))
-    torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0, out=pattern)  # without `out` it copies the zeros
+    torch.sparse.sampled_addmm(pattern, left.mT, right, beta=0.0, out=pattern)  # without `out` it copies `sampled`
     return sampled
 
 
@@ -145,7 +145,8 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int])
     return torch.sparse_csr_tensor(starts, columns, values, size, device=values.device, check_invariants=False)
 
 
-# If operations are recorded, the two products are opaque operators, since sparse tensors cannot be traced or faked.
+# Under a compiler or a mode such as `make_fx` (see `is_recorded`), the two products are opaque operators, since sparse
+# tensors cannot be traced or faked.
 # Exported programs never contain these operators, because export uses the dense product.
 csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
 csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())

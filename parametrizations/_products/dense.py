@@ -12,15 +12,16 @@ from parametrizations._torch.private import are_transforms_active, is_traced
 from parametrizations._torch.transforms import is_recorded, may_look_at_values
 
 LARGE = 2**28
-"""Up to this number of entries the size of a dense weight is not checked."""
+"""Up to this number of entries, the size of a dense weight is not compared with the memory of its device."""
 MANY = 2**12
-"""From this number of values on, ``index_copy_`` is faster than ``scatter``, forward and backward."""
+"""From this number of stored values on, ``index_copy_`` is faster than ``scatter``, forward and backward."""
 
 
 def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
     """Zeros with values at the given positions: ``(size,)``.
 
-    Unlike ``scatter``, ``index_copy_`` does not copy the zeros. `torch.func.vmap` supports only ``index_copy``.
+    Unlike ``scatter``, ``index_copy_`` does not copy the zeros. `torch.func.vmap` supports
+    ``index_copy``, but not the in-place ``index_copy_``.
 
     Args:
         values: ``(n,)``.
@@ -42,8 +43,9 @@ def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
     """A copy of matrices ``(*batch, out, in)`` with ``diagonal``, ``(*batch, min(out, in))``, as main diagonals.
 
-    Exported and traced programs use ``where``, because ONNX exporters reject ``diagonal_scatter``: the one of torch
-    2.13 decomposes it into an in-place copy, which it then refuses; the older one lacks the operator.
+    Exported and traced programs use ``where``, because ONNX exporters reject ``diagonal_scatter``: the exporter of
+    torch 2.13 decomposes it into an in-place copy, and then refuses the copy; the older TorchScript exporter lacks the
+    operator.
     """
     if not (torch.compiler.is_exporting() or is_traced()):
         return matrix.diagonal_scatter(diagonal, 0, -2, -1)
@@ -53,7 +55,7 @@ def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def fits(entries: int, like: Tensor) -> bool:
-    """Whether ``entries`` numbers of ``like``'s dtype fit into the memory of its device; up to `LARGE`, always True."""
+    """Whether ``entries`` numbers of ``like``'s dtype fit into the total memory of its device; True up to `LARGE`."""
     room = memory_of(like.device) if entries > LARGE else None
     return room is None or entries * like.element_size() <= room
 
@@ -63,8 +65,8 @@ def require_memory(name: str, entries: int, like: Tensor) -> None:
     if not fits(entries, like):
         raise ValueError(
             f"{name} needs {shown(entries * like.element_size())} for the dense weight, with {entries} entries. Got a "
-            f"machine with {shown(memory_of(like.device) or 0)}. Call the layer instead of reading its weight. If the "
-            "layer needs the dense weight, too, fuse it, or set another product than 'dense'."
+            f"machine with {shown(memory_of(like.device) or 0)} on {like.device}. Call the layer instead of reading "
+            "its weight. If the layer needs the dense weight, too, fuse it, or set another product than 'dense'."
         )
 
 

@@ -49,7 +49,7 @@ def _by_blocks(blocks: int, input: Tensor, x: Tensor, bias: Tensor | None, shape
 
 
 def _multiply_add(input: Tensor, x: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
-    """``input * x + bias``; outputs beyond the diagonal get only the bias."""
+    """``input * x + bias``; outputs beyond the diagonal get only the bias, or 0 without a bias."""
     further = shape[0] - shape[1]
     if further > 0:
         output = F.pad(input * x, (0, further))

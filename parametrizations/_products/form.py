@@ -53,11 +53,11 @@ class Form(ABC):
 
 
 class Kernel(Form):
-    """A form that defines its products."""
+    """A form that defines `product` and its derivative, `sampled`."""
 
     @abstractmethod
     def product(self, input: Tensor, values: Tensor, transposed: bool) -> Tensor:
-        """``input @ weight.mT``, or ``input @ weight`` if transposed: ``(batch, out or in)``."""
+        """``input @ weight.mT``, ``(batch, out)``; if ``transposed``, ``input @ weight``, ``(batch, in)``."""
 
     @abstractmethod
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
@@ -69,14 +69,17 @@ class Kernel(Form):
 
 
 class MaskForm(Form):
-    """A form of a mask. Its values are the kept entries in row-major order."""
+    """The layout of a weight with a mask: the stored values are the kept entries in row-major order."""
 
     positions: Tensor
     """The sorted row-major positions of the kept entries, ``(entries,)``."""
 
     @property
     def device(self) -> torch.device:
-        """The device of the mask. Every step reads it, so forms that compute their positions override this property."""
+        """The device of the mask, read in every forward pass.
+
+        So a form that computes ``positions``, instead of storing them, overrides this property with a cheap one.
+        """
         return self.positions.device
 
     @override
@@ -114,7 +117,10 @@ class Dense(MaskForm):
         return torch.Size(self.sizes)
 
     def fits(self, x: Tensor) -> bool:
-        """Whether the stored tensor needs no conversion or check before scattering. This is the usual case."""
+        """Whether ``x`` is a parameter with the shape and on the device of the positions, as in most calls.
+
+        Such a tensor needs no conversion or check before scattering.
+        """
         if is_traced():  # sizes are tensors under a tracer
             return False
         places = self.positions
@@ -208,7 +214,7 @@ class _Product(torch.autograd.Function):
 
 
 class _TransformedProduct(_Product):
-    """With ``jvp`` and ``vmap``, which `torch.func` needs and `torch.compile` does not trace."""
+    """A `_Product` with ``jvp`` and ``vmap``: `torch.func` needs these methods, `torch.compile` cannot trace them."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -260,7 +266,7 @@ class _TransformedSampled(_Sampled):
 def _one_by_one(
     call: Callable[..., Tensor], info: Any, in_dims: tuple[int | None, ...], *batched: Tensor
 ) -> tuple[Tensor, int]:
-    """The stacked results of one call for each element of the vmapped axis: one call for all would be dense."""
+    """The stacked results of one call for each element of the vmapped axis: a batched call would need dense weights."""
     if not info.batch_size:  # a call with zeros gives the shape
         one = call(
             *(

@@ -1,4 +1,4 @@
-"""The operands of a fused product: their dtype and layout, and the checks that `nn.Linear` would make."""
+"""The operands of a constraint's own product: their dtype and layout, and the checks that `nn.Linear` would make."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def has_rows(input: Tensor) -> bool:
-    """Whether the input is a strided tensor; `nn.Linear` also takes sparse and nested tensors."""
+    """Whether the input is a strided tensor, as `rows_of` needs; `nn.Linear` also takes sparse and nested tensors."""
     return input.layout is torch.strided and not input.is_nested
 
 
@@ -71,7 +71,10 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
 
 
 def _is_usual(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> bool:
-    """Whether all operands fit without conversion. Most calls need only this check, which keeps small layers fast."""
+    """Whether all operands have the dtype and device of ``x``, and the input is ``(*, in_features)``.
+
+    Most calls need only this check, which keeps small layers fast.
+    """
     dtype, device = x.dtype, x.device
     return (
         input.dtype is dtype

@@ -14,10 +14,12 @@ class Places(NamedTuple):
 
     Args:
         shape: The shape of the weight, ``(out, in)``.
-        diagonal: Sorted indices of the stored entries on the main diagonal; None if all stored entries lie on it.
+        diagonal: Which stored entries lie on the main diagonal, as sorted indices from 0 to ``entries - 1``; None if
+            the stored entries are exactly the main diagonal.
         positions: A function that returns the row-major positions of the stored entries, ``(entries,)``.
         blocks: The number of equal blocks of rows, each with a main diagonal that ``diagonal`` refers to.
-        key: An object for memoisation, replaced whenever the positions or their device change; or None.
+        key: A key for memoised results, a new object whenever the positions or their device change. None: nothing is
+            memoised.
 
     Example:
         Dale's law: the connections from one neuron all excite, or all inhibit. The map acts on each entry separately

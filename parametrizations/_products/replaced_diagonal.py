@@ -23,7 +23,8 @@ from parametrizations._torch.transforms import has_tangent, is_differentiated, i
 BLOCK = 512
 """The largest number of rows, and of columns, of a copied block on the diagonal."""
 MEDIUM = 2**18
-"""With fewer entries, plain autograd with its second matrix takes less time than an autograd function."""
+"""For a matrix with fewer entries, plain autograd takes less time than `_WithDiagonal`, although plain autograd
+allocates a second matrix for the gradient."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,9 @@ class ZeroedDiagonal(Kernel):
     Args:
         shape: ``(out, in)``.
         blocks: The number of equal blocks of rows.
-        zeroed: The stored matrix if its diagonals are zero; the product then needs no copies. Tangents and gradients,
-            which take its place in derivatives, are recognised by their other address in memory.
+        zeroed: The stored matrix if its diagonals are zero, otherwise None. The product with this matrix needs no
+            copies. In derivatives, `product` gets a tangent or a gradient instead, recognised by its other address in
+            memory.
     """
 
     shape: torch.Size
@@ -43,7 +45,10 @@ class ZeroedDiagonal(Kernel):
 
     @classmethod
     def of(cls, x: Tensor, blocks: int = 1) -> Self:
-        """The form of a stored matrix. `ZeroDiagonal` stores a zero diagonal unless a user writes other values."""
+        """A `ZeroedDiagonal` for a stored matrix, with ``zeroed`` if its diagonals are zero.
+
+        `ZeroDiagonal` stores a zero diagonal unless a user writes other values.
+        """
         form = cls(x.shape, blocks)
         is_zero = may_look_at_values(x) and not form._diagonals(x).any()
         return cls(x.shape, blocks, x.detach()) if is_zero else form
@@ -76,7 +81,7 @@ class ZeroedDiagonal(Kernel):
         return self._by_blocks(matrix).diagonal(0, -2, -1)
 
     def _parts(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """The parts for `sum_of_products`: zeroed copies of the blocks on the diagonal, and views of the rest."""
+        """Parts for `sum_of_products`: copies of the diagonal blocks, with a zero diagonal, and views of the rest."""
         height = max(x.shape[0] // self.blocks, 1)
         for row in (first + row for first in range(0, x.shape[0], height) for row in range(0, height, BLOCK)):
             strip = x.narrow(0, row, min(BLOCK, height - row % height))
@@ -94,7 +99,7 @@ class ZeroedDiagonal(Kernel):
 def with_own_diagonal(
     x: Tensor, diagonals: Callable[[Tensor], Tensor], with_diagonals: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The matrix and its diagonals. In the gradient of ``x``, the gradient of the diagonals replaces the diagonals.
+    """``x`` and its diagonals. Backward writes the diagonals' gradient into the diagonals of the gradient of ``x``.
 
     Plain autograd would allocate a second matrix for the gradient of the diagonals, and add it. The functions are
     methods of `OnDiagonals`: a view of the diagonals of a matrix, and a copy of a matrix with other diagonals.

@@ -30,7 +30,7 @@ CALL = 6_000
 GROUPS = 128
 """Strips consist of whole groups of rows. This is the largest number of groups, which bounds the time of the search."""
 LARGEST = 2**21
-"""Largest number of entries in a buffer of several strips: from 32 MB on, glibc maps new pages at each step."""
+"""Largest buffer of several strips, in entries: 16 MB in float64. From 32 MB on, glibc maps new pages at each step."""
 
 
 class Window(NamedTuple):
@@ -47,12 +47,13 @@ class Window(NamedTuple):
 
 
 def windows(shape: torch.Size, positions: Tensor, most: float = inf) -> list[Window]:
-    """The cheapest strips that cover a mask, by dynamic programming over the rows at which a strip may end.
+    """The cheapest strips that cover a mask, by dynamic programming: strips end where a group of rows ends.
 
     Args:
         shape: ``(out, in)``.
         positions: The sorted row-major positions of the mask, on the CPU.
-        most: If every cover has more entries than this, the list is empty: the search would take milliseconds.
+        most: If even the smallest cover, one strip for each group of rows, has more entries than this, the list is
+            empty. This saves the search, which would take milliseconds.
     """
     if not positions.numel():
         return [Window(0, shape[0], 0, 0)]
@@ -77,7 +78,7 @@ def windows(shape: torch.Size, positions: Tensor, most: float = inf) -> list[Win
 
 
 def area_of(strips: Iterable[Window]) -> int:
-    """The number of entries that the strips multiply."""
+    """The number of entries that the strips multiply, including zeros outside the mask."""
     return sum(strip.area for strip in strips)
 
 
@@ -107,7 +108,7 @@ class Piece(Kernel):
     @override
     def dense(self, values: Tensor) -> Tensor:
         width = self.shape[1]
-        rows = [  # a Hessian does not support padding of an empty tensor
+        rows = [  # `torch.func.hessian` fails at `F.pad` of an empty tensor
             F.pad(part, (at, width - at - part.shape[1])) if part.numel() else part.new_zeros(len(part), width)
             for _, at, part in self._parts(values)
         ]
@@ -147,12 +148,12 @@ class Piece(Kernel):
 
 @dataclass(frozen=True, eq=False)
 class Strips(MaskForm):
-    """The positions of the kept entries of a matrix, by strips: at most 12 bytes each, or 16 if ``out * in >= 2^31``.
+    """The kept entries of a matrix, by strips: at most 12 bytes for each position, or 16 if ``out * in >= 2^31``.
 
     Args:
         shape: ``(out, in)``.
         positions: The sorted row-major positions of the kept entries, ``(entries,)``.
-        pieces: The strips in order of rows, grouped into pieces.
+        pieces: The strips in order of rows. A `Piece` holds consecutive strips with a common buffer.
     """
 
     shape: torch.Size
@@ -161,7 +162,7 @@ class Strips(MaskForm):
 
     @classmethod
     def of(cls, shape: torch.Size, positions: Tensor, strips: list[Window]) -> Self:
-        """The form of a mask with the given sorted row-major positions."""
+        """A `Strips` object for the mask that keeps the given sorted row-major positions, all inside ``strips``."""
         small = positions.to(index_dtype(shape.numel()))
         return cls(shape, small, tuple(_pieces(shape, positions.long(), strips)))
 
@@ -191,7 +192,7 @@ class Blocks(MaskForm, Kernel):
     Args:
         shape: ``(out, in)``.
         blocks: The number of blocks.
-        home: The device of the mask.
+        home: The device of the mask, where `positions` are computed.
     """
 
     shape: torch.Size
@@ -211,7 +212,7 @@ class Blocks(MaskForm, Kernel):
         if not blocks or shape[0] % blocks or shape[1] % blocks:
             return None
         width = shape[1] // blocks
-        if int(positions[width - 1]) != width - 1:  # a quick check that needs no memory
+        if int(positions[width - 1]) != width - 1:  # quick, without memory: the first block's first row is not full
             return None
         made = cls(shape, blocks, positions.device)
         return made if torch.equal(made.positions, positions.to(made.positions)) else None
@@ -230,7 +231,7 @@ class Blocks(MaskForm, Kernel):
         blocks = values.view(self.blocks, *self._size)
         output = torch.bmm(self._split(input), blocks if transposed else blocks.mT)
         together = output.transpose(0, 1).reshape(input.shape[0], self.shape[int(transposed)])
-        return together.contiguous()  # a view, from blocks with one output, has strides that tangents lack
+        return together.contiguous()  # blocks with one output give a view, with other strides than its tangent
 
     @override
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
@@ -242,12 +243,12 @@ class Blocks(MaskForm, Kernel):
         return self.shape[0] // self.blocks, self.shape[1] // self.blocks
 
     def _split(self, rows: Tensor) -> Tensor:
-        """``(batch, features)`` as ``(blocks, batch, features of one block)``."""
+        """Split the features evenly: ``(batch, features)`` to ``(blocks, batch, features of one block)``."""
         return rows.reshape(rows.shape[0], self.blocks, rows.shape[1] // self.blocks).transpose(0, 1)
 
 
 def _pieces(shape: torch.Size, positions: Tensor, strips: list[Window]) -> Iterator[Piece]:
-    """Pieces of consecutive strips. A piece has at most `LARGEST` entries, or one larger strip."""
+    """Group consecutive strips into pieces of at most `LARGEST` buffer entries; a larger strip is a piece alone."""
     first = 0
     for group in _grouped(strips):
         top, rows = group[0].row, sum(strip.rows for strip in group)
@@ -295,7 +296,7 @@ def _groups(shape: torch.Size, positions: Tensor) -> tuple[list[int], list[int],
 
 
 def _steps(cuts: list[int]) -> list[tuple[int, int]]:
-    """The chosen strips, as ranges of groups, from the best predecessor of each group."""
+    """The chosen strips, as ranges of groups of rows; ``cuts[end]`` is the best start of a strip up to ``end``."""
     end, found = len(cuts) - 1, []
     while end:
         found.append((cuts[end], end))

@@ -6,7 +6,7 @@ promises depend on the case and the tensor:
 - One object belongs to one tensor, except after `transfer_parametrizations_and_params`, which lets two modules share
   an object and its values.
 - A weight outside the set is projected by a registration. An assignment follows ``on_infeasible``.
-- A mask is loaded together with its values, by a hook on the list that owns the values.
+- A mask is loaded together with its values. A registration adds the hook for this to the list that owns the values.
 
 PyTorch's own `register_parametrization` leaves this information only on the call stack, so this file reads it there.
 Nothing is patched. A direct call of ``right_inverse``, without these frames, works too.
@@ -41,7 +41,7 @@ def is_assignment() -> bool:
 
 
 def is_transfer() -> bool:
-    """Whether `transfer_parametrizations_and_params` is registering, after which two modules share the values."""
+    """Whether `transfer_parametrizations_and_params` is registering; two modules then share the stored tensors."""
     frame = _innermost_frame()
     while frame is not None and frame.f_code in (_BUILD, _APPEND):
         frame = frame.f_back

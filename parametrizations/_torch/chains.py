@@ -37,7 +37,7 @@ def steps(chain: ParametrizationList) -> list[nn.Module]:
 
 
 def tie(chain: ParametrizationList, count: int) -> list[ParametrizationList]:
-    """The chain, and copies that share its stored tensors and its steps: one for each owner of a tied tensor.
+    """The chain, and ``count - 1`` copies with the same stored tensors and steps: one for each owner of a tied tensor.
 
     With one chain for all owners, `torch.func.functional_call` would swap a stored tensor once under each name, and
     then not restore the model.
@@ -88,7 +88,7 @@ def given(chain: ParametrizationList, state_dict: Mapping[str, object], prefix: 
 
 
 def spare_graphs(memo: dict[int, Any], attributes: Iterable[object]) -> None:
-    """Let `copy.deepcopy` with this memo copy the computed tensors among a module's attributes without their graph.
+    """Put detached copies of the computed tensors among a module's attributes into ``memo``, for `copy.deepcopy`.
 
     Recurrent layers keep a list of their computed weights, and pruned layers keep the pruned weight. Both compute them
     again at the next forward pass.
@@ -104,7 +104,7 @@ class Owners(WeakSet[ParametrizationList]):
     """A set of weak references to chains. A deep copy contains only chains copied in the same call."""
 
     def lists(self, step: nn.Module) -> list[ParametrizationList]:
-        """The chains in the set that still contain the parametrization."""
+        """The chains in this `Owners` that still contain the parametrization."""
         return [owner for owner in self if any(part is step for part in owner.children())]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -132,7 +132,7 @@ def set_owner(step: nn.Module, chain: ParametrizationList) -> None:
 
 
 def is_attached(step: nn.Module) -> bool:
-    """Whether any chain of this process contains ``step``, a third-party parametrization, which has no `Owners`."""
+    """Whether any chain of this process contains the third-party ``step``, which has no set of its chains, `Owners`."""
     stores = [one for one in gc.get_referrers(step) if isinstance(one, dict)]
     holders = gc.get_referrers(*stores) if stores else []
     lists = [one for one in holders if isinstance(one, ParametrizationList)]

@@ -22,7 +22,7 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
 
     It is computed again if ``kind`` or the grad mode differs, or if a stored tensor was replaced, frozen, unfrozen or
     changed in place. A step of a fused optimizer does not raise PyTorch's version counter, and remains unnoticed.
-    Nothing is memoised in code that activation checkpointing runs twice. Under a compiler or a tracer nothing is
+    Activation checkpointing runs code twice, so nothing is memoised there. Under a compiler or a tracer nothing is
     memoised either, since a recorded value must not be used outside.
 
     Args:
@@ -42,7 +42,7 @@ def once(owner: object, x: Tensor | tuple[Tensor, ...], compute: Callable[[], Co
         return cast(Computed, memoised)
     result = compute()
     if result is None or isinstance(result, Tensor | tuple):
-        memory = [tensor.detach() for tensor in stored]  # kept, so that new tensors cannot get this memory
+        memory = [tensor.detach() for tensor in stored]  # alive, so that new data gets another address
         cache[owner] = state, result, stored, memory
     return result
 

@@ -21,8 +21,9 @@ def replace_data(tensor: Tensor, data: Tensor) -> None:
     """Replace the data of a tensor by data of any shape, and clear its gradient.
 
     Autograd keeps a node with the old shape while a graph of an earlier pass exists, even if only the last loss holds
-    the graph. The next backward pass would then fail. PyTorch renews the node if the dtype changes in between.
-    A backward pass through an older graph raises an error if it needs the old values.
+    the graph. The next backward pass would then fail. So the tensor first gets empty data of another dtype,
+    for which PyTorch renews the node. A backward pass through an older graph raises an error if it needs the old
+    values.
 
     Args:
         tensor: A parameter or buffer. It keeps its identity and ``requires_grad``.
@@ -35,6 +36,7 @@ def replace_data(tensor: Tensor, data: Tensor) -> None:
         return
     other = torch.float32 if tensor.dtype is torch.float64 else torch.float64
     torch.autograd.graph.increment_version(tensor)
-    if tensor.requires_grad and tensor.shape != data.shape:  # only then: a new node loses the hooks of DDP
+    if tensor.requires_grad and tensor.shape != data.shape:
+        # A change of dtype renews autograd's node. Done only for a new shape, since the new node lacks DDP's hooks.
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data

@@ -40,9 +40,10 @@ GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
 
 
 def single_step(module: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
-    """The only parametrization of a tensor and its stored parameter; None for both with any hook or replaced `forward`.
+    """The only parametrization of a tensor, and its stored parameter; or (None, None).
 
-    One function without loops: separate queries take as long as a small layer. `is_claimed` allows harmless hooks.
+    Both are None if there are several parametrizations, a hook, or a replaced ``forward``. (`is_claimed` ignores hooks
+    that only observe.) One function without loops makes all checks: several would take as long as a small layer.
     """
     lists = module._modules.get("parametrizations")  # a wrapper may call the old `forward` of a baked layer
     chain = None if lists is None else lists._modules.get(name)
@@ -63,8 +64,8 @@ def is_claimed(chain: nn.Module) -> bool:
     """Whether a call of a `ParametrizationList` would run more than the ``forward`` of its parametrizations.
 
     Such code is a hook, or a replaced ``forward``, as accelerate sets to offload tensors. A product that only reads
-    the stored tensor skips both. Hooks of this library, and PyTorch's own hooks on all modules, do not count, since
-    they only observe.
+    the stored tensor would not run the hook or the replaced ``forward``. Hooks of this library, and PyTorch's own hooks
+    on all modules, do not count, since they only observe.
     """
     if type(chain) is not ParametrizationList:
         return True
@@ -91,7 +92,7 @@ def own_attributes(module: nn.Module) -> dict[str, object]:
 
 
 def load_hooks(module: nn.Module) -> dict[Any, Any]:
-    """The dictionary of a module's hooks before loading, to add a last hook, or remove one without its handle."""
+    """The dictionary of a module's pre-hooks of loading, to append a hook, or to remove a hook without its handle."""
     return module._load_state_dict_pre_hooks
 
 
@@ -101,7 +102,7 @@ def hooks_of(module: nn.Module) -> list[dict[Any, Any]]:
 
 
 def recurrent_names(module: nn.RNNBase) -> list[str]:
-    """The names of the weights of a recurrent layer, ordered by layer and direction."""
+    """The names of the weights and biases of a recurrent layer, ordered by layer and direction."""
     return module._flat_weights_names
 
 
@@ -118,7 +119,8 @@ def give_versions(state_dict: Any, versions: dict[str, Any]) -> None:
 LBFGS_SIZE = ("_numel_cache", None)
 """The attribute and the value that make `LBFGS` count the entries of its parameters again."""
 UNFUSED = ("_step_supports_amp_scaling", False)
-"""The attribute and the value that make `GradScaler` unscale gradients, as for an optimizer that is not fused."""
+"""Name and value of an attribute. Set on a formerly fused optimizer, they make `GradScaler` unscale the gradients, as
+for an optimizer without ``fused``."""
 
 
 def active_wrapper() -> DistributedDataParallel | None:
@@ -131,8 +133,9 @@ def active_wrapper() -> DistributedDataParallel | None:
 def answered_from_cache() -> dict[Any, Tensor | None] | None:
     """The cache of `parametrize.cached`, or None outside of such a block. The caller chooses the keys.
 
-    Activation checkpointing runs a part of the forward pass again during the backward pass, which is usually outside of
-    the block. Both runs must save the same tensors, so the result is None in both, and in compiled code.
+    Activation checkpointing runs a part of the forward pass a second time, during the backward pass, which is usually
+    outside of the block. Both runs must save the same tensors, so neither may use the cache: the result is None in the
+    first run and in the second. It is also None in compiled code.
     """
     if not parametrize._cache_enabled or torch.compiler.is_compiling() or _is_run_twice():
         return None
@@ -140,7 +143,7 @@ def answered_from_cache() -> dict[Any, Tensor | None] | None:
 
 
 def _is_run_twice() -> bool:
-    """Whether `torch.utils.checkpoint` will run the current code again, or whether a backward pass does."""
+    """Whether `torch.utils.checkpoint` will run the current code again, or a backward pass is running the code now."""
     hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
     by_checkpoint = hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
     return by_checkpoint or torch._C._current_graph_task_id() != -1
@@ -167,7 +170,7 @@ def contents(tensor: Tensor) -> tuple[int, int, bool]:
 
 
 def is_swapped() -> bool:
-    """Whether `torch.func.functional_call` is replacing a tensor of a module."""
+    """Whether `torch.func.functional_call` called the running code to replace a tensor of a module."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code is not swapping.swap_tensor.__code__:
         frame = frame.f_back
@@ -180,7 +183,7 @@ def is_traced() -> bool:
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of the same memory."""
+    """Whether two tensors have the same storage, as a tensor and its views have."""
     return bool(torch._C._is_alias_of(one, other))  # type: ignore[attr-defined]
 
 
@@ -208,7 +211,7 @@ def shell(kind: type[Tensor], shape: Size, like: Tensor) -> Any:
 are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Whether a transform of `torch.func` is active."""
 is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-"""Whether a tensor holds many gradients, which autograd maps by the predecessor of `torch.func.vmap`."""
+"""Whether a tensor is batched by the predecessor of `torch.func.vmap`, as gradients are by ``is_grads_batched``."""
 is_autocast_anywhere: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether autocast is on for any device. A query for a single device is ten times slower."""
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack

@@ -1,4 +1,4 @@
-"""The stored entries of an unmaterialised matrix, for entry-wise initialisation."""
+"""`Selection`: stored entries with the shape, but not the memory, of the dense matrix, for `torch.nn.init`."""
 
 from __future__ import annotations
 
@@ -44,19 +44,21 @@ class Selection(Tensor):
 
     @staticmethod
     def __new__(cls, entries: Tensor, shape: torch.Size) -> Selection:
-        """A tensor without memory, with the shape of the matrix, around the entries."""
+        """A tensor without memory and with the shape of the matrix. Its attribute ``entries`` is the stored tensor."""
         made: Selection = shell(cls, shape, entries)
         made.entries = entries
         return made
 
     @property
     def data(self) -> Selection:
-        """A new selection of the same entries. Assigning to it raises an error."""
+        """A new `Selection` of the same entries. Assigning to ``data`` raises an error."""
         return Selection(self.entries, self.shape)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        raise NotImplementedError("A selection needs an entry-wise operation. Got a matrix.")
+        raise NotImplementedError(
+            "A Selection of stored entries needs an entry-wise operation, such as normal_. Got a matrix for its data."
+        )
 
     @classmethod
     @override
@@ -71,6 +73,8 @@ class Selection(Tensor):
         if name == "detach":
             return cls(arguments[0].entries, arguments[0].shape)
         if name not in _ENTRY_WISE or any(isinstance(argument, Tensor) for argument in arguments[1:]):
-            raise NotImplementedError(f"A selection needs an entry-wise operation. Got {name}.")
+            raise NotImplementedError(
+                f"A Selection of stored entries needs an entry-wise operation, such as normal_. Got {name}."
+            )
         function(arguments[0].entries, *arguments[1:], **(options or {}))
         return arguments[0]

@@ -1,4 +1,4 @@
-"""One class for all constrained modules of a kind. PyTorch creates a class for each module.
+"""One class for all modules with the same layer class and parametrized names, not one for each module as in PyTorch.
 
 `register_parametrization` gives every module a new class. There are three costs: a compiled block is traced again for
 every layer, `torch.func.stack_module_state` refuses the models, and removing a parametrization from a deep copy deletes
@@ -35,7 +35,7 @@ from parametrizations._torch.parameters import is_sharded
 from parametrizations._torch.private import answered_from_cache, buffers, children, is_swapped, parameters
 
 Extend = Callable[[type[nn.Module]], Mapping[str, object]]
-"""A function of a layer's class that returns further members of the shared class, by name."""
+"""A function that returns, for a layer's class, the methods to add to the shared class, by name."""
 
 _CHANGES = ("_apply", "_load_from_state_dict", "reset_parameters", "_reset_parameters")
 """Methods that change the stored tensors of a module."""
@@ -44,7 +44,7 @@ _CLASSES: weakref.WeakValueDictionary[tuple[type, frozenset[str], Extend], type]
 
 
 def can_share(module: nn.Module) -> bool:
-    """Whether the plain class is known: the module is plain, or has PyTorch's class or the shared class."""
+    """Whether `plain_class` is right: the module has no parametrizations, or a class from PyTorch or this file."""
     own, names = vars(type(module)), chains(module)
     return not names or (
         len(type(module).__bases__) == 1 and all(isinstance(own.get(name), property) for name in names)
@@ -58,7 +58,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
 
 
 def shared_class(plain: type[nn.Module], names: Iterable[str], extend: Extend) -> type[nn.Module]:
-    """The class of all modules of a plain class with the same constrained tensors, and the same further members."""
+    """The class of all modules with this plain class, these constrained tensors, and the members from ``extend``."""
     key = (plain, frozenset(names), extend)
     found: type[nn.Module] | None = _CLASSES.get(key)
     if found is None:
@@ -69,7 +69,7 @@ def shared_class(plain: type[nn.Module], names: Iterable[str], extend: Extend) -
 class _Shared(ABCMeta):
     """The metaclass: changes that PyTorch makes for one module do not affect the others.
 
-    Like `ABCMeta`, it may be combined with abstract base classes, as meta-learning libraries do.
+    It derives from `ABCMeta`, so that a subclass can also have an abstract base class, as in meta-learning libraries.
     """
 
     @override
@@ -114,8 +114,9 @@ def weight_of(chain: Any) -> Any:
     """The tensor that a `ParametrizationList` computes, memoised inside `cached()`; or the proxy of a tracer."""
     if answered_from_cache() is None:
         return _computed(chain)
-    # PyTorch's own key has the id of the registered module. With PyTorch's key a deep copy would get the weight of the
-    # original, a new module could get the weight of a deleted one, and a compiler would compile again for each id.
+    # PyTorch's own key has the id of the registered module, even in a deep copy, which shares the class. With PyTorch's
+    # key the copy would get the weight of the original, a new module could get the weight of a deleted one, and a
+    # compiler would compile again for each id.
     return once((getattr(chain, TIES, (chain,))[0], _get), tuple(_stored(chain)), lambda: _computed(chain))
 
 
@@ -129,7 +130,8 @@ def _computed(chain: Any) -> Any:
         raise RuntimeError(
             f"A weight needs parametrizations that can follow one another. Got {kinds}, attached with unsafe=True "
             f"({error}). weight_norm and orthogonal need to come first: delete the last one, "
-            "del layer.parametrizations.weight[-1], and attach it before the constraints."
+            "del layer.parametrizations.weight[-1]; then bake the layer, attach weight_norm or orthogonal, and "
+            "register the constraints again."
         ) from error
 
 
@@ -141,14 +143,14 @@ def _get_plain(module: nn.Module, name: str) -> Any:
 
 
 def _stored(chain: nn.Module) -> Iterator[Tensor]:
-    """The stored tensors, without the tensors of the parametrizations, since those may change at every call."""
+    """The stored tensors; parameters and buffers of the parametrizations are left out: each call may change them."""
     return (tensor for store in (parameters(chain), buffers(chain)) for tensor in store.values() if tensor is not None)
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:
     chain = chains(module).get(name)
     if chain is None:
-        module.__dict__[name] = value  # nn.Module stores parameters, buffers and modules without this setter
+        module.__dict__[name] = value  # not a parameter, buffer or module: nn.Module itself stores those
         return
     if any(is_sharded(tensor) for tensor in chain.parameters(recurse=False)):
         raise RuntimeError(
@@ -165,13 +167,13 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _parameter_setter(base: type[nn.Module]) -> Callable[..., None]:
-    """The method that `nn.Module` calls for an assigned `nn.Parameter`, before it looks for a property."""
+    """A ``register_parameter`` for constrained tensors: `nn.Module` calls it, not a property, for an `nn.Parameter`."""
 
     def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if name.endswith("_orig") and name.removesuffix("_orig") in chains(self):
             raise TypeError(
                 f"torch.nn.utils.prune needs a parameter. Got {name.removesuffix('_orig')!r}, which is computed. "
-                "Give the layer a mask instead, MaskedSparse(masks.magnitude(density=...)), or bake it first."
+                "To prune the layer, bake it first, or give it a mask: MaskedSparse(masks.magnitude(density=...))."
             )
         if param is not None and name in chains(self):
             _set(self, name, param.detach())
@@ -182,7 +184,7 @@ def _parameter_setter(base: type[nn.Module]) -> Callable[..., None]:
 
 
 def _forgetting(change: Any) -> Callable[..., Any]:
-    """The method ``change``, which changes stored tensors; afterwards, memoised tensors are computed again."""
+    """Wrap ``change``, a method that changes stored tensors: afterwards, clear all results memoised in ``cached()``."""
 
     def changed(self: nn.Module, *arguments: Any, **named: Any) -> Any:
         try:
@@ -211,7 +213,7 @@ def refuse_to_script(self: nn.Module) -> None:
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy as `copy.deepcopy` does for a class that can be pickled, but computed tensors without their graphs."""
+    """Copy as `copy.deepcopy` copies a plain module, but also copy non-leaf tensors, detached from their graphs."""
     twin = type(self).__new__(type(self))
     memo[id(self)] = twin
     plain: Any = plain_class(self)

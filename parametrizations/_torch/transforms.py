@@ -1,4 +1,4 @@
-"""Detects active transforms, compilers and tracers, chooses autograd functions, and forces eager execution."""
+"""Detects active transforms, compilers and tracers, chooses autograd functions, and runs compiled code eagerly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from parametrizations._torch.private import (
 
 
 def may_look_at_values(x: Tensor) -> bool:
-    """Whether a shortcut may read the values of ``x``: a plain CPU tensor, outside compilers, transforms and modes."""
+    """Whether a shortcut may read the values of ``x``: a plain CPU tensor, no compiler, transform or dispatch mode."""
     if type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or torch.compiler.is_compiling():
         return False
     return not (dispatch_modes() or is_traced() or are_transforms_active() or is_legacy_batched(x))
@@ -34,14 +34,15 @@ def has_tangent(*tensors: Tensor) -> bool:
 
 
 SMALL = 2**18
-"""Up to this number of entries a ``jvp`` with the dense weight takes less time: PyTorch needs 0.3 ms for each autograd
-function with ``jvp`` (measured 2026-11-30, torch 2.13.0, CPU)."""
+"""Up to this number of entries, a ``jvp`` with the dense weight takes less time than with autograd functions: PyTorch
+needs 0.3 ms for each autograd function with ``jvp`` (measured 2026-11-30, torch 2.13.0, CPU)."""
 
 
 def needs_plain_autograd(entries: int, *tensors: Tensor) -> bool:
-    """Whether the autograd functions of this library would fail, be wrong or be slow for a weight of so many entries.
+    """Whether the autograd functions of this library would fail, be wrong, or be slow for a weight with ``entries``.
 
-    PyTorch drops the outer tangent of nested ``jvp`` transforms. `torch.compile` does not trace autograd functions with
+    Under ``jvp`` they are slow for up to `SMALL` entries. PyTorch drops the outer tangent of nested ``jvp`` transforms.
+    `torch.compile` does not trace autograd functions with
     ``jvp`` and ``vmap``. Backward passes with ``is_grads_batched`` or ``jacobian(vectorize=True)`` use the predecessor
     of `torch.func.vmap`, which supports neither the ``vmap`` method of autograd functions nor sparse tensors.
     """
@@ -51,7 +52,10 @@ def needs_plain_autograd(entries: int, *tensors: Tensor) -> bool:
 
 
 def is_differentiated(*tensors: Tensor) -> bool:
-    """Whether the running backward pass must be differentiable: it is differentiated, compiled or transformed."""
+    """Whether the running backward pass, which uses these tensors, must be differentiable.
+
+    This is the case if the pass is differentiated, compiled or transformed.
+    """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or are_transforms_active():
         return True
     return has_tangent(*tensors) or any(map(is_legacy_batched, tensors))
@@ -80,9 +84,9 @@ def eager_form(function: type[Function]) -> type[Function]:
 def function_for(compiled: type[Function], transformed: type[Function], eager: type[Function]) -> Callable[..., Tensor]:
     """The autograd function for the current mode.
 
-    `torch.compile` traces a function with ``setup_context`` and without ``jvp``. The transforms of `torch.func` also
-    need ``setup_context``, and ``vmap``. In eager mode a ``forward`` with the context is faster: for ``setup_context``
-    PyTorch inspects the signature at every call, which takes as long as a small product.
+    `torch.compile` traces a function with ``setup_context`` and without ``jvp``. The transforms of `torch.func` need
+    ``setup_context``, ``jvp`` and ``vmap``. In eager mode a ``forward`` with the context is faster: for
+    ``setup_context`` PyTorch inspects the signature at every call, which takes as long as a small product.
     """
     if torch.compiler.is_compiling():
         return compiled.apply

@@ -79,7 +79,7 @@ def _train(model: nn.Sequential, steps: Iterable[Digits]) -> list[bool]:
 
 
 def _load(device: torch.device) -> tuple[tuple[Tensor, Tensor], Digits]:
-    """The digits of scikit-learn: images and labels for training, and a noisy batch of all others for testing."""
+    """The digits of scikit-learn: images and labels for training; all other images, with noise, in one test batch."""
     pixels, labels = load_digits(return_X_y=True)
     parts = train_test_split(pixels / 16, labels, test_size=0.25, random_state=0, stratify=labels)
     train, test, train_labels, test_labels = (torch.as_tensor(part, device=device) for part in parts)
@@ -130,7 +130,7 @@ def _new_table() -> Table:
 
 
 def _write(folder: Path, baked: nn.ModuleDict, test: Digits, console: Console) -> None:
-    """Write the picture and the weights under each constraint, and load the weights into plain models."""
+    """Write a picture of each constraint's linear weight and a file of all weights; load the file into plain models."""
     _figure(baked).savefig(folder / "weights.png", dpi=200)
     save_file(baked.state_dict(), folder / "baked.safetensors")
     plain = nn.ModuleDict({name: _new_classifier() for name in baked})

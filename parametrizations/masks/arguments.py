@@ -89,7 +89,7 @@ def require_generator(name: str, generator: object) -> None:
 
 
 def require_kept(name: str, count: int, kept: int) -> None:
-    """Refuse to choose more entries than are kept. The error starts with ``name``, of the rule."""
+    """Refuse to choose more entries than are kept. The error starts with ``name``, the name of the rule."""
     if count > kept:
         raise ValueError(
             f"{name} needs to choose {count} of the kept entries. Got only {kept}; other entries have no value. "
@@ -98,7 +98,7 @@ def require_kept(name: str, count: int, kept: int) -> None:
 
 
 def require_values(name: str, weight: Tensor) -> None:
-    """Refuse a weight on the meta device. The error starts with ``name``, of the rule."""
+    """Refuse a weight on the meta device, with an error that starts with the ``name`` of the rule."""
     if weight.is_meta:
         raise ValueError(
             f"{name} needs the values of the weight. Got a weight on the meta device, which has none. Use "
@@ -112,7 +112,7 @@ def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
 
 
 def is_array(values: object) -> TypeGuard[Array]:
-    """Whether the object is an array, but not a tensor."""
+    """Whether the object has ``__array__``, as NumPy arrays have, and is not a tensor."""
     return hasattr(values, "__array__") and not isinstance(values, Tensor)
 
 
@@ -129,7 +129,7 @@ def from_array(values: Array) -> Tensor:
 
 
 def numbers(name: str, values: object, example: str) -> Tensor:
-    """A new CPU tensor from a tensor, an array or an iterable. An error has the ``name`` and ``example``."""
+    """A new CPU tensor from a tensor, an array or an iterable. Errors show the caller's ``name``, and ``example``."""
     try:
         if is_array(values):
             return from_array(values)

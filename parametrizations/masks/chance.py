@@ -56,7 +56,10 @@ def drawn(count: int, below: int, generator: Generator | None) -> Tensor:
 
 
 def merged(one: Tensor, other: Tensor) -> Tensor:
-    """The sorted union of two tensors of sorted distinct numbers. Sorting both together would take twice the memory."""
+    """The sorted union of two tensors of sorted distinct numbers; a number in both appears once.
+
+    Sorting both together would take twice the memory.
+    """
     if not one.numel():
         return other
     before = torch.searchsorted(one, other)

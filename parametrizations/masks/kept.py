@@ -21,7 +21,7 @@ class Kept:
         shape: The shape of the weight.
         values: The kept entries, ``(kept,)``; copied when a rule asks for them.
         positions: Their row-major positions in the weight, sorted: ``(kept,)``. None before there is a mask, as in
-            `register`: then ``values`` holds all entries.
+            `register`: then ``values`` holds all entries, and `places` all positions.
         axes: The axes of outputs and inputs of a convolution, ``(out, in)``. None for other layers.
 
     Example:
@@ -72,7 +72,7 @@ class Move(NamedTuple):
     """For each entry that the new mask keeps, its index among the entries that the old mask keeps.
 
     Args:
-        source: The index; arbitrary if only the new mask keeps the entry: ``(new,)``.
+        source: The indices, ``(new,)``. The index of an entry that only the new mask keeps is arbitrary.
         stays: Whether both masks keep the entry: ``(new,)``.
     """
 

@@ -25,7 +25,7 @@ ROOM = 2**20
 
 
 class Gradient(Protocol):
-    """A dense gradient of the shape of the weight, which can be sliced along its first dimension, as a tensor."""
+    """A dense gradient with the shape of the weight; a slice of its rows, ``gradient[0:64]``, is a tensor."""
 
     @property
     def shape(self) -> torch.Size:
@@ -74,8 +74,8 @@ def rigl(fraction: float, gradients: Mapping[str, Gradient]) -> MaskRule:
     """RigL: drop the smallest kept entries, and keep as many others, with the largest dense gradients.
 
     Evci et al., *Rigging the Lottery: Making All Tickets Winners*, 2020, arXiv 1911.11134. As in the paper, a dropped
-    entry may be among the others. It then keeps its value, as in the authors' code; the paper sets it to zero. A
-    gradient is read in strips of rows, never as a whole.
+    entry with a large gradient may be chosen again at once. The entry then keeps its value, as in the authors' code;
+    the paper sets the value to zero. A gradient is read in strips of rows, never as a whole.
 
     Args:
         fraction: The part of the kept entries that moves, from 0 to 1, such as ``cosine(0.3, steps=1000)(step)``.
@@ -138,15 +138,15 @@ def _gradient(name: str, gradients: Mapping[str, Gradient], kept: Kept) -> Gradi
         there = f"those of {', '.join(map(repr, gradients))}" if gradients else "none"
         raise ValueError(
             f"{name} needs the dense gradient of {kept.name!r}. Got {there}. Take them from `with "
-            "dense_gradients(model, patterns) as gradients` with this model; the grad of a stored tensor is not dense."
+            "dense_gradients(model) as gradients` with this model; the grad of a stored tensor is not dense."
         )
     gradient = gradients[kept.name]
-    shape = getattr(gradient, "shape", None)  # the attribute grad of a constrained weight is None
+    shape = getattr(gradient, "shape", None)  # a user may pass weight.grad, None for a constrained weight
     if shape != kept.shape:
         raise ValueError(
             f"{name} needs a dense gradient of shape {tuple(kept.shape)} for {kept.name!r}. "
             f"Got {shape if shape is None else tuple(shape)}. Take it from dense_gradients; the gradient of the stored "
-            "entries is not enough, and rigl cannot be a rule for per_block."
+            "entries is not enough. rigl cannot be a rule for per_block, since this gradient is for the whole weight."
         )
     return gradient
 

@@ -84,7 +84,7 @@ class Pattern(NamedTuple):
         return Pattern(shape, found.sort().values)
 
     def require_shape(self, shape: torch.Size) -> None:
-        """Refuse a pattern of another shape than ``shape``, that of the weight, and a scalar weight."""
+        """Raise a `ValueError` if the weight's ``shape`` is ``()``, or differs from the shape of the pattern."""
         _require_dimension(shape)
         if self.shape != shape:
             fits = broadcasts(self.shape, shape)
@@ -97,7 +97,10 @@ class Pattern(NamedTuple):
 
 def _require_dimension(shape: torch.Size) -> None:
     if not shape:
-        raise ValueError("MaskedSparse needs a mask of at least 1 dimension. Got shape (). True keeps an entry.")
+        raise ValueError(
+            "MaskedSparse needs a mask of at least 1 dimension. Got shape (). Pass a mask of the weight's shape, True "
+            "at kept entries; scalar weights take none."
+        )
 
 
 def distinct(numbers: Tensor) -> Tensor:
@@ -114,7 +117,7 @@ def in_ranges(starts: Tensor, ends: Tensor, columns: int) -> Tensor:
 
 
 def _from_scipy(mask: Any) -> Tensor:
-    """A SciPy sparse matrix or array as a tensor."""
+    """A SciPy sparse matrix or array as a boolean `torch.sparse_coo` tensor."""
     coo = mask.tocoo()
     coords = getattr(coo, "coords", None) or (coo.row, coo.col)
     indices = [torch.as_tensor(each, dtype=torch.int64, device="cpu") for each in coords]

@@ -1,4 +1,4 @@
-"""`per_block`: a mask rule that is applied to each block of rows."""
+"""`per_block`: a mask rule that applies another rule to each block of rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
     Args:
         rule: A rule for a single weight, without ``axes`` of its own; not `rigl`, which needs the gradient of the whole
             weight.
-        blocks: The number of equal blocks of rows. 1 means one mask for all rows, and no warning for gates.
+        blocks: The number of equal blocks of rows. 1 means one mask for all rows, without the warning of
+            `register` that the mask cuts across stacked gates.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions.
 
     Returns:
@@ -47,13 +48,13 @@ def per_block(rule: MaskRule, blocks: int, *, axes: Axes = None) -> MaskRule:
     """
     if not isinstance(rule, MaskRule):
         raise TypeError(
-            f"per_block needs a mask rule. Got {type(rule).__name__}. Pass e.g. (masks.random(density=0.1), 4)."
+            f"per_block needs a mask rule. Got {type(rule).__name__}. Pass e.g. (masks.random(density=0.1), blocks=4)."
         )
     (blocks,) = integers("per_block", blocks)
     if rule.spread is not None or rule.axes is not None or blocks < 1:
         raise ValueError(
             f"per_block needs a rule for one weight, without axes, and blocks of at least 1. Got {rule} and {blocks}. "
-            "Pass axes to per_block, and for a rule of several weights choose the density of each yourself."
+            "Pass axes to per_block, and for a rule of several weights choose the density of each weight yourself."
         )
     name = f"per_block({rule}, {blocks})"
     build, matrices = partial(_build, name, rule, blocks), None if blocks == 1 else blocks
@@ -72,7 +73,7 @@ def _build(name: str, rule: MaskRule, blocks: int, weight: Tensor) -> Pattern:
 
 
 def _move(name: str, move: Callable[[Kept], Tensor], blocks: int, axes: Axes, kept: Kept) -> Tensor:
-    """The new positions, from the kept entries of each block."""
+    """The new positions in the whole weight, from one call of ``move`` with the kept entries of each block."""
     axes = axes or kept.axes or (0, 1)
     out = axes[0]
     rows, inner = kept.shape[out], kept.shape[out:].numel() // max(kept.shape[out], 1)
@@ -90,7 +91,7 @@ def _move(name: str, move: Callable[[Kept], Tensor], blocks: int, axes: Axes, ke
 
 
 def _moved_rows(places: Tensor, inner: int, rows: int, new_rows: int, by: int) -> Tensor:
-    """The row-major positions of the same entries, ``by`` rows further down, in a tensor with ``new_rows`` rows."""
+    """Row-major positions in ``(outer, rows, inner)``, moved ``by`` rows down into ``(outer, new_rows, inner)``."""
     outer, row = places // (inner * rows), places // inner % rows
     return (outer * new_rows + row + by) * inner + places % inner
 

@@ -21,7 +21,7 @@ Build = Callable[[Tensor], Tensor | Pattern]
 class MaskRule:
     """A named function from a weight to a mask of the same shape.
 
-    A deep copy is the rule itself, with its `torch.Generator`, so copies of one constraint draw different masks.
+    A deep copy is the rule itself, so copies of one constraint share its `torch.Generator`, and draw different masks.
 
     Args:
         name: The text that `repr` shows.
@@ -37,8 +37,8 @@ class MaskRule:
             may return a mask on any device. Such a rule works for weights that are too large to be dense.
         axes: The axes of outputs and inputs, such as ``(0, 1)`` for the channels of a convolution. None means
             ``(0, 1)`` for a matrix; for convolutions, `register` then supplies the axes.
-        matrices: The number of equal blocks of rows with a mask of their own, such as 1 for `banded`. `register` warns
-            if the number of weights that a layer stacks, such as 4 gates, does not divide it. None: no warning.
+        matrices: The number of equal blocks of rows, each with its own mask, such as 1 for `banded`. `register` warns
+            unless it is a multiple of the number of weights that a layer stacks, such as 4 gates. None: no warning.
 
     Raises:
         TypeError: When applied, if the argument is not a tensor.
@@ -103,7 +103,7 @@ class MaskRule:
 
     def _combined(self, *_: object) -> NoReturn:
         raise TypeError(
-            f"{self} needs a weight to be combined. Got only a rule. Combine masks in a function: "
+            f"{self} needs a weight to be combined. Got &, | or ~ of the rule. Combine masks in a function: "
             "MaskedSparse(lambda weight: a(weight) & b(weight))."
         )
 
@@ -111,14 +111,14 @@ class MaskRule:
 
 
 def axis_rule(name: str, build: Build, axes: Axes, *, matrices: int | None = 1, by_shape: bool = True) -> MaskRule:
-    """A rule that distinguishes outputs and inputs."""
+    """A rule that distinguishes outputs and inputs; for the arguments see `MaskRule`."""
     axes = as_axes(name, axes)
     shown = name if axes is None else f"{name.removesuffix(')')}, axes={axes})"
     return MaskRule(shown, build, has_axes=True, axes=axes, matrices=matrices, by_shape=by_shape)
 
 
 def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:
-    """The axes of outputs and inputs, checked, as numbers from 0."""
+    """The axes of outputs and inputs, checked, as numbers from 0; (0, 1) for a matrix without ``axes``."""
     dims = len(shape)
     if axes is None and dims != 2:
         advice = "Such a rule is for matrices and their batches." if dims < 2 else "Pass axes=(out, in)."

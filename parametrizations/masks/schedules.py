@@ -69,7 +69,10 @@ def gradual(start: float, end: float, *, steps: int) -> Callable[[int], float]:
 
 
 def _at(name: str, value: Callable[[float], float], steps: int, step: int) -> float:
-    """The value at a step. Refuses a tensor with dimensions: the weight, if the schedule was given as a mask rule."""
+    """The value at ``step``; refuses a tensor with dimensions.
+
+    `MaskedSparse` passes such a tensor, the weight, if the user gives it a schedule as the mask rule.
+    """
     if isinstance(step, Tensor) and step.dim():
         raise TypeError(
             f"{name} needs a step, one number. Got a tensor of shape {tuple(step.shape)}. A schedule is not a mask "

@@ -1,4 +1,4 @@
-"""Mask rules with a given structure."""
+"""Mask rules by position, such as bands and blocks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def banded(lower: int, upper: int, *, axes: Axes = None) -> MaskRule:
     if lower < 0 or upper < 0:
         raise ValueError(
             f"banded needs numbers of diagonals of at least 0. Got lower={lower}, upper={upper}. "
-            "Use lower_triangular(diagonal) for a band that leaves out the main diagonal."
+            "Use lower_triangular(-1) for all entries below the main diagonal, or a boolean mask for another band."
         )
     return axis_rule(f"banded({lower}, {upper})", partial(_band, upper, -lower), axes)
 
@@ -100,7 +100,8 @@ def from_edges(edges: Iterable[tuple[int, int]] | Tensor, *, axes: Axes = None) 
     Args:
         edges: Pairs of an input index and an output index, or an integer tensor ``(edges, 2)``. Repeated edges count
             once. For an ``edge_index`` of PyTorch Geometric, ``(2, edges)``, use `from_edge_index`.
-        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch.
+        axes: The axes of outputs and inputs, for a weight with more than two dimensions. All other axes are batch: the
+            mask is repeated along them.
 
     Returns:
         A rule for `MaskedSparse`.
@@ -167,7 +168,7 @@ def autoregressive(
     """Keep the connections that respect an order: ``out_degrees[i] >= in_degrees[j]`` keeps ``weight[i, j]``.
 
     One layer of MADE: Germain et al., *MADE: Masked Autoencoder for Distribution Estimation*, 2015,
-    arXiv 1502.03509, equations 12 and 13. Hidden layers use the default; the output layer is strict.
+    arXiv 1502.03509, equations 12 and 13. Use ``strict=False`` in hidden layers, ``strict=True`` in the output layer.
 
     Sort the degrees of hidden units: their order is arbitrary. If both degrees are sorted, every row keeps its first
     entries, at least as many as the row above. The product ``"strips"`` is fast for such masks.
@@ -183,7 +184,8 @@ def autoregressive(
 
     Raises:
         TypeError: If the degrees are not numbers.
-        ValueError: If a degree is complex or NaN; at registration, if there is not one for each output and input.
+        ValueError: If a degree is complex or NaN; at registration, if the weight has another number of inputs or of
+            outputs.
 
     Example:
         >>> pixels, hidden = [1, 2, 3], [1, 2]
@@ -246,6 +248,6 @@ def _autoregressive(inputs: Tensor, outputs: Tensor, strict: bool, weight: Tenso
     dtype = torch.uint8 if dtype is torch.bool else dtype
     rising = inputs.flatten().to(dtype).sort()
     counts = torch.searchsorted(rising.values, outputs.flatten().to(dtype), right=not strict)
-    found = in_ranges(torch.zeros_like(counts), counts, columns)  # as if the inputs were sorted
+    found = in_ranges(torch.zeros_like(counts), counts, columns)  # as if the inputs were sorted by degree
     found = found - found % max(columns, 1) + rising.indices[found % max(columns, 1)]
     return Pattern(weight.shape[:2], found.sort().values)

@@ -16,7 +16,7 @@ from parametrizations.masks.pattern import Pattern
 from parametrizations.masks.rule import MaskRule, axis_rule
 
 CHUNK = 2**20
-"""The number of entries that are compared at a time, so that the search needs little memory beyond the weight."""
+"""The number of entries that are compared at a time, so that `largest` needs little memory beyond the weight."""
 
 DIGIT = 16
 """The number of bits in a digit of the radix select."""
@@ -37,7 +37,8 @@ def magnitude(*, density: float) -> MaskRule:
 
     Raises:
         TypeError: If ``density`` is not a number.
-        ValueError: If ``density`` is out of range; when applied, if the weight is on meta, or too few entries are kept.
+        ValueError: If ``density`` is out of range; when applied, if the weight is on meta; in `remask`, if the old mask
+            keeps fewer entries than ``density`` asks for.
 
     Example:
         >>> magnitude(density=0.5)(torch.tensor([[1.0, -3.0], [2.0, 0.0]]))
@@ -50,9 +51,9 @@ def magnitude(*, density: float) -> MaskRule:
 
 @by_signature
 def n_of_m(n: int, m: int, *, axes: Axes = None) -> MaskRule:
-    """Keep the ``n`` largest of every ``m`` consecutive entries along the inputs; ``n_of_m(2, 4)`` is 2:4.
+    """Keep the ``n`` entries of largest absolute value among every ``m`` consecutive entries along the inputs.
 
-    Mishra et al., *Accelerating Sparse Deep Neural Networks*, 2021, arXiv 2104.08378.
+    ``n_of_m(2, 4)`` is 2:4 sparsity: Mishra et al., *Accelerating Sparse Deep Neural Networks*, 2021, arXiv 2104.08378.
 
     Args:
         n: The number of kept entries in a group, from 1 to ``m``.
@@ -130,7 +131,7 @@ def _prune(density: float, kept: Kept) -> Tensor:
 
 
 def largest(parts: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Whether each entry is among the ``count`` largest of all parts by absolute value; of equal ones, the first count.
+    """Whether each entry is among the ``count`` largest absolute values of all parts; earlier ones win if equal.
 
     A radix select on the bits of the absolute values, which have the order of the values. It is exact.
 
@@ -156,7 +157,10 @@ def largest(parts: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def _threshold(parts: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple[int, int]:
-    """The bits of the smallest of the ``count`` largest entries, and how many of these entries have these bits."""
+    """The bits of the smallest of the ``count`` largest absolute values, the threshold.
+
+    Also how many of these ``count`` values equal the threshold.
+    """
     threshold, missing, first = 0, count, 8 * dtype.itemsize - DIGIT
     for shift in range(first, -1, -DIGIT):
         histogram = torch.zeros(2**DIGIT, dtype=torch.int64, device="cpu")
@@ -171,7 +175,7 @@ def _threshold(parts: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple
 
 
 def _bits(part: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The bits of the absolute values, int64, a chunk at a time."""
+    """The bits of the absolute values in ``dtype``, as int64 numbers, a chunk at a time."""
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     for chunk in torch.split(part.detach(), CHUNK):
         yield chunk.abs().to(dtype).view(integer).long()

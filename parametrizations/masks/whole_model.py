@@ -25,7 +25,7 @@ from parametrizations.masks.values import largest, magnitude
 __all__ = ["erdos_renyi", "global_magnitude"]
 
 Counts = Callable[[Sequence[Kept]], Sequence[int]]
-"""A function from several weights to the number of entries that each of them keeps."""
+"""A function from several weights, each given as a `Kept`, to the number of entries that each weight is to keep."""
 
 
 class RuleOfDensity(Protocol):
@@ -140,7 +140,7 @@ def _by_sides(name: str, density: float, axes: Axes, weights: Sequence[Kept]) ->
 
 
 def _sides(name: str, kept: Kept, axes: Axes) -> int:
-    """The sum of the sizes of one matrix or kernel, times the number of these in a batch."""
+    """The sum of the sides of one matrix or kernel, such as ``out + in``, times the number of these in the weight."""
     first = min(known_axes(name, kept.shape, kept.axes if axes is None else axes))
     return kept.shape[:first].numel() * sum(kept.shape[first:])
 
@@ -155,7 +155,7 @@ def _rounded(wanted: Sequence[float], total: int) -> list[int]:
 
 
 def _by_size(name: str, density: float, weights: Sequence[Kept]) -> list[int]:
-    """For each weight, how many of its entries are among the largest of all weights."""
+    """For each weight, its number of entries in the ``density`` share of largest absolute values of all weights."""
     for kept in weights:
         require_values(name, kept.entries)
     entries = count_of(density, sum(kept.shape.numel() for kept in weights))

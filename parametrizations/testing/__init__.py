@@ -1,4 +1,4 @@
-"""`check_parametrization` tests any parametrization against every promise of the contract."""
+"""`check_parametrization` tests any parametrization against every promise that `Parametrization` makes."""
 
 from parametrizations.testing.check import check_parametrization
 

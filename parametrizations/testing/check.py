@@ -38,8 +38,9 @@ def check_parametrization(parametrization: nn.Module, weight: Tensor) -> dict[st
     Args:
         parametrization: An unregistered object. Each law gets a copy.
         weight: A matrix, ``(out, in)``, or a tensor of another shape that the constraint takes. The laws register on
-            copies, mostly in its dtype. It may be outside the set, but must be finite and not empty. Small rectangular
-            matrices find most errors. Entries must not exceed 1e6, or 100 in half precision: the laws square them.
+            copies, in its dtype or in double precision. It may be outside the set, but must be finite and not empty.
+            Small rectangular matrices find most errors. Entries must not exceed 1e6, or 100 in half precision: the laws
+            square them.
 
     Returns:
         The outcome of each law, by name: ``"held"``, or ``"skipped: "`` with the reason.
@@ -97,7 +98,7 @@ def _require_arguments(parametrization: object, weight: object) -> None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ignore warnings, record gradients, and restore the state of the default generators."""
+    """Ignore warnings, record gradients, and at the end restore the state of PyTorch's default random generators."""
     with warnings.catch_warnings(), torch.random.fork_rng(), torch.enable_grad():
         warnings.simplefilter("ignore")
         yield
@@ -114,6 +115,6 @@ def _require_registrable(subject: Subject) -> None:
 
 
 def _shortened(text: str, most: int = 8) -> str:
-    """The first lines: a compiler prints many, which would hide the other broken promises."""
+    """The first lines of an error: a compiler prints many lines, which would hide the other broken promises."""
     lines = text.splitlines()
     return "\n    ".join(lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more lines"])

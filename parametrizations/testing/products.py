@@ -1,8 +1,9 @@
 """Laws about products: of `linear`, of fused layers, which call it, and of both under autocast, compilers and export.
 
-Two ways to compute one product may differ by the forward error bound of a sum. A computed sum of n products is off by
-at most n roundings of the sum of their absolute values, in any order (Higham, *Accuracy and Stability of Numerical
-Algorithms*, 2002, section 3.1). So the bound follows the sizes of the terms, which may cancel in the result.
+Two ways to compute one product may differ by the forward error bound of a sum. The error of a computed sum of n
+products is at most ``n * eps`` times the sum of their absolute values, in any order (Higham, *Accuracy and Stability of
+Numerical Algorithms*, 2002, section 3.1). So the bound depends on the absolute values of the terms, not on the result:
+in the result, the terms may cancel.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def autocast_works(subject: Subject) -> None:
 
 
 def compiles(subject: Subject) -> None:
-    """A layer, fused or not, compiles without graph breaks, forward and backward, for every batch size."""
+    """Before and after `fuse`, a layer compiles forward and backward without graph breaks, for several batch sizes."""
     layer = subject.layer()
     for one in (layer, fuse(copy.deepcopy(layer))):
         torch.compiler.reset()
@@ -143,7 +144,7 @@ def stored_entries_are_at_their_places(subject: Subject) -> None:
 
 
 def steps_on_entries_are_the_steps(subject: Subject) -> None:
-    """``on_entries`` and ``invert_entries`` return None, or agree with ``forward`` and ``invert`` of a whole weight."""
+    """``on_entries`` and ``invert_entries`` give None, or agree with ``forward`` and ``invert(project(...))``."""
     subject.skip_unless_matrix()
     parametrization = parametrization_of(subject.layer())
     for what, mask in _patterns(subject.weight).items():
@@ -186,7 +187,7 @@ def _places_of(mask: Tensor) -> Places:
 
 
 def _put(x: Tensor, places: Places) -> Tensor:
-    """The weight with these entries, and zeros elsewhere."""
+    """The weight with the entries ``x`` at ``places``, and zeros elsewhere."""
     return x.new_zeros(places.shape.numel()).scatter(0, places.positions().long(), x).view(places.shape)
 
 
@@ -220,9 +221,10 @@ def _rounding_of(weight: Callable[[Tensor], Tensor], input: Tensor, x: Tensor, b
 
 
 def _through(weight: Callable[[Tensor], Tensor], x: Tensor, of_weight: Tensor) -> Tensor:
-    """The sizes of the weight's gradient as they reach ``x``: the root mean square over random signs.
+    """Backpropagate ``of_weight``, sizes of the weight's gradient, to ``x``: the root mean square over random signs.
 
-    This is exact if an entry of ``x`` acts on one entry of the weight. If it acts on several, terms do not cancel.
+    The result is exact if an entry of ``x`` acts on one entry of the weight. If an entry acts on several, its terms do
+    not cancel, because of the random signs.
     """
     x, largest = x.detach().clone().requires_grad_(), of_weight.max() if of_weight.numel() else of_weight.sum()
     generator, total = torch.Generator().manual_seed(0), torch.zeros_like(x.detach().abs().double())

@@ -30,14 +30,14 @@ def registering_keeps_a_member(subject: Subject) -> None:
     for member in subject.members():
         layer = subject.layer(member)
         if not parametrization_of(layer).contains(member):
-            raise Skipped("registering twice gives two different sets")
+            raise Skipped("registering on two layers gives two different sets")
         _require_unmoved(layer, member, "A member that is registered")
 
 
 def assigning_keeps_a_member(subject: Subject) -> None:
-    """Assigning a weight in the set gives that weight (beyond `rounding`, zero by default).
+    """Assigning a weight in the set gives that weight, up to the error that `rounding` allows, zero by default.
 
-    So the map reaches every weight that `contains` accepts.
+    So ``forward`` can give every weight that `contains` accepts.
     """
     layer, weight = subject.layer(), subject.weight.detach()
     for member in (torch.zeros_like(weight), weight.clone(), -weight, *subject.members()):
@@ -74,7 +74,10 @@ def assigning_shares_no_memory(subject: Subject) -> None:
 
 
 def bad_input_changes_nothing(subject: Subject) -> None:
-    """Integers, NaN, infinity and a weight of another shape raise a TypeError or ValueError before any change."""
+    """Assigning integers, NaN, infinity or another shape raises a TypeError or ValueError before any change.
+
+    Registering on NaN or infinity raises such an error, too; so does one more dimension, unless ``dims`` is None.
+    """
     layer = subject.layer()
     before, member = stored(layer).detach().clone(), dense(layer)
     poisoned = {"NaN": member.clone().fill_(torch.nan), "infinity": member.clone().fill_(torch.inf)}
@@ -120,7 +123,11 @@ def _require_unmoved(layer: Any, member: Tensor, what: str) -> None:
 
 
 def _most_rounding(member: Tensor) -> float:
-    """8 n (1 + max |log w|) max w machine epsilons, over the non-zero sizes w of the entries; n is the longer side."""
+    """The largest absolute rounding error that the law accepts: ``8 n (1 + max |log w|) eps max w``.
+
+    ``w`` runs over the non-zero absolute values of the entries of ``member``, a weight in the set. ``n`` is its longer
+    side, and ``eps`` the machine epsilon of its dtype.
+    """
     size = member.abs().double()
     logarithms = 1 + most(size[size > 0].log())
     return 8 * max(member.shape, default=1) * logarithms * torch.finfo(member.dtype).eps * most(size)

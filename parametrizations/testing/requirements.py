@@ -1,4 +1,4 @@
-"""The assertions of the laws. Each reports with figures how it fails."""
+"""The assertions of the laws, the tests of `check_parametrization`. Each reports with figures how it fails."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class Broken(AssertionError):
-    """A promise does not hold. The message has the figures."""
+    """A parametrization breaks the promise that a law tests. The message has the figures."""
 
 
 class Skipped(Exception):
-    """A law does not apply here. The message gives the reason."""
+    """A law, the test of a promise, does not apply to this parametrization or weight. The message has the reason."""
 
 
 def require(holds: bool, message: str) -> None:
@@ -23,7 +23,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def require_equal(got: Tensor, expected: Tensor, what: str) -> None:
-    """Require equality bit for bit, NaN included."""
+    """Require equal shapes and equal entries; NaN equals NaN, and -0.0 equals 0.0."""
     same = got.shape == expected.shape and bool(((got == expected) | (got.isnan() & expected.isnan())).all())
     require(same, f"{what} {_difference(got, expected)}")
 
@@ -43,14 +43,14 @@ def require_close(got: Tensor, expected: Tensor, what: str) -> None:
 
 
 def require_within(got: Tensor, expected: Tensor, bound: Tensor, what: str) -> None:
-    """Require equality up to a bound for each entry."""
+    """Raise `Broken` unless each entry of ``got`` equals the expected one up to its own bound."""
     same = got.shape == expected.shape and got.dtype == expected.dtype
     near = same and bool(((got == expected) | ((got - expected).abs() <= bound)).all())  # equal infinities pass
     require(near, f"{what} {_difference(got, expected)}")
 
 
 def require_raises(action: Callable[[], object], what: str, *kinds: type[Exception]) -> None:
-    """Require that the action raises an error of these ``kinds``; by default a TypeError or a ValueError."""
+    """Require that the action raises one of ``kinds`` (default TypeError or ValueError); messages call it ``what``."""
     kinds = kinds or (TypeError, ValueError)
     try:
         action()

@@ -1,4 +1,4 @@
-"""Laws about the rest of PyTorch: checkpoints, dtypes and devices, transforms."""
+"""Laws about the rest of PyTorch: checkpoints, dtypes and devices, transforms of `torch.func`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def checkpoint_is_compact(subject: Subject) -> None:
 
 
 def saved_structure_is_a_copy_and_checked(subject: Subject) -> None:
-    """Saved structure, such as a mask, is a copy. Loading structure of another length raises an error."""
+    """``state_dict()`` copies structure, such as a mask. Loading structure of another length raises an error."""
     layer = subject.layer()
     weight, state = dense(layer), layer.state_dict()
     kept = [key for key, entry in state.items() if key.endswith("_extra_state") and isinstance(entry, Tensor)]
@@ -87,7 +87,7 @@ def dtype_moves(subject: Subject) -> None:
 
 
 def device_moves(subject: Subject) -> None:
-    """The weight survives a move to a GPU, and to the meta device and back with the stored values restored."""
+    """The weight survives a move to a GPU, if any, and to the meta device and back with the stored values restored."""
     layer = subject.layer()
     weight, x = dense(layer), stored(layer).detach().clone()
     if torch.cuda.is_available():
@@ -124,7 +124,7 @@ def func_transforms_work(subject: Subject) -> None:
 
 
 def deterministic_algorithms_do(subject: Subject) -> None:
-    """Under `torch.use_deterministic_algorithms`, registering works, and layers compute the same."""
+    """Under `torch.use_deterministic_algorithms`, registering works, and layers compute the same as by default."""
     layer, inputs = fuse(subject.layer()), subject.inputs(3)
     weight, output, gradient = dense(layer), layer(inputs).detach(), gradient_of(layer, inputs)
     with _deterministic():

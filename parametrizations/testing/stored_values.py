@@ -11,7 +11,7 @@ from parametrizations.testing.subject import Subject, dense, parametrization_of,
 
 
 def has_the_contract(subject: Subject) -> None:
-    """The object has the methods of `Parametrization`, and defines its own text ``needs``."""
+    """The object has the methods of `Parametrization`, and its own ``needs``, the constraint as text for errors."""
     kind, base = type(subject.parametrization), Parametrization
     names = ("forward", "right_inverse", "contains", "linear", "extra_repr")
     missing = ["needs"] if getattr(kind, "needs", None) is base.needs else []
@@ -29,7 +29,7 @@ def repr_is_complete(subject: Subject) -> None:
 
 
 def forward_gives_a_plain_tensor(subject: Subject) -> None:
-    """The weight is a plain dense tensor on the device of the stored one, the same at every call and in evaluation."""
+    """The weight is a plain dense tensor on the stored tensor's device, the same at every call and in eval mode."""
     layer = subject.layer()
     x, weight = stored(layer), layer.weight
     require(type(weight) is Tensor, f"The weight is a {type(weight).__name__}, not a torch.Tensor.")
@@ -40,7 +40,7 @@ def forward_gives_a_plain_tensor(subject: Subject) -> None:
 
 
 def right_inverse_is_fresh(subject: Subject) -> None:
-    """The stored tensor is contiguous, holds only the memory of its numbers, and shares none with the weight."""
+    """The stored tensor is contiguous, is not part of a larger storage, and shares no memory with the weight."""
     weight = subject.weight.detach().clone()
     x = subject.fresh().right_inverse(weight)
     require(x.is_contiguous(), f"The stored tensor has strides {x.stride()}.")
@@ -78,6 +78,6 @@ def contains_takes_a_tolerance(subject: Subject) -> None:
     """``contains(weight, atol)`` is True for a weight outside the set if ``atol`` is large, False for ``atol=0``."""
     layer, outsider = subject.layer(), subject.outsider()
     contains = parametrization_of(layer).contains
-    far = 4 * (most(outsider) + most(dense(layer)))  # more than the distance to a member
+    far = 4 * (most(outsider) + most(dense(layer)))  # more than the distance to the layer's weight, a member
     require(contains(outsider, atol=far), f"contains is False at atol={far:.3g} for a weight that is less far outside.")
     require(not contains(outsider, atol=0.0), "contains is True at atol=0 for a weight that is outside.")

@@ -1,4 +1,4 @@
-"""`Subject`, the argument of every law, and functions that read and write its layers."""
+"""`Subject`, the argument of every law (a test of the contract), and functions that read and write its layers."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ class Subject:
         return register_parametrization(self.plain(weight), "weight", self.fresh())
 
     def precise_layer(self, weight: Tensor | None = None) -> Any:
-        """A layer in double precision, for a comparison of gradients with finite differences."""
+        """A double-precision layer with this or the subject's weight, to compare gradients with finite differences."""
         weight = self.weight if weight is None else weight
         return self.layer(weight.detach().to(torch.complex128 if weight.is_complex() else torch.float64))
 
     def precise_layers(self) -> Iterator[Any]:
-        """Layers in double precision with this weight, and with a large one that has entries of both signs.
+        """Layers in double precision with the subject's weight, and with a large one with entries of both signs.
 
-        Many projections move a large weight onto a kink of the map. So one layer alone would not test every weight.
+        Many projections move entries of a large weight onto a kink of the map. So the second layer shows an undeclared
+        kink, even if the subject's weight does not reach the kink.
         """
         yield self.precise_layer()
         with contextlib.suppress(ValueError):  # registering may refuse such a weight
@@ -69,7 +70,7 @@ class Subject:
         return x
 
     def members(self) -> Iterator[Tensor]:
-        """Weights in the set on every usual scale. The first is the weight after registering."""
+        """Weights in the set: the registered weight, then weights of random stored values of scale 0.01, 1 and 30."""
         layer = self.layer()
         yield dense(layer)
         for seed, scale in enumerate((0.01, 1.0, 30.0), start=2):
@@ -83,7 +84,7 @@ class Subject:
         for candidate in (self.weight.detach().clone(), random, -random, random + 1):
             if not contains(candidate):
                 return candidate
-        raise Skipped("no weight outside the set was found")
+        raise Skipped("no weight outside the set was found among 4 candidates")
 
     def inputs(self, *batch: int) -> Tensor:
         """Inputs ``(*batch, in)`` in the weight's dtype, the same in every call."""
@@ -130,13 +131,13 @@ def set_stored(layer: Any, x: Tensor) -> None:
 
 
 def dense(layer: Any) -> Tensor:
-    """A copy of a layer's weight."""
+    """A detached copy of a layer's weight."""
     weight: Tensor = layer.weight.detach().clone()
     return weight
 
 
 def loss(output: Tensor) -> Tensor:
-    """A number with a gradient for every entry of an output, real or complex."""
+    """A real number with a gradient for every entry of a real or complex output."""
     return (output.abs() ** 2).sum()
 
 
@@ -147,7 +148,7 @@ def gradient_of(layer: Any, inputs: Tensor) -> Tensor:
 
 
 def outcome_of(function: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """The value of a function, then the gradient of its `loss` with respect to every leaf."""
+    """The value of a function, then the gradient of `loss`, of this value, with respect to every leaf."""
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     output = function(*leaves)
     return [output, *torch.autograd.grad(loss(output), leaves, materialize_grads=True)]

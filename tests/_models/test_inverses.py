@@ -56,7 +56,8 @@ def test_a_plain_checkpoint_assigned_in_inference_mode_can_be_trained() -> None:
 def test_a_missing_inverse_is_the_identity_on_registering_and_refused_on_loading() -> None:
     without = chain(nn.Identity())
     assert torch.equal(without.parametrizations.weight.original, torch.eye(3))
-    with pytest.raises(RuntimeError, match=r"Identity needs a method right_inverse to give this weight. Got none."):
+    message = r"Identity needs a right_inverse to compute its input from this weight. Got none."
+    with pytest.raises(RuntimeError, match=message):
         without.load_state_dict({"weight": torch.eye(3)})
 
 

@@ -289,7 +289,7 @@ def test_a_third_party_parametrization_that_register_did_not_attach_on_the_same_
     below = register(nn.Sequential(weight_norm(nn.Linear(4, 4))), {"0.weight": ZeroDiagonal()})
     above = register(nn.Sequential(nn.Linear(4, 4)), {"0.weight": [NegExpDiagonal(), Halved()]})
     register_parametrization(above[0], "weight", Halved())
-    message = r"on different tensors. Got .* for '0.weight'. Use bake\(model\).state_dict\(\), which has neither."
+    message = r"on different tensors. Got .* for '0.weight'. Use bake\(model\).state_dict\(\), with plain tensors only."
     for model in (below, above):
         with pytest.raises(ValueError, match=message):
             plain_state_dict(model)

@@ -254,7 +254,8 @@ WRONG: dict[str, tuple[dict[Any, Any], str]] = {
     "one owner by its class": ({nn.Linear: ZeroDiagonal()}, r"exclude it: {'head.weight': None}"),
     "two constraints": (
         {nn.Linear: ZeroDiagonal(), nn.Embedding: ZeroDiagonal()},
-        "needs one parameter and one constraint for tied weights. Got two for 'head.weight' and 'embedding.weight'",
+        "needs one parameter and one constraint for tied weights. Got two parameters or two constraints for "
+        "'head.weight' and 'embedding.weight'",
     ),
 }
 
