@@ -92,12 +92,12 @@ def require_choice(name: str, option: str, value: str, choices: tuple[str, ...])
 
 
 def outside(name: str, needs: str, weight: Tensor, excess: Tensor) -> str:
-    """The error message for a weight outside the set: how many entries are wrong, and the worst one."""
+    """The error message for a weight outside the set: the rule, how many entries break it, and the one farthest off."""
     worst = tuple(int(index) for index in torch.unravel_index(excess.argmax(), weight.shape))
     place = f"row {worst[0]}, column {worst[1]}" if weight.dim() == 2 else f"index {worst}"
     return (
         f"{name} needs {needs}. Got a weight of shape {tuple(weight.shape)} where "
-        f"{int((excess > 0).sum())} of {weight.numel()} entries break this, the largest "
+        f"{int((excess > 0).sum())} of {weight.numel()} entries break this, the worst "
         f"{weight[worst].item():.6g} at {place}. {asked()} a weight that keeps the rule, such "
         "as what project(weight) of this parametrization returns, or create it with on_infeasible='project'."
     )

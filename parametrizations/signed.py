@@ -122,7 +122,7 @@ class Signed(Parametrization):
 
     @property
     def map(self) -> Literal["exp", "softplus"]:
-        """The option ``map`` of ``weight = sign * map(x)``, fixed when the constraint is made."""
+        """The positive map of the stored tensor, ``"exp"`` or ``"softplus"``, fixed when the constraint is made."""
         return self._map
 
     @override

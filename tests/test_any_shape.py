@@ -234,7 +234,7 @@ def test_more_than_two_dimensions_need_axes(rule: Callable[..., MaskRule]) -> No
         ValueError, match=r"needs to know the axes of outputs and inputs. Got shape \(4, 6, 3\). Pass axes"
     ):
         rule()(torch.ones(4, 6, 3))
-    with pytest.raises(ValueError, match="is for matrices and their batches"):
+    with pytest.raises(ValueError, match="needs a matrix, or a batch of matrices"):
         rule()(torch.ones(4))
     with pytest.raises(ValueError, match="needs two different axes of the weight"):
         rule(axes=(0, 5))(torch.ones(4, 6, 3))

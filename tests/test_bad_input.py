@@ -627,6 +627,11 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         TypeError,
         "n_of_m(2, 4) needs two axes, (out, in). Got (0, 1, 2). Pass e.g. axes=(0, 1).",
     ),
+    "masks.banded: axes of a vector": (
+        "masks.banded(1, 1, axes=(0, 1))(torch.ones(4))",
+        ValueError,
+        "banded(1, 1, axes=(0, 1)) needs a matrix, or a batch of matrices. Got shape (4,). Leave it out.",
+    ),
     "masks.banded: one axis twice": (
         "masks.banded(1, 1, axes=(0, -2))(torch.ones(4, 4))",
         ValueError,
@@ -665,8 +670,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         "masks.banded(-1, 1)",
         ValueError,
         (
-            "banded needs numbers of diagonals of at least 0. Got lower=-1, upper=1. Use "
-            "lower_triangular(diagonal) for a band that leaves out the main diagonal."
+            "banded needs numbers of diagonals of at least 0. Got lower=-1, upper=1. Use lower_triangular(-1) "
+            "for all entries below the main diagonal, or a boolean mask for another band."
         ),
     ),
     "masks.banded: floats": (
@@ -760,7 +765,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "Diagonal needs every entry off the main diagonal to be 0. Got a weight of shape (4, 4) where 12 "
-            "of 16 entries break this, the largest 1 at row 0, column 1. Assign a weight that keeps the rule,"
+            "of 16 entries break this, the worst 1 at row 0, column 1. Assign a weight that keeps the rule,"
             " such as what project(weight) of this parametrization returns, or create it with "
             "on_infeasible='project'."
         ),
@@ -770,7 +775,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "ZeroDiagonal needs every entry on the main diagonal to be 0. Got a weight of shape (4, 4) where "
-            "4 of 16 entries break this, the largest 1 at row 0, column 0. Assign a weight that keeps the "
+            "4 of 16 entries break this, the worst 1 at row 0, column 0. Assign a weight that keeps the "
             "rule, such as what project(weight) of this parametrization returns, or create it with "
             "on_infeasible='project'."
         ),
@@ -780,7 +785,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "NegExpDiagonal needs every entry on the main diagonal to be negative, and no larger than its "
-            "dtype can train. Got a weight of shape (4, 4) where 4 of 16 entries break this, the largest 1 at"
+            "dtype can train. Got a weight of shape (4, 4) where 4 of 16 entries break this, the worst 1 at"
             " row 0, column 0. Assign a weight that keeps the rule, such as what project(weight) of this "
             "parametrization returns, or create it with on_infeasible='project'."
         ),
@@ -790,7 +795,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "NegExpDiagonal needs every entry on the main diagonal to be negative, and no larger than its "
-            "dtype can train. Got a weight of shape (4, 4) where 4 of 16 entries break this, the largest "
+            "dtype can train. Got a weight of shape (4, 4) where 4 of 16 entries break this, the worst "
             "-3e+38 at row 0, column 0. Assign a weight that keeps the rule, such as what project(weight) of "
             "this parametrization returns, or create it with on_infeasible='project'."
         ),
@@ -800,7 +805,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "MaskedSparse needs every entry outside the mask to be 0. Got a weight of shape (4, 4) where 12 "
-            "of 16 entries break this, the largest 1 at row 0, column 1. Assign a weight that keeps the rule,"
+            "of 16 entries break this, the worst 1 at row 0, column 1. Assign a weight that keeps the rule,"
             " such as what project(weight) of this parametrization returns, or create it with "
             "on_infeasible='project'."
         ),
@@ -1005,8 +1010,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
             "plain_state_dict needs a checkpoint of this model. Got one that does not fit at 'weight': Error(s) "
             "in loading state_dict for ParametrizationList:\n\tMaskedSparse needs values and their positions "
             "together. Got no '0._extra_state' in the checkpoint, which is incomplete, or of another constraint. "
-            "Save the whole state_dict of the layer, or load plain_state_dict of its model. The layer stays as "
-            "it was. Convert it with the model that saved it."
+            "Save the whole state_dict of the layer, or load plain_state_dict of the model that saved the "
+            "checkpoint. The layer stays as it was. Convert it with the model that saved it."
         ),
     ),
     "plain_state_dict: larger than the memory": (
@@ -1022,7 +1027,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...While loading the plain 'weight': Diagonal needs every entry off the main diagonal to be 0. "
-            "Got a weight of shape (4, 4) where 12 of 16 entries break this, the largest 1 at row 0, column "
+            "Got a weight of shape (4, 4) where 12 of 16 entries break this, the worst 1 at row 0, column "
             "1. Load or pass a weight that keeps the rule, such as what project(weight) of this parametrization "
             "returns, or create it with on_infeasible='project'. The tensor stays as it was."
         ),
@@ -1122,8 +1127,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "...MaskedSparse needs values and their positions together. Got no "
             "'parametrizations.weight.0._extra_state' in the checkpoint, which is incomplete, or of another "
-            "constraint. Save the whole state_dict of the layer, or load plain_state_dict of its model. The "
-            "layer at 'parametrizations.weight.' stays as it was."
+            "constraint. Save the whole state_dict of the layer, or load plain_state_dict of the model that "
+            "saved the checkpoint. The layer at 'parametrizations.weight.' stays as it was."
         ),
     ),
     "load_state_dict: complex values": (
@@ -1133,9 +1138,10 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ),
         RuntimeError,
         (
-            "...MaskedSparse needs dense values that fit torch.float32 on cpu for "
-            "'parametrizations.weight.original'. Got torch.complex64 of layout torch.strided on cpu. Convert "
-            "or materialise them first. The layer at 'parametrizations.weight.' stays as it was."
+            "...MaskedSparse needs dense floating-point values that can be copied into torch.float32 on cpu for "
+            "'parametrizations.weight.original', both real or both complex. Got torch.complex64 of layout "
+            "torch.strided on cpu. Convert or materialise them first. The layer at 'parametrizations.weight.' "
+            "stays as it was."
         ),
     ),
     "right_inverse: an object that is used": (
@@ -1438,8 +1444,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
-            "'weight'. Got (4,). Take it from dense_gradients; the gradient of the stored entries is not enough, "
-            "and rigl cannot be a rule for per_block."
+            "'weight'. Got (4,). Take it from dense_gradients; the gradient of the stored entries is not enough. "
+            "rigl cannot be a rule for per_block, since this gradient is for the whole weight."
         ),
     ),
     "masks.rigl: not finite": (
@@ -1473,7 +1479,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
     "masks.per_block: a rule that is not called": (
         "masks.per_block(masks.random, 4)",
         TypeError,
-        "per_block needs a mask rule. Got function. Pass e.g. (masks.random(density=0.1), 4).",
+        ("per_block needs a mask rule. Got function. Pass e.g. (masks.random(density=0.1), blocks=4)."),
     ),
     "masks.erdos_renyi: a rule": (
         "masks.erdos_renyi(density=0.1, rule=0.2)",
@@ -1683,8 +1689,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "remask cannot change the mask of 'weight'. rigl(0.3) needs a dense gradient of shape (4, 4) for "
-            "'weight'. Got None. Take it from dense_gradients; the gradient of the stored entries is not enough, "
-            "and rigl cannot be a rule for per_block."
+            "'weight'. Got None. Take it from dense_gradients; the gradient of the stored entries is not enough. "
+            "rigl cannot be a rule for per_block, since this gradient is for the whole weight."
         ),
     ),
     "Signed: nothing": (
@@ -1949,8 +1955,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "The parametrizations of 'weight' need to hold together. Got Signed(+1, map='exp'), then "
             "ZeroDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
-            "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints that set "
-            "entries to zero. Leave one of them out, or bake first to replace earlier ones."
+            "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints "
+            "that set entries to zero. Leave one of them out, or bake first, which removes earlier ones."
         ),
     ),
     "Signed: a diagonal of the other sign": (
@@ -1959,8 +1965,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         (
             "The parametrizations of 'weight' need to hold together. Got Signed(+1, map='exp'), then "
             "NegExpDiagonal: the weight is outside the set of Signed, which needs every entry to have its sign, "
-            "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints that set "
-            "entries to zero. Leave one of them out, or bake first to replace earlier ones."
+            "and an absolute value above 0 in the range of the map. Signed comes last, after the constraints "
+            "that set entries to zero. Leave one of them out, or bake first, which removes earlier ones."
         ),
     ),
     "PyTorch's register_parametrization: a Signed that belongs to another tensor": (
@@ -1976,7 +1982,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "Signed needs every entry to have its sign, and an absolute value above 0 in the range of the map. Got a "
-            "weight of shape (4, 4) where 16 of 16 entries break this, the largest 0 at row 0, column 0. "
+            "weight of shape (4, 4) where 16 of 16 entries break this, the worst 0 at row 0, column 0. "
             "Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
             "returns, or create it with on_infeasible='project'."
         ),
@@ -1986,7 +1992,7 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         ValueError,
         (
             "Signed needs every entry to have its sign, and an absolute value above 0 in the range of the map. Got a "
-            "weight of shape (4, 4) where 4 of 16 entries break this, the largest -1 at row 0, column 0. "
+            "weight of shape (4, 4) where 4 of 16 entries break this, the worst -1 at row 0, column 0. "
             "Assign a weight that keeps the rule, such as what project(weight) of this parametrization "
             "returns, or create it with on_infeasible='project'."
         ),
@@ -2096,8 +2102,8 @@ BAD: dict[str, tuple[str, type[Exception], str]] = {
         RuntimeError,
         (
             "...While loading the plain 'weight': Signed needs every entry to have its sign, and an absolute "
-            "value above 0 in the range of the map. Got a weight of shape (4, 4) where 16 of 16 entries break this, "
-            "the largest 0 at row 0, column 0. Load or pass a weight that keeps the rule, such as what "
+            "value above 0 in the range of the map. Got a weight of shape (4, 4) where 16 of 16 entries break "
+            "this, the worst 0 at row 0, column 0. Load or pass a weight that keeps the rule, such as what "
             "project(weight) of this parametrization returns, or create it with on_infeasible='project'. The "
             "tensor stays as it was."
         ),

@@ -196,7 +196,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "a vector": (
         lambda: register(nn.Linear(3, 4), {"bias": ZeroDiagonal(axes=(0, 1))}),
         ValueError,
-        r"needs two different axes of the weight. Got axes=\(0, 1\) for shape \(4,\)",
+        r"ZeroDiagonal needs a matrix, or a batch of matrices. Got shape \(4,\). Leave it out.",
     ),
     "unknown axes": (
         lambda: register(nn.Bilinear(3, 4, 5), {"weight": ZeroDiagonal()}),

@@ -72,10 +72,10 @@ def test_times_of_a_loop_are_those_of_the_benchmarks() -> None:
 
 def test_claims_about_the_chosen_product_are_those_of_the_benchmarks() -> None:
     report = (ROOT / "benchmarks/products.md").read_text()
-    [(cases, worst)] = re.findall(r"In (\d+ of \d+) cases .* worst ratio is ([\d.]+) ", report)
+    [(cases, *worst)] = re.findall(r"In (\d+ of \d+) cases .* worst ratio is ([\d.]+) .* and ([\d.]+) ", report)
     guide = (ROOT / "docs/guides/products.md").read_text()
     assert f"{cases} [measured cases]" in guide
-    assert f"{worst} times in the worst case" in guide
+    assert f"{max(map(float, worst))} times in the worst case" in guide
 
 
 def steps(kinds: str, features: Sequence[int], batches: Sequence[int], but: str = "$^") -> tuple[float, float]:

@@ -242,7 +242,7 @@ def test_the_error_for_a_weight_outside_gives_rule_count_largest_and_remedy(
     with pytest.raises(ValueError, match=rule) as raised:
         layer.weight = weight
     text = str(raised.value)
-    assert f"{count} of 9 entries break this, the largest {weight[1, 1].item()} at row" in text
+    assert f"{count} of 9 entries break this, the worst {weight[1, 1].item()} at row" in text
     assert "Assign a weight that keeps the rule, such as what project(weight)" in text
     layer.weight = layer.parametrizations.weight[0].project(weight)
 

@@ -475,7 +475,7 @@ def test_an_earlier_constraint_checks_the_entries_that_it_drops(name: str, sign:
 def test_a_signed_weight_takes_no_mask_afterwards() -> None:
     with pytest.raises(ValueError, match="MaskedSparse needs to be the first parametrization of its tensor"):
         linear(Signed(1), MaskedSparse(masks.lower_triangular()))
-    with pytest.raises(ValueError, match=r"hold together .* Signed, which needs every entry to have its sign"):
+    with pytest.raises(ValueError, match=r"hold together. .* Signed, which needs every entry to have its sign"):
         linear(Signed(1), ZeroDiagonal())
 
 

@@ -39,19 +39,21 @@ def bake(
     """A model without parametrizations and with the same output, to export, pickle, script, quantize or ship.
 
     All parametrizations are removed, also third-party ones, from parameters and from buffers. ``patterns`` restricts
-    this, for instance to keep PyTorch's ``weight_norm`` in a model. Parameters are in the order of the plain model.
-    Baked parameters have no gradient.
+    this, for instance to keep PyTorch's ``weight_norm`` in a model. Parameters are in the order of the plain model. A
+    parameter that replaces a constrained tensor has no gradient.
+
+    Before ``inplace=True``, call ``backward`` on earlier losses: their graphs refer to the old parameters. Pass the
+    optimizer, or create a new one afterwards: an old fused optimizer writes out of bounds.
 
     Args:
         model: Unchanged unless ``inplace``. It may be in the middle of training.
         patterns: The tensors to bake, each with all of its parametrizations: a pattern of full plain names, a class of
             layers, or several of these; or the rules for `register`, without those of None; None for all tensors.
         inplace: Whether to change the model itself. A single stored tensor becomes the plain parameter, the same object
-            with the weight's shape. Pass the optimizer, or create a new one: an old fused one writes out of bounds.
-            Call ``backward`` on earlier losses first. If other layers share the stored tensor, the parameter is new.
-            Tensors created in inference mode cannot be trained, so they are replaced.
-        optimizer: With ``inplace``, the optimizer of the model. Baked parameters lose their state, others do
-            not. LBFGS loses its history, which is one for all.
+            with the weight's shape. If other layers share the stored tensor, the parameter is new. Tensors created in
+            inference mode cannot be trained, so they are replaced.
+        optimizer: With ``inplace``, the optimizer of the model. Parameters that replace constrained tensors lose their
+            state, others do not. LBFGS loses its history, which is one for all.
         layout: `torch.sparse_csr` for inference: weights of `nn.Linear` become sparse, even if they are too large to be
             dense, and cannot be trained. `torch.nn.functional.linear` multiplies with them on CPUs, by MKL, in float32
             and float64. PyTorch cannot deep-copy or convert such a model: see the page *Very large weights*.

@@ -107,7 +107,10 @@ class Slot:
 
     @property
     def kinds(self) -> str:
-        """The classes of the parametrizations as text, in order of application, for errors and checkpoints."""
+        """The parametrizations as text, in order of application, for errors and checkpoints.
+
+        Each is its class, with the options that decide which weight a stored tensor stands for.
+        """
         return ", then ".join(
             step._structure if isinstance(step, Parametrization) else type(step).__name__ for step in self.steps
         )
@@ -208,7 +211,7 @@ def entries_of(chain: nn.Module) -> Tensor | None:
     Returns:
         The stored tensor, after each later parametrization has changed its entries; the dense weight is not computed.
         With later parametrizations, None if any is third-party, if the first does not store entries of the weight, if
-        a later one needs the whole weight, or in a trace.
+        a later one needs the whole weight, or under `torch.jit.trace`.
     """
     x = stored_in(chain)
     first, *others = children(chain).values()

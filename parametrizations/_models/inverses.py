@@ -37,7 +37,8 @@ def inverted(parametrizations: Sequence[nn.Module], weight: Tensor, *, project: 
         A tensor, or a sequence of tensors if the first step stores several.
 
     Raises:
-        Unreachable: If a third-party parametrization refuses the weight, or lacks an exact inverse.
+        Unreachable: If a third-party parametrization refuses the weight; without ``project``, also if it lacks an exact
+            inverse.
         ValueError: If a parametrization of this library refuses the weight.
     """
     value: Any = weight

@@ -27,7 +27,7 @@ class Table:
 
     head: ClassVar[tuple[str, ...]]
     empty: ClassVar[str]
-    """The text that is printed if there are no rows."""
+    """The text that is printed instead of the table if there are no rows."""
     rows: tuple[tuple[Any, ...], ...]
 
     @override

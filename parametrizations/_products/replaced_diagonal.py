@@ -45,9 +45,10 @@ class ZeroedDiagonal(Kernel):
 
     @classmethod
     def of(cls, x: Tensor, blocks: int = 1) -> Self:
-        """A `ZeroedDiagonal` for a stored matrix, with ``zeroed`` if its diagonals are zero.
+        """A `ZeroedDiagonal` for a stored matrix. Its ``zeroed`` is ``x``, detached, if the diagonals are zero.
 
-        `ZeroDiagonal` stores a zero diagonal unless a user writes other values.
+        They usually are: `ZeroDiagonal` stores zeros there, unless a user writes other values. If the values may not be
+        read, as under a compiler, ``zeroed`` is None.
         """
         form = cls(x.shape, blocks)
         is_zero = may_look_at_values(x) and not form._diagonals(x).any()

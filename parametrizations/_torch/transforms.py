@@ -62,7 +62,10 @@ def is_differentiated(*tensors: Tensor) -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether operations are compiled, recorded, faked or counted, as under `make_fx` or ``FakeTensorMode``."""
+    """Whether operations are compiled, or recorded, faked or counted by a dispatch mode, as `make_fx` has one.
+
+    `torch.jit.trace` does not count: see `is_traced`.
+    """
     return torch.compiler.is_compiling() or dispatch_modes() > 0
 
 

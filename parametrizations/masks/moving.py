@@ -1,7 +1,8 @@
 """Masks that move during training: the smallest entries go, and as many others come.
 
-Both rules move ``round(fraction * kept)`` entries. The docstring of `remask` says at which value a new entry starts. An
-entry that is chosen both to go and to come in one update stays, with its value and optimizer state.
+Both rules choose ``round(fraction * kept)`` entries to go, `evolutionary` at most as many as are outside the mask. The
+docstring of `remask` says at which value a new entry starts. `rigl` may choose an entry both to go and to come in one
+update: it stays, with its value and optimizer state.
 """
 
 from __future__ import annotations

@@ -120,9 +120,12 @@ def axis_rule(name: str, build: Build, axes: Axes, *, matrices: int | None = 1, 
 def known_axes(name: str, shape: Sequence[int], axes: Axes) -> tuple[int, int]:
     """The axes of outputs and inputs, checked, as numbers from 0; (0, 1) for a matrix without ``axes``."""
     dims = len(shape)
-    if axes is None and dims != 2:
-        advice = "Such a rule is for matrices and their batches." if dims < 2 else "Pass axes=(out, in)."
-        raise ValueError(f"{name} needs to know the axes of outputs and inputs. Got shape {tuple(shape)}. {advice}")
+    if dims < 2:
+        raise ValueError(f"{name} needs a matrix, or a batch of matrices. Got shape {tuple(shape)}. Leave it out.")
+    if axes is None and dims > 2:
+        raise ValueError(
+            f"{name} needs to know the axes of outputs and inputs. Got shape {tuple(shape)}. Pass axes=(out, in)."
+        )
     first, second = axes or (0, 1)
     if not all(-dims <= axis < dims for axis in (first, second)) or first % dims == second % dims:
         raise ValueError(

@@ -193,7 +193,7 @@ def test_a_plain_checkpoint_is_refused_without_an_inverse() -> None:
 
     layer = register(nn.Linear(4, 4), {"weight": [ZeroDiagonal(), Squared()]})
     before = layer.weight.detach()
-    message = r"plain 'weight': Squared needs a method right_inverse .* Load the constrained checkpoint. .* as it was"
+    message = r"plain 'weight': Squared needs a right_inverse .* Load the constrained checkpoint. .* as it was"
     with pytest.raises(RuntimeError, match=message):
         layer.load_state_dict(nn.Linear(4, 4).state_dict())
     assert torch.equal(layer.weight, before)

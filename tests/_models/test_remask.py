@@ -319,7 +319,7 @@ def test_constraints_on_top_hold_with_the_new_mask() -> None:
     assert torch.equal(layer.weight, torch.where(keep, weight, 0))
     before = everything(layer)
     with pytest.raises(
-        ValueError, match=r"cannot change the mask of 'weight'. register needs parametrizations that hold"
+        ValueError, match=r"cannot change the mask of 'weight'. The parametrizations of 'weight' need to hold"
     ):
         remask(layer, {"weight": ~torch.eye(4).bool()}, optimizer=None)
     assert everything(layer) == before
