@@ -29,9 +29,8 @@ class Diagonal(OnDiagonals):
     diagonal raises, or drops these entries (``on_infeasible="project"``).
 
     Args:
-        blocks: The number of equal blocks of rows, ``(out / blocks, in)``, each with a main diagonal: 4 for the gates
-            of `nn.LSTM`, 3 for `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register`
-            warn for these layers.
+        blocks: The number of equal blocks of rows, each with a main diagonal: 4 for the gates of `nn.LSTM`, 3 for
+            `nn.GRU` and for ``in_proj_weight`` of attention. None means 1, and makes `register` warn for these layers.
         axes: The axes of outputs and inputs, for a weight with more than two dimensions, such as ``(-2, -1)`` for
             experts, ``(experts, out, in)``. All other axes are batch. For convolutions, `register` supplies them.
         on_infeasible: What assigning a weight outside the set does: ``"raise"`` a `ValueError`, or ``"project"`` it.

@@ -220,10 +220,7 @@ class MaskedSparse(Parametrization):
 
     @override
     def get_extra_state(self) -> Tensor:
-        """The sizes of the weight, then the row-major positions of the kept entries, as a new 1-D integer tensor.
-
-        The tensor is empty before the mask is known.
-        """
+        """The weight's sizes, then the positions of the kept entries: a new 1-D integer tensor; empty without mask."""
         if self.shape is None and self._given is None:
             return torch.empty(0, dtype=torch.int32, device="cpu")
         return pack(self._known_shape, self.positions)
@@ -268,10 +265,7 @@ class MaskedSparse(Parametrization):
         vars(self).update(self._arranged(self.positions))
 
     def _arranged(self, positions: Tensor) -> dict[str, object]:
-        """A dict of the attributes for these positions.
-
-        ``_form`` holds the positions as the product needs them; the product is chosen for the device of the positions.
-        """
+        """A dict of the attributes for these positions, with the product chosen for their device."""
         # The mask must outlive a block of inference mode, and must ignore the default device.
         with torch.inference_mode(False), torch.device("cpu"):
             own, shape = positions.clone() if positions.is_inference() else positions, self._known_shape

@@ -36,10 +36,9 @@ class NegExpDiagonal(ReplacedDiagonals):
     outside the range of the map are clamped to it. Assigning a weight with a diagonal entry at 0 or above, or outside
     the range, raises, unless ``on_infeasible="project"``. Entries off the diagonal are kept bit for bit.
 
-    Limits: a negative diagonal alone does *not* make a matrix stable. Registered after a lower-triangular
-    `MaskedSparse` it does, since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1,
-    not to 0: exempt ``x`` from it, as Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752;
-    ``mamba_simple.py``).
+    Limits: a negative diagonal alone does *not* make a matrix stable. After a lower-triangular `MaskedSparse` it does,
+    since the eigenvalues are then the diagonal. Weight decay on ``x`` pulls the diagonal to -1, not to 0: exempt ``x``
+    from it, as Mamba does with its ``A_log`` (Gu and Dao 2023, arXiv 2312.00752; ``mamba_simple.py``).
 
     Args:
         blocks: The number of equal blocks of rows, each with a main diagonal, as for `Diagonal`: 4 for `nn.LSTM`.

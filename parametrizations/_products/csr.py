@@ -145,8 +145,7 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int])
     return torch.sparse_csr_tensor(starts, columns, values, size, device=values.device, check_invariants=False)
 
 
-# Under a compiler or a mode such as `make_fx` (see `is_recorded`), the two products are opaque operators, since sparse
-# tensors cannot be traced or faked.
+# Where `is_recorded` is true, the two products are opaque operators, since sparse tensors cannot be traced or faked.
 # Exported programs never contain these operators, because export uses the dense product.
 csr_product = torch.library.custom_op("parametrizations::csr_product", _csr_product, mutates_args=())
 csr_sampled = torch.library.custom_op("parametrizations::csr_sampled", _csr_sampled, mutates_args=())

@@ -20,8 +20,7 @@ MANY = 2**12
 def scattered(values: Tensor, places: Tensor, size: int) -> Tensor:
     """Zeros with values at the given positions: ``(size,)``.
 
-    Unlike ``scatter``, ``index_copy_`` does not copy the zeros. `torch.func.vmap` supports
-    ``index_copy``, but not the in-place ``index_copy_``.
+    Unlike ``scatter``, ``index_copy_`` does not copy the zeros. `torch.func.vmap` does not support it in place.
 
     Args:
         values: ``(n,)``.

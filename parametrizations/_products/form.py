@@ -76,10 +76,7 @@ class MaskForm(Form):
 
     @property
     def device(self) -> torch.device:
-        """The device of the mask, read in every forward pass.
-
-        So a form that computes ``positions``, instead of storing them, overrides this property with a cheap one.
-        """
+        """The device of the mask, read in every forward pass. A form that computes its positions overrides this."""
         return self.positions.device
 
     @override
@@ -117,10 +114,7 @@ class Dense(MaskForm):
         return torch.Size(self.sizes)
 
     def fits(self, x: Tensor) -> bool:
-        """Whether ``x`` is a parameter with the shape and on the device of the positions, as in most calls.
-
-        Such a tensor needs no conversion or check before scattering.
-        """
+        """Whether ``x`` is a parameter with the shape and device of the positions, so that it needs no other check."""
         if is_traced():  # sizes are tensors under a tracer
             return False
         places = self.positions

@@ -71,10 +71,7 @@ def require_operands(input: Tensor, x: Tensor, bias: Tensor | None, in_features:
 
 
 def _is_usual(input: Tensor, x: Tensor, bias: Tensor | None, in_features: int) -> bool:
-    """Whether all operands have the dtype and device of ``x``, and the input is ``(*, in_features)``.
-
-    Most calls need only this check, which keeps small layers fast.
-    """
+    """Whether the operands have the dtype and device of ``x``. Most calls need only this check, for speed."""
     dtype, device = x.dtype, x.device
     return (
         input.dtype is dtype

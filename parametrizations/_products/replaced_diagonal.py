@@ -34,9 +34,8 @@ class ZeroedDiagonal(Kernel):
     Args:
         shape: ``(out, in)``.
         blocks: The number of equal blocks of rows.
-        zeroed: The stored matrix if its diagonals are zero, otherwise None. The product with this matrix needs no
-            copies. In derivatives, `product` gets a tangent or a gradient instead, recognised by its other address in
-            memory.
+        zeroed: The stored matrix if its diagonals are zero, so that its product needs no copies; otherwise None. In
+            derivatives, `product` gets a tangent or a gradient instead, recognised by its other address in memory.
     """
 
     shape: torch.Size
@@ -47,8 +46,7 @@ class ZeroedDiagonal(Kernel):
     def of(cls, x: Tensor, blocks: int = 1) -> Self:
         """A `ZeroedDiagonal` for a stored matrix. Its ``zeroed`` is ``x``, detached, if the diagonals are zero.
 
-        They usually are: `ZeroDiagonal` stores zeros there, unless a user writes other values. If the values may not be
-        read, as under a compiler, ``zeroed`` is None.
+        `ZeroDiagonal` stores zeros there unless a user writes others. Under a compiler, ``zeroed`` is None.
         """
         form = cls(x.shape, blocks)
         is_zero = may_look_at_values(x) and not form._diagonals(x).any()
