@@ -11,7 +11,6 @@ import torch
 from benchmarks import growth
 from benchmarks.cases import WAYS, Case, cases
 from benchmarks.contestants import MASK_WAYS, contestants
-from benchmarks.gpu import SHAPES, on_device
 from benchmarks.measure import progress, take_turns, work_of
 from benchmarks.picture import PANELS, picture
 from benchmarks.products import compare, summary
@@ -25,10 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    if options.device.type != "cpu":
-        name = f"results-{options.device.type}.md"
-        text = on_device(options.device, SHAPES[: 1 if options.quick else None])
-    elif options.products:
+    if options.products:
         name = "products.md"
         text = summary(list(compare()), origin(" --products"))
     elif options.growth:
@@ -69,16 +65,8 @@ def _command_line() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer sizes, in under two minutes")
     parser.add_argument("--products", action="store_true", help="the products of MaskedSparse against each other")
     parser.add_argument("--growth", action="store_true", help="time and memory of very large weights")
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, metavar="FOLDER")
     return parser
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f"needs a device of this machine. Got {name!r}.") from error
 
 
 if __name__ == "__main__":
