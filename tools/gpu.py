@@ -264,7 +264,10 @@ def speed(
     compiled: Sequence[str] = ("nn.Linear", "ours", "arange"),
 ) -> None:
     """Forward and backward of each product and of other ways, as multiples of `nn.Linear`, eager and compiled."""
-    write("| constraint | features | batch | dtype | nn.Linear, ms | multiples of nn.Linear |\n|---|" + "---|" * 5)
+    write(
+        "| constraint: chosen product | features | batch | dtype | nn.Linear, ms | multiples of nn.Linear |\n|---|"
+        + "---|" * 5
+    )
     cases = product(shapes, (torch.float32, torch.bfloat16), KINDS)
     for (n, batch), dtype, (constraint, mask) in _within(seconds, cases, write):
         case = Case(constraint, n, batch, mask)
@@ -276,7 +279,8 @@ def speed(
         times = _times(works, device)
         plain = times.pop("nn.Linear", float("nan"))
         others = ", ".join(f"{name} {found / plain:.3g}" for name, found in times.items())
-        write(f"| {case.weight} | {n} | {batch} | {str(dtype)[6:]} | {plain:.3g} | {others} |")
+        chosen = f"{case.weight}: {explain(layers['ours']).product}"
+        write(f"| {chosen} | {n} | {batch} | {str(dtype)[6:]} | {plain:.3g} | {others} |")
 
 
 def _contestants(case: Case, dtype: torch.dtype) -> dict[str, nn.Module]:
@@ -286,7 +290,6 @@ def _contestants(case: Case, dtype: torch.dtype) -> dict[str, nn.Module]:
         if not (name == "strips" and case.mask.endswith("%")):
             made[name] = ours(case, name)  # type: ignore[arg-type]
     layer: Any = made["ours"]
-    made[f"ours ({explain(layer).product})"] = made["ours"]
     if case.constraint == SPARSE and dtype is torch.float32:
         made["cuSPARSE"] = _ByCSR(layer)
     if case.mask in INDICES:
