@@ -281,3 +281,15 @@ def test_a_non_finite_input_reaches_the_outputs_of_its_strip_or_block(value: flo
     strip: nn.Module = fused(lambda: MaskedSparse(masks.lower_triangular(), product="strips"), 4, 4)
     assert explain(strip).why == "1 dense strip over 100 % of the weight"
     assert strip(inputs).isfinite().tolist() == [[False] * 4, [True] * 4]
+
+
+@pytest.mark.parametrize("product", ["csr", "strips"])
+def test_a_map_over_no_weights_has_the_shape_of_one(product: Product) -> None:
+    layer = masked(torch.ones(4, 6, dtype=torch.bool).tril(1), product)
+    inputs, stored = torch.ones(3, 6), layer.parametrizations.weight.original
+
+    def call(x: Tensor) -> Any:
+        return torch.func.functional_call(layer, {"parametrizations.weight.original": x}, (inputs,))
+
+    for count in (0, 2):
+        assert torch.func.vmap(call)(torch.zeros(count, stored.numel())).shape == (count, 3, 4)
