@@ -19,6 +19,7 @@ PLACES = {
     "index_copy": (dense, "MANY"),
     "diagonal_block": (replaced_diagonal, "BLOCK"),
     "own_diagonal": (replaced_diagonal, "MEDIUM"),
+    "dense_jvp": (transforms, "SMALL"),
 }
 
 

@@ -293,3 +293,31 @@ def test_a_map_over_no_weights_has_the_shape_of_one(product: Product) -> None:
 
     for count in (0, 2):
         assert torch.func.vmap(call)(torch.zeros(count, stored.numel())).shape == (count, 3, 4)
+
+
+def test_gradients_for_each_sample_of_many_values_are_those_of_the_mask() -> None:
+    mask = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.6
+    layer, inputs = masked(mask, "dense"), torch.randn(3, 96)
+    assert mask.sum() > 2**12, "from this number on, the values are copied to their places by another operator"
+
+    def loss(x: Tensor, input: Tensor) -> Any:
+        return torch.func.functional_call(layer, {"parametrizations.weight.original": x}, (input,)).square().sum()
+
+    stored = layer.parametrizations.weight.original.detach()
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(stored, inputs)
+    outer = 2 * layer(inputs).detach()[:, :, None] * inputs[:, None]
+    torch.testing.assert_close(found, outer[:, mask], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_a_jvp_of_a_small_layer_takes_the_dense_weight(is_small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_small:
+        lower(monkeypatch, dense_jvp=23)
+    layer, inputs = masked(torch.ones(4, 6, dtype=torch.bool).tril(1), "csr"), torch.randn(3, 6)
+
+    def tangent() -> Tensor:
+        found: Any = torch.func.jvp(layer, (inputs,), (torch.ones(3, 6),))
+        return torch.as_tensor(found[1])
+
+    torch.testing.assert_close(tangent(), torch.ones(3, 6) @ layer.weight.mT)
+    assert bool(operations(tangent, *SCATTERS)) == is_small
