@@ -138,10 +138,9 @@ def _goals(times: Times) -> str:
     return table(("work", "constraint", "features", "batch", "against", "goal", "median", "worst"), rows)
 
 
-def origin(options: str, device: torch.device | None = None) -> str:
+def origin(options: str) -> str:
     """The command, the date and the machine."""
-    on = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else _processor()
-    return f"Written by `python -m benchmarks{options}` on {date.today()}: torch {torch.__version__}, {on}."
+    return f"Written by `python -m benchmarks{options}` on {date.today()}: torch {torch.__version__}, {_processor()}."
 
 
 def _processor() -> str:

@@ -54,11 +54,13 @@ class Skipped(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.gpu", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all, if none is given")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results-cuda.md"), metavar="FILE")
+    parser.add_argument("--device", type=_device, default="cuda")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results-cuda.md"), metavar="FILE", help="appended to"
+    )
     options = parser.parse_args(arguments)
     torch.backends.cuda.matmul.allow_tf32 = False
-    with options.out.open("w") as file:
+    with options.out.open("a") as file:  # parts may run one after another
 
         def write(line: str) -> None:
             print(line, flush=True)
@@ -70,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write(f"## {part}\n")
             PARTS[part](options.device, write)
             write("")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"needs a device of this machine. Got {name!r}.") from error
 
 
 def _name(device: torch.device) -> str:
@@ -270,6 +279,7 @@ def speed(
     )
     cases = product(shapes, (torch.float32, torch.bfloat16), KINDS)
     for (n, batch), dtype, (constraint, mask) in _within(seconds, cases, write):
+        torch.compiler.reset()  # after eight recompilations of a forward, later ones would run eagerly
         case = Case(constraint, n, batch, mask)
         layers: dict[str, Any] = {name: layer.to(device, dtype) for name, layer in _contestants(case, dtype).items()}
         for name in layers.keys() & compiled:

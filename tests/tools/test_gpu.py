@@ -74,9 +74,18 @@ def test_the_file_has_what_was_printed(tmp_path: Path, capsys: pytest.CaptureFix
     file = tmp_path / "gpu.md"
     gpu.main(["correctness", "synchronisation", "semi_structured", "--device", "cpu", "--out", str(file)])
     text = file.read_text()
-    assert text == capsys.readouterr().out
+    gpu.main(["semi_structured", "--device", "cpu", "--out", str(file)])
+    assert file.read_text().startswith(text), "a further part is appended"
+    assert file.read_text() == capsys.readouterr().out
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## correctness",
         "## synchronisation",
         "## semi_structured",
     ]
+
+
+def test_a_device_of_another_machine_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--device", "nowhere", "--out", str(tmp_path / "gpu.md")])
+    assert "argument --device: needs a device of this machine. Got 'nowhere'." in capsys.readouterr().err
+    assert not (tmp_path / "gpu.md").exists()
