@@ -108,12 +108,16 @@ class OnDiagonals(Parametrization):
     def matrix_axes(self, shape: torch.Size) -> tuple[int, int]:
         return known_axes(type(self).__name__, shape, self.axes)
 
+    def has_blocks_of(self, places: Places) -> bool:
+        """Whether ``places.diagonal`` refers to the main diagonals of this constraint."""
+        return self.axes is None and places.blocks == self.block_count
+
     def on_stored_diagonals(self, x: Tensor, places: Places, function: Callable[[Tensor], Tensor]) -> Tensor | None:
         """The stored entries ``x``, with ``function`` applied to those on the main diagonals.
 
         None with ``axes``, or if ``places`` counts another number of blocks than this constraint.
         """
-        if self.axes is not None or places.blocks != self.block_count:
+        if not self.has_blocks_of(places):
             return None
         if places.diagonal is None:
             return function(x)

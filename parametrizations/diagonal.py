@@ -76,9 +76,8 @@ class Diagonal(OnDiagonals):
 
     @override
     def explain(self, x: Tensor) -> Explanation:
-        if self.axes is not None:
-            return AXES
-        return ASKED if self.product == "dense" else ELEMENTWISE
+        chosen = ASKED if self.product == "dense" else ELEMENTWISE
+        return chosen if self.axes is None else AXES
 
     @override
     def linear(self, input: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -90,9 +89,8 @@ class Diagonal(OnDiagonals):
 
     @override
     def places(self, x: Tensor) -> Places | None:
-        if self.axes is not None:
-            return None
-        return Places(self._known_shape, None, lambda: self._positions(x), self.block_count)
+        blocks = self.block_count
+        return Places(self._known_shape, None, lambda: self._positions(x), blocks) if self.axes is None else None
 
     def _positions(self, x: Tensor) -> Tensor:
         """The row-major positions of the entries on the diagonals."""

@@ -62,6 +62,8 @@ class ZeroDiagonal(ReplacedDiagonals):
 
     @override
     def on_entries(self, x: Tensor, places: Places) -> Tensor | None:
+        if places.diagonal is not None and self.has_blocks_of(places):
+            return x.scatter(0, places.diagonal, 0)
         return self.on_stored_diagonals(x, places, lambda own: own.masked_fill(torch.ones_like(own).bool(), 0))
 
     invert_entries = on_entries  # type: ignore[assignment]  # the name of an argument differs
